@@ -1,0 +1,1 @@
+"""Images, annotations, vocabularies and synthetic scenes."""

@@ -1,0 +1,262 @@
+"""Vocabularies: the classes an image is segmented into, and the words CLIP is asked with.
+
+A vocabulary is data: one YAML file per benchmark lies in `vocabularies/`, and a user's own file
+has the same form::
+
+    name: pets
+    description: my own classes       # optional
+    background: background            # optional: name of the class that stands for "none of these"
+    templates: imagenet80             # optional: the template set this list was made for
+    classes:
+      - dog
+      - {name: cat, synonyms: [kitten, tabby]}
+      - {name: background, synonyms: [wall, floor]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fmbseg.data.templates import TEMPLATES
+from fmbseg.errors import VocabularyError
+
+_FOLDER = Path(__file__).parent / "vocabularies"
+_KEYS = {"name", "description", "background", "templates", "classes"}
+_FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
+
+
+@dataclass(frozen=True)
+class VocabularyClass:
+    """One class: its name, and other words for it that CLIP is asked with too."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes in index order (a benchmark's own order), checked when made.
+
+    Attributes:
+        name: of the vocabulary, for records and messages.
+        classes: index in this tuple = value in a label map.
+        background: index of the class that stands for "none of the others", or None.
+        templates: template set the list was made for, or None (the configuration decides).
+
+    Raises:
+        VocabularyError: no class, an empty name, a word that stands twice (case and blanks do not
+            count), more than 255 classes, or a background that is not a class.
+    """
+
+    name: str
+    classes: tuple[VocabularyClass, ...]
+    background: int | None = None
+    templates: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise VocabularyError(f"vocabulary {self.name!r} has no class: give at least one name")
+        if len(self.classes) > 255:
+            raise VocabularyError(
+                f"vocabulary {self.name!r} has {len(self.classes)} classes: label maps hold at "
+                "most 255 (255 itself means unlabelled), split the list"
+            )
+        if self.background is not None and not 0 <= self.background < len(self.classes):
+            raise VocabularyError(
+                f"vocabulary {self.name!r}: background index {self.background} is not a class, "
+                f"use 0 to {len(self.classes) - 1}"
+            )
+        if self.templates is not None and self.templates not in TEMPLATES:
+            raise VocabularyError(
+                f"vocabulary {self.name!r}: unknown templates {self.templates!r}, "
+                f"use one of {', '.join(TEMPLATES)}"
+            )
+        self._refuse_duplicates()
+
+    def __len__(self) -> int:
+        """Number of classes K."""
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def queries(self) -> tuple[list[str], list[int]]:
+        """The words CLIP is asked with, and the class index of each.
+
+        A class is asked with its name and its synonyms. A background class that has synonyms is
+        asked with those alone: they spell out what the background is made of (sky, wall, ...),
+        and "background" itself is no visible thing.
+        """
+        words: list[str] = []
+        owners: list[int] = []
+        for index, entry in enumerate(self.classes):
+            spelled_out = index == self.background and entry.synonyms
+            for word in entry.synonyms if spelled_out else (entry.name, *entry.synonyms):
+                words.append(word)
+                owners.append(index)
+        return words, owners
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of what decides a result: classes, synonyms, background, templates."""
+        content = {
+            "classes": [[entry.name, list(entry.synonyms)] for entry in self.classes],
+            "background": self.background,
+            "templates": self.templates,
+        }
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _refuse_duplicates(self) -> None:
+        seen: dict[str, str] = {}
+        for entry in self.classes:
+            for word in (entry.name, *entry.synonyms):
+                key = _compared(word)
+                if not key:
+                    raise VocabularyError(
+                        f"vocabulary {self.name!r} has an empty name: remove it or name the class"
+                    )
+                if key in seen:
+                    raise VocabularyError(
+                        f"vocabulary {self.name!r}: {word.strip()!r} stands twice (in class "
+                        f"{seen[key]!r} and in class {entry.name!r}): remove one of them"
+                    )
+                seen[key] = entry.name
+
+
+def vocabulary_names() -> tuple[str, ...]:
+    """Names of the vocabularies that come with the package."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+    """A vocabulary of the package by its name, or a user's YAML file by its path.
+
+    Raises:
+        VocabularyError: neither is there, the file is not a vocabulary, or its words clash.
+    """
+    shipped = _FOLDER / f"{name_or_path}.yaml"
+    path = shipped if str(name_or_path) in vocabulary_names() else Path(name_or_path)
+    if not path.is_file():
+        raise VocabularyError(
+            f"no vocabulary {str(name_or_path)!r}: give a YAML file or one of "
+            f"{', '.join(vocabulary_names())}"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise VocabularyError(f"{path} is not valid YAML: {reason}") from error
+    return _parse(raw, path)
+
+
+def vocabulary_from_names(names: Sequence[str], name: str = "custom") -> Vocabulary:
+    """A vocabulary of plain names without synonyms and without background.
+
+    Raises:
+        VocabularyError: no names, an empty one, or one that stands twice.
+    """
+    if isinstance(names, str):
+        raise VocabularyError(f"class names are one string {names!r}: give a list of names")
+    return Vocabulary(name, tuple(VocabularyClass(_clean(word)) for word in names))
+
+
+def vocabulary_from_text(
+    path: str | Path, *, separator: str | None, background: str | None = None
+) -> Vocabulary:
+    """Import a class list in text form: a line a class, `separator` between its words.
+
+    The field's repositories write the same lists with ", ", "; " and ";"; the wrong one silently
+    turns all words of a class into one long prompt, so the separator is never guessed and a
+    separator left over in a word is refused. The first word of a line names its class.
+
+    Args:
+        path: text file, UTF-8; blank lines are skipped.
+        separator: between the words of one class, e.g. "; "; None: a line is one name.
+        background: name of the class that is the background, if any.
+
+    Raises:
+        VocabularyError: unreadable file, a left-over separator, or words that clash.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError(f"cannot read the class list {path}: give a text file") from error
+    mark = separator.strip() if separator is not None else None
+    if mark == "":
+        raise VocabularyError("the separator is blank: give a mark such as ',' or ';'")
+    classes = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        words = [_clean(word) for word in (line.split(mark) if mark else [line])]
+        left_over = [found for found in (",", ";", "|") if any(found in word for word in words)]
+        if left_over:
+            raise VocabularyError(
+                f"{path} line {number} holds {left_over[0]!r} after splitting at "
+                f"{separator!r}: give the separator this file uses"
+            )
+        classes.append(VocabularyClass(words[0], tuple(words[1:])))
+    names = [entry.name for entry in classes]
+    return Vocabulary(path.stem, tuple(classes), _background_index(background, names, path))
+
+
+def _parse(raw: Any, path: Path) -> Vocabulary:
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("classes"), list):
+        raise VocabularyError(f"{path} is not a vocabulary: {_FORM}")
+    unknown = sorted(str(key) for key in set(raw) - _KEYS)
+    if unknown:
+        raise VocabularyError(f"{path}: unknown key {unknown[0]!r}, use {', '.join(sorted(_KEYS))}")
+    classes = tuple(_parse_class(entry, path) for entry in raw["classes"])
+    background = raw.get("background")
+    names = [entry.name for entry in classes]
+    return Vocabulary(
+        name=str(raw.get("name", path.stem)),
+        classes=classes,
+        background=_background_index(background, names, path),
+        templates=raw.get("templates"),
+    )
+
+
+def _parse_class(entry: Any, path: Path) -> VocabularyClass:
+    if isinstance(entry, str):
+        return VocabularyClass(_clean(entry))
+    if isinstance(entry, Mapping) and set(entry) <= {"name", "synonyms"}:
+        name, synonyms = entry.get("name"), entry.get("synonyms") or []
+        if isinstance(name, str) and isinstance(synonyms, list):
+            words = [word for word in synonyms if isinstance(word, str)]
+            if len(words) == len(synonyms):
+                return VocabularyClass(_clean(name), tuple(_clean(word) for word in words))
+    # YAML reads a bare `no` or `1` as another type; quoting is the way out.
+    raise VocabularyError(f"{path}: class {entry!r} is not understood, {_FORM} (quote odd names)")
+
+
+def _background_index(background: Any, names: Sequence[str], path: Path) -> int | None:
+    if background is None:
+        return None
+    if background not in names:
+        raise VocabularyError(
+            f"{path}: background {background!r} is not among the classes, add it or correct it"
+        )
+    return names.index(background)
+
+
+def _clean(word: str) -> str:
+    """Outer blanks removed (published lists have "bed " and "wood "), inner ones made single."""
+    return re.sub(r"\s+", " ", word).strip()
+
+
+def _compared(word: str) -> str:
+    return _clean(word).casefold()
