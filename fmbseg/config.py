@@ -1,0 +1,263 @@
+"""The typed configuration: `params.yaml` -> frozen sections.
+
+Every threshold of the pipeline lives here, one section a stage. Unknown keys and values out of
+range are refused, and all errors are listed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fmbseg.errors import ConfigError
+
+Templates = Literal["single", "subset7", "custom9", "imagenet80"]
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class RunSection(Section):
+    """What holds for every stage; threads are part of every content key (sums depend on them)."""
+
+    preset: str = "tiny"
+    seed: int = Field(0, ge=0)
+    threads: int = Field(2, ge=1, le=256)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    shard_size: int = Field(64, ge=1)
+    cache_gb: float = Field(2.0, ge=0, description="disk budget of the encoding cache, GB")
+
+
+class SceneLayout(Section):
+    """How many scenes one layout gets."""
+
+    train: int = Field(0, ge=0)
+    val: int = Field(0, ge=0)
+
+
+class ScenesSection(Section):
+    """Synthetic scenes, written in the benchmarks' own layouts under `root`/<layout folder>."""
+
+    seed: int = Field(0, ge=0)
+    layouts: dict[Literal["voc2012", "coco_stuff164k"], SceneLayout] = Field(default_factory=dict)
+
+
+class DataSection(Section):
+    """The images that are pseudo-labelled and trained on. Only images are read, no annotation."""
+
+    name: str = "coco_stuff"
+    root: str = "data/scenes/coco_stuff164k"
+    split: str = "train2017"
+    vocabulary: str | None = Field(None, description="name or YAML path; None: the data set's own")
+    limit: int | None = Field(None, ge=1)
+
+
+class ClipSection(Section):
+    """CLIP: sliding windows over the image resized to `short_side`, all in pixels."""
+
+    model: str = "tiny-clip"
+    short_side: int = Field(128, ge=8)
+    window: int = Field(64, ge=8)
+    stride: int = Field(32, ge=1)
+    dense: Literal["value"] = "value"
+    templates: Templates = "single"
+    batch_size: int = Field(64, ge=1)
+
+
+class DetectionSection(Section):
+    """Stage 1.1, detection: which classes are in the image."""
+
+    rule: Literal["votes", "similarity"] = "votes"
+    min_votes: int = Field(1, ge=1)
+    min_vote_similarity: float = Field(
+        -1.0, ge=-1, le=1, description="a crop whose best similarity is lower does not vote"
+    )
+    min_similarity: float = Field(0.25, ge=-1, le=1, description="for the similarity rule")
+
+
+class QuerySection(Section):
+    """Stage 1.1, querying: points a detected class, all in one SAM prompt."""
+
+    points: int = Field(5, ge=1, le=64)
+
+
+class SamSection(Section):
+    """SAM: one encoding an image; prompts decoded in batches."""
+
+    model: str = "tiny-sam"
+    batch_size: int = Field(64, ge=1, description="prompts a decoder call")
+
+
+class MasksSection(Section):
+    """Stage 1.2: SAM's automatic masks, filtered by size and predicted IoU, duplicates removed."""
+
+    points_per_side: int = Field(12, ge=1, le=128)
+    min_predicted_iou: float = Field(0.7, ge=0, le=1)
+    min_stability: float = Field(0.8, ge=0, le=1)
+    stability_offset: float = Field(1.0, ge=0)
+    max_box_iou: float = Field(0.7, gt=0, le=1, description="box NMS threshold for duplicates")
+    min_area: float = Field(0.002, ge=0, le=1, description="share of the image")
+    max_area: float = Field(0.95, gt=0, le=1, description="share of the image")
+
+    @model_validator(mode="after")
+    def _areas_in_order(self) -> MasksSection:
+        if self.min_area >= self.max_area:
+            raise ValueError("min_area must be below max_area")
+        return self
+
+
+class LabelSection(Section):
+    """Classification of masks and composition into one label map."""
+
+    use_queries: bool = True
+    use_masks: bool = True
+    min_similarity: float = Field(-1.0, ge=-1, le=1, description="masks below stay unlabelled")
+
+    @model_validator(mode="after")
+    def _some_source(self) -> LabelSection:
+        if not (self.use_queries or self.use_masks):
+            raise ValueError("use_queries and use_masks are both off: nothing would be labelled")
+        return self
+
+
+class FeaturesSection(Section):
+    """The frozen encoder whose patch features are aligned; image resized to `short_side`."""
+
+    encoder: str = "tiny-encoder"
+    short_side: int = Field(128, ge=8)
+    batch_size: int = Field(16, ge=1)
+
+
+class AlignSection(Section):
+    """Stage 2: the alignment head and its training (T-SupCon, equations 1-4)."""
+
+    head: Literal["transformer", "mlp", "linear"] = "transformer"
+    loss: Literal["tsupcon", "supcon", "text"] = "tsupcon"
+    temperature: float = Field(0.1, gt=0)
+    purity: float = Field(0.5, ge=0, le=1, description="least share of a patch one label covers")
+    epochs: int = Field(20, ge=1)
+    batch_images: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
+    attention_heads: int = Field(4, ge=1)
+
+
+class BenchmarkRoot(Section):
+    """Where one benchmark lies, and which split is scored."""
+
+    root: str
+    split: str
+    limit: int | None = Field(None, ge=1)
+
+
+class EvaluateSection(Section):
+    """Scoring: benchmarks, and the inference protocol of the alignment head and of MaskCLIP."""
+
+    benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
+    short_side: int = Field(128, ge=8)
+    logit_scale: float = Field(40.0, gt=0)
+    background_threshold: float = Field(
+        0.1, ge=0, le=1, description="where a vocabulary has a background: below it, background"
+    )
+    batch_size: int = Field(8, ge=1)
+
+
+class TrackingSection(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "fmbseg"
+
+
+class Config(Section):
+    """All sections of params.yaml."""
+
+    run: RunSection = RunSection()
+    scenes: ScenesSection = ScenesSection()
+    data: DataSection = DataSection()
+    clip: ClipSection = ClipSection()
+    detection: DetectionSection = DetectionSection()
+    query: QuerySection = QuerySection()
+    sam: SamSection = SamSection()
+    masks: MasksSection = MasksSection()
+    label: LabelSection = LabelSection()
+    features: FeaturesSection = FeaturesSection()
+    align: AlignSection = AlignSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _stride_within_window(self) -> Config:
+        if self.clip.stride > self.clip.window:
+            raise ValueError("clip.stride is larger than clip.window: pixels would be skipped")
+        return self
+
+
+def load_config(path: Path | str = "params.yaml", overrides: Sequence[str] = ()) -> Config:
+    """Read a params file and apply `section.key=value` overrides (values parsed as YAML).
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range.
+            All errors are listed in the one message.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (section: key: value)")
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw)
+
+
+def parse_config(raw: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping; raises ConfigError listing every error."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(item) for item in error.errors()]
+        raise ConfigError("; ".join(problems) + " (correct params.yaml or --set)") from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not separator or len(keys) < 2 or not all(keys):
+        raise ConfigError(f"--set {override!r}: write it as section.key=value")
+    node: dict[str, Any] = raw
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
+        node = child
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _describe(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "params"
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown parameter"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    value = item.get("input")
+    shown = f" (got {value!r})" if isinstance(value, int | float | str | bool) else ""
+    return f"{where}: {message}{shown}"

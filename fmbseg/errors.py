@@ -1,0 +1,34 @@
+"""Named errors. Each message says what is wrong and what to do, in one line.
+
+The command line turns every `FmbsegError` into that one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class FmbsegError(Exception):
+    """A user's mistake or a missing precondition; never a bug of this package."""
+
+
+class ConfigError(FmbsegError):
+    """A parameter is unknown, of the wrong type or out of range."""
+
+
+class DataError(FmbsegError):
+    """A data set, image or annotation is missing, broken or not as its layout demands."""
+
+
+class VocabularyError(FmbsegError):
+    """A class list is empty, ambiguous or holds a duplicate."""
+
+
+class WeightsError(FmbsegError):
+    """A model's weights are missing, damaged or of another architecture."""
+
+
+class StoreError(FmbsegError):
+    """A stage's stored result is missing or does not match its manifest."""
+
+
+class CheckpointError(FmbsegError):
+    """An alignment checkpoint is missing, damaged or of another format."""

@@ -1,0 +1,92 @@
+"""Where everything of one workspace lies; no other module spells these paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Folders of a workspace.
+
+    What DVC versions lies under `data/` and `metrics/`. Partial work lies under `.fmbseg/`,
+    because DVC deletes declared outs before it runs a stage.
+    """
+
+    root: Path = Path(".")
+
+    @property
+    def shards(self) -> Path:
+        """Shards of unfinished and finished stages, by stage and content key."""
+        return self.root / ".fmbseg" / "shards"
+
+    @property
+    def encodings(self) -> Path:
+        """CLIP and SAM encodings shared by the stages (a cache with a budget)."""
+        return self.root / ".fmbseg" / "encodings"
+
+    @property
+    def feature_store(self) -> Path:
+        """Encoder patch features as shards, by content key; too large for DVC."""
+        return self.root / ".fmbseg" / "features"
+
+    @property
+    def training(self) -> Path:
+        """States from which a killed training goes on, by content key."""
+        return self.root / ".fmbseg" / "align"
+
+    @property
+    def data(self) -> Path:
+        """Everything the pipeline makes except metrics."""
+        return self.root / "data"
+
+    @property
+    def scenes(self) -> Path:
+        """Synthetic scenes in the benchmarks' own layouts."""
+        return self.data / "scenes"
+
+    @property
+    def pseudo(self) -> Path:
+        """Outs of stage 1."""
+        return self.data / "pseudo"
+
+    @property
+    def detect(self) -> Path:
+        """1.1 Detection: which classes are in each image, and their query points."""
+        return self.pseudo / "detect"
+
+    @property
+    def query(self) -> Path:
+        """1.1 Querying: one mask a detected class."""
+        return self.pseudo / "query"
+
+    @property
+    def masks(self) -> Path:
+        """1.2: SAM's automatic masks."""
+        return self.pseudo / "masks"
+
+    @property
+    def label(self) -> Path:
+        """1.2 Classification: label maps, and the table of all masks with their classes."""
+        return self.pseudo / "label"
+
+    @property
+    def features(self) -> Path:
+        """Manifest of the encoder's patch features (the shards are in `feature_store`)."""
+        return self.data / "features"
+
+    @property
+    def align(self) -> Path:
+        """Stage 2: the trained alignment head."""
+        return self.data / "align"
+
+    @property
+    def oracle(self) -> Path:
+        """The same head trained on ground truth: the ceiling."""
+        return self.data / "oracle"
+
+    @property
+    def metrics(self) -> Path:
+        """`<method>/<benchmark>.json`."""
+        return self.root / "metrics"

@@ -1,0 +1,193 @@
+"""Progress of long work: a bar with rate and ETA, plain lines off a terminal, or nothing.
+
+Stages get a `Progress` handed in; none of them knows where it is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+
+class Task(Protocol):
+    """One piece of counted work."""
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more units done."""
+
+
+class Progress(Protocol):
+    """Gives tasks; `with progress.task("detect", 128) as task: task.advance(64)`."""
+
+    def task(self, description: str, total: int | None = None) -> AbstractContextManager[Task]:
+        """A task of `total` units (None: unknown), shown until the block ends."""
+
+
+def console_progress(stream: TextIO | None = None) -> Progress:
+    """A bar on a terminal, plain lines elsewhere (logs, CI); on stderr unless told otherwise."""
+    target = sys.stderr if stream is None else stream
+    if target.isatty():
+        return _BarProgress(Console(file=target))
+    return LineProgress(target)
+
+
+def silent_progress() -> Progress:
+    """Shows nothing."""
+    return _SilentProgress()
+
+
+class _SilentTask:
+    def advance(self, count: int = 1) -> None:
+        pass
+
+
+class _SilentProgress:
+    @contextmanager
+    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
+        yield _SilentTask()
+
+
+class LineProgress:
+    """Plain lines, at most one every `interval` seconds and one at each task's end.
+
+    Args:
+        stream: where lines go.
+        interval: seconds between two lines of a task.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._clock = clock
+
+    @contextmanager
+    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
+        """See `Progress.task`."""
+        task = _LineTask(description, total, self._stream, self._interval, self._clock)
+        yield task
+        # Only on success: after an error the error is the last line, not a count.
+        task.finish()
+
+
+class _LineTask:
+    def __init__(
+        self,
+        description: str,
+        total: int | None,
+        stream: TextIO,
+        interval: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._description = description
+        self._total = total
+        self._stream = stream
+        self._interval = interval
+        self._clock = clock
+        self._start = self._last = clock()
+        self._done = 0
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        now = self._clock()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._print(now, finished=False)
+
+    def finish(self) -> None:
+        self._print(self._clock(), finished=True)
+
+    def _print(self, now: float, *, finished: bool) -> None:
+        seconds = now - self._start
+        rate = self._done / seconds if seconds > 0 else 0.0
+        total = "" if self._total is None else f"/{self._total}"
+        line = f"{self._description}: {self._done}{total}, {_rate(rate)}"
+        if finished:
+            line += f", took {_duration(seconds)}"
+        elif self._total is not None and rate > 0:
+            line += f", ETA {_duration(max(self._total - self._done, 0) / rate)}"
+        print(line, file=self._stream, flush=True)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else _rate(speed), style="progress.data.speed")
+
+
+class _BarProgress:
+    """One live display shared by nested tasks; gone from the screen when the last one ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._display: RichProgress | None = None
+        self._open = 0
+
+    @contextmanager
+    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
+        if self._display is None:
+            self._display = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._display.start()
+        display = self._display
+        self._open += 1
+        try:
+            yield _BarTask(display, display.add_task(description, total=total))
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                display.stop()
+                self._display = None
+
+
+class _BarTask:
+    def __init__(self, display: RichProgress, identity: TaskID) -> None:
+        self._display = display
+        self._identity = identity
+
+    def advance(self, count: int = 1) -> None:
+        self._display.advance(self._identity, count)
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 1 or per_second == 0:
+        return f"{per_second:.1f}/s"
+    return f"{1 / per_second:.1f} s each"
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours}:{minutes:02d}:{whole % 60:02d}"
+    return f"{minutes}:{whole % 60:02d}"

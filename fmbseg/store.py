@@ -1,0 +1,229 @@
+"""Content keys, atomic shards and published outs: the truth about what has been computed.
+
+A stage splits its records into shards. A shard is written to a temporary folder, gets a
+`digest.json` with every file's size and sha256, and is renamed to its final name: a name that
+exists is a finished shard. Resuming after a kill is therefore "skip the shards that are there
+and verify". At the end the shards are merged into the stage's out, `manifest.json` last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmbseg import atomic
+from fmbseg.cache import EncodingCache
+from fmbseg.digest import canonical_json, content_key, file_digest, json_digest
+from fmbseg.errors import StoreError
+from fmbseg.progress import Progress
+
+# What stages need of the store comes from this one module.
+__all__ = [
+    "EncodingCache",
+    "ShardReport",
+    "ShardStore",
+    "StageReport",
+    "content_key",
+    "file_digest",
+    "is_published",
+    "json_digest",
+    "published_key",
+    "run_shards",
+    "verify_published",
+]
+
+T = TypeVar("T")
+
+DIGEST = "digest.json"
+MANIFEST = "manifest.json"
+_LAYOUT = "layout.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """How many shards were computed now, and how many were found finished."""
+
+    computed: int
+    taken_over: int
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one run of a stage did; all zeros but `taken_over` when nothing had to be done."""
+
+    stage: str
+    key: str
+    computed: int
+    taken_over: int
+
+
+class ShardStore:
+    """The shards of one stage under one content key, in `root/stage/key`."""
+
+    def __init__(self, root: Path, stage: str, key: str) -> None:
+        self.stage = stage
+        self.key = key
+        self.directory = root / stage / key
+
+    def shard_path(self, index: int) -> Path:
+        """Folder of a shard; it exists only when the shard is finished."""
+        return self.directory / f"{index:06d}"
+
+    def has(self, index: int) -> bool:
+        """Whether the shard is there and every file has its size and sha256.
+
+        A damaged shard is removed with a warning and counts as absent.
+        """
+        path = self.shard_path(index)
+        if not path.exists():
+            return False
+        damage = atomic.damage(path, DIGEST)
+        if damage is None:
+            return True
+        _log.warning("%s: shard %d is damaged (%s); made again", self.stage, index, damage)
+        shutil.rmtree(path)
+        return False
+
+    @contextmanager
+    def write(self, index: int) -> Iterator[Path]:
+        """A temporary folder that becomes the shard when the block ends without an error."""
+        with atomic.temporary_directory(self.directory, f"{index:06d}") as temporary:
+            yield temporary
+            atomic.seal(temporary, DIGEST, {})
+            try:
+                os.rename(temporary, self.shard_path(index))
+            except OSError:
+                # The name is taken. Another worker was faster (under one key both hold the same
+                # result), unless what is there is damaged: then `has` removes it.
+                if not self.has(index):
+                    os.rename(temporary, self.shard_path(index))
+
+    def keep_layout(self, layout: Mapping[str, int]) -> None:
+        """Remove shards that were cut differently: their numbers mean other records."""
+        path = self.directory / _LAYOUT
+        self.directory.mkdir(parents=True, exist_ok=True)
+        wanted = canonical_json(layout)
+        if not path.exists() or path.read_text(encoding="utf-8") != wanted:
+            for shard in self.directory.glob("[0-9]*"):
+                shutil.rmtree(shard)
+            atomic.write_atomically(path, wanted.encode())
+
+    def publish(self, destination: Path, *, count: int, manifest: Mapping[str, Any]) -> None:
+        """Merge shards 0..count-1 into `destination`, replacing it.
+
+        `*.parquet` files of one name are concatenated in shard order; every other file is copied
+        (not linked: a tool that edits the out in place must not reach the shard). `manifest` goes
+        into `manifest.json` with stage, key, number of shards and every file's size and sha256.
+
+        Raises:
+            StoreError: a shard is missing, or two shards hold a file of the same name.
+        """
+        missing = [index for index in range(count) if not self.has(index)]
+        if missing:
+            raise StoreError(
+                f"{self.stage}: {len(missing)} of {count} shards are missing: run the stage again"
+            )
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        atomic.remove_abandoned(destination.parent)
+        with atomic.temporary_directory(destination.parent, destination.name) as temporary:
+            tables: dict[str, list[Path]] = {}
+            for index in range(count):
+                shard = self.shard_path(index)
+                for name in atomic.contents(shard, DIGEST):
+                    if name.endswith(".parquet"):
+                        tables.setdefault(name, []).append(shard / name)
+                        continue
+                    target = temporary / name
+                    if target.exists():
+                        raise StoreError(
+                            f"{self.stage}: two shards hold {name}: image ids must be unique"
+                        )
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(shard / name, target)
+            for name, parts in tables.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                _concatenate(parts, temporary / name)
+            header = {**manifest, "stage": self.stage, "key": self.key, "shards": count}
+            atomic.seal(temporary, MANIFEST, header)
+            atomic.replace_directory(temporary, destination)
+
+
+def published_key(destination: Path) -> str | None:
+    """The content key of a published out, or None when there is none."""
+    try:
+        manifest = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    key = manifest.get("key") if isinstance(manifest, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def verify_published(destination: Path) -> bool:
+    """Whether every file of a published out has the size and sha256 of its manifest."""
+    return atomic.damage(destination, MANIFEST) is None
+
+
+def is_published(destination: Path, key: str) -> bool:
+    """Whether the out is there under this key and undamaged; then nothing is to be computed."""
+    return published_key(destination) == key and verify_published(destination)
+
+
+def run_shards(
+    store: ShardStore,
+    records: Sequence[T],
+    shard_size: int,
+    process: Callable[[Sequence[T], Path], None],
+    progress: Progress,
+) -> ShardReport:
+    """Process records shard by shard, skipping the shards that are there and verify.
+
+    Args:
+        store: where the shards go.
+        records: all records of the stage, in a fixed order.
+        shard_size: records a shard; batches never cross shards.
+        process: writes the result of the given records into the given folder.
+        progress: advanced by records.
+    """
+    store.keep_layout({"records": len(records), "shard_size": shard_size})
+    atomic.remove_abandoned(store.directory)
+    computed = taken_over = 0
+    with progress.task(store.stage, len(records)) as task:
+        for index, start in enumerate(range(0, len(records), shard_size)):
+            part = records[start : start + shard_size]
+            if store.has(index):
+                taken_over += 1
+            else:
+                with store.write(index) as directory:
+                    process(part, directory)
+                computed += 1
+            task.advance(len(part))
+    return ShardReport(computed, taken_over)
+
+
+def _concatenate(parts: Sequence[Path], target: Path) -> None:
+    """Write parquet files one after the other, a shard in memory at a time."""
+    schemas = [pq.read_schema(part) for part in parts]
+    # Permissive: a column that is empty in one shard may have been written without its type.
+    # The pandas metadata goes: it holds the row range of one shard.
+    schema = pa.unify_schemas(
+        [item.remove_metadata() for item in schemas], promote_options="permissive"
+    )
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for part in parts:
+            table = pq.read_table(part, partitioning=None)
+            writer.write_table(
+                pa.concat_tables([schema.empty_table(), table], promote_options="permissive")
+                .select(schema.names)
+                .cast(schema)
+            )
