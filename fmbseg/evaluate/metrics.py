@@ -1,0 +1,132 @@
+"""Dataset metrics of semantic segmentation, from one accumulated confusion matrix.
+
+The field's mIoU is the mean over classes of the IoU of the whole data set's pixels, not a mean
+over images; classes with an empty union are left out of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fmbseg.errors import DataError
+
+LabelMap = torch.Tensor | NDArray[Any]
+
+
+class ConfusionMatrix:
+    """Pixel counts of (target class, predicted class), accumulated over a data set.
+
+    Pixels whose target is `ignore_index` are counted nowhere. A prediction outside
+    0..num_classes-1 (an unlabelled pixel, say 255) is a miss of its target class: it enlarges
+    that class's union and is no class's false positive.
+
+    Attributes:
+        matrix: [K, K + 1] int64 pixels, rows target, columns prediction; the last column holds the
+            predictions that are no class.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        """Start with zero counts.
+
+        Raises:
+            DataError: `num_classes` is below 1.
+        """
+        if num_classes < 1:
+            raise DataError(f"a confusion matrix needs at least one class, not {num_classes}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
+
+    def update(self, prediction: LabelMap, target: LabelMap) -> None:
+        """Count the pixels of one image, or of a stack of them.
+
+        Args:
+            prediction: [...] any integer dtype, class indices; other values are misses.
+            target: the same shape, class indices or `ignore_index`.
+
+        Raises:
+            DataError: the shapes differ, a dtype is not an integer one, or a target is neither a
+                class nor `ignore_index`. Nothing is counted then.
+        """
+        predicted, truth = _integers(prediction, "prediction"), _integers(target, "target")
+        if predicted.shape != truth.shape:
+            raise DataError(
+                f"prediction {list(predicted.shape)} and target {list(truth.shape)} differ in "
+                "shape: resize the prediction to the label map"
+            )
+        scored = truth != self.ignore_index
+        # int64 before any arithmetic: labels are mostly uint8, and 20 * 21 overflows it.
+        truth, predicted = truth[scored].astype(np.int64), predicted[scored].astype(np.int64)
+        classes = self.num_classes
+        if truth.size and (truth.min() < 0 or truth.max() >= classes):
+            wrong = truth[(truth < 0) | (truth >= classes)][0]
+            raise DataError(
+                f"target label {wrong} is neither one of {classes} classes (0..{classes - 1}) nor "
+                f"the ignored label {self.ignore_index}: check the data set's decoding"
+            )
+        predicted[(predicted < 0) | (predicted >= classes)] = classes
+        counts = np.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
+        self.matrix += counts.reshape(self.matrix.shape)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add another matrix's counts, as if its images had been counted here.
+
+        Raises:
+            DataError: the number of classes or the ignored label differs.
+        """
+        mine, theirs = (
+            (self.num_classes, self.ignore_index),
+            (other.num_classes, other.ignore_index),
+        )
+        if mine != theirs:
+            raise DataError(
+                f"cannot merge confusion matrices of (classes, ignored) {mine} and {theirs}: "
+                "score both with the same vocabulary"
+            )
+        self.matrix += other.matrix
+
+    @property
+    def target_pixels(self) -> NDArray[np.int64]:
+        """[K] int64, scored pixels of each class in the ground truth."""
+        total: NDArray[np.int64] = self.matrix.sum(axis=1)
+        return total
+
+    def iou(self) -> NDArray[np.float64]:
+        """[K] float64 percent, intersection over union of each class; NaN for an empty union."""
+        hits = np.diagonal(self.matrix)
+        predicted = self.matrix[:, : self.num_classes].sum(axis=0)
+        union = self.target_pixels + predicted - hits
+        iou = np.full(self.num_classes, np.nan)
+        np.divide(100.0 * hits, union, out=iou, where=union > 0)
+        return iou
+
+    def miou(self) -> float:
+        """Percent, mean IoU over the classes with a union; NaN when nothing was counted."""
+        return _mean(self.iou())
+
+    def miou_present(self) -> float:
+        """Percent, mean IoU over the classes present in the ground truth; NaN when none is."""
+        return _mean(self.iou()[self.target_pixels > 0])
+
+    def pixel_accuracy(self) -> float:
+        """Percent of the scored pixels that were labelled right; NaN when nothing was counted."""
+        total = int(self.matrix.sum())
+        return 100.0 * float(np.trace(self.matrix)) / total if total else float("nan")
+
+
+def _integers(values: LabelMap, name: str) -> NDArray[Any]:
+    array = (
+        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    )
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{name} must be class indices of an integer dtype, not {array.dtype}")
+    return array
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")

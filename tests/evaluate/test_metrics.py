@@ -1,0 +1,165 @@
+"""The dataset confusion matrix against plain references."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fmbseg.errors import DataError
+from fmbseg.evaluate.metrics import ConfusionMatrix
+
+
+def reference_iou(
+    pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], classes: int, ignore: int
+) -> list[float]:
+    """IoU in percent from boolean masks, class by class: no confusion matrix involved."""
+    result = []
+    for k in range(classes):
+        intersection = union = 0
+        for prediction, target in pairs:
+            scored = target != ignore
+            p, t = (prediction == k) & scored, (target == k) & scored
+            intersection += int((p & t).sum())
+            union += int((p | t).sum())
+        result.append(100 * intersection / union if union else math.nan)
+    return result
+
+
+def random_pairs(seed: int, classes: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    generator = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(4):
+        shape = tuple(generator.integers(5, 30, size=2))
+        target = generator.integers(0, classes, size=shape)
+        prediction = np.where(
+            generator.random(shape) < 0.6, target, generator.integers(0, classes, size=shape)
+        )
+        target = np.where(generator.random(shape) < 0.1, 255, target)
+        prediction = np.where(generator.random(shape) < 0.1, 255, prediction)
+        pairs.append((prediction, target))
+    return pairs
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 171])
+def test_equals_a_loop_over_classes(classes: int) -> None:
+    pairs = random_pairs(classes, classes)
+    matrix = ConfusionMatrix(classes)
+    for prediction, target in pairs:
+        matrix.update(prediction, target)
+    expected = reference_iou(pairs, classes, 255)
+    np.testing.assert_allclose(matrix.iou(), expected, atol=1e-9)
+    assert matrix.miou() == pytest.approx(np.nanmean(expected), abs=1e-9)
+
+
+def test_camvid_labels_against_a_short_reference(realdata: Path) -> None:
+    """Real CamVid maps (id 11 = void); the prediction is the neighbouring frame's truth."""
+    paths = sorted((realdata / "camvid" / "valannot").glob("*.png"))[:8]
+    if len(paths) < 2:
+        pytest.skip("no CamVid label maps here")
+    maps = [np.asarray(Image.open(path)).astype(np.int64) for path in paths]
+    pairs = list(zip(maps[1:], maps[:-1], strict=True))
+    matrix = ConfusionMatrix(11, ignore_index=11)
+    for prediction, target in pairs:
+        matrix.update(prediction.astype(np.uint8), target.astype(np.uint8))
+    expected = reference_iou(pairs, 11, 11)
+    np.testing.assert_allclose(matrix.iou(), expected, rtol=0, atol=1e-9)
+    assert abs(matrix.miou() - float(np.nanmean(expected))) < 1e-9
+    scored = sum(int((t != 11).sum()) for _, t in pairs)
+    right = sum(int(((p == t) & (t != 11)).sum()) for p, t in pairs)
+    assert abs(matrix.pixel_accuracy() - 100 * right / scored) < 1e-9
+
+
+def test_is_the_dataset_mean_not_a_mean_over_images() -> None:
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))
+    matrix.update(np.array([1]), np.array([1]))
+    assert matrix.iou().tolist() == [75.0, 50.0]
+    assert matrix.miou() == 62.5
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([0, 2, 1]), np.array([0, 255, 255]))
+    assert matrix.matrix.sum() == 1
+    assert matrix.pixel_accuracy() == 100.0
+    assert matrix.miou() == 100.0
+    assert np.isnan(matrix.iou()[1:]).all()
+
+
+def test_unlabelled_prediction_misses_its_target_and_hurts_nobody_else() -> None:
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.array([0, 255, -1, 1]), np.array([0, 0, 0, 1]))
+    assert matrix.iou()[0] == pytest.approx(100 / 3)
+    assert matrix.iou()[1] == 100.0
+    assert matrix.pixel_accuracy() == 50.0
+
+
+def test_miou_present_leaves_out_classes_absent_from_the_truth() -> None:
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([0, 0, 1]), np.array([0, 0, 0]))
+    assert matrix.iou()[1] == 0.0 and math.isnan(matrix.iou()[2])
+    assert matrix.miou() == pytest.approx(100 / 3)
+    assert matrix.miou_present() == pytest.approx(200 / 3)
+
+
+def test_nothing_counted_is_nan_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    matrix = ConfusionMatrix(4)
+    matrix.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
+    assert math.isnan(matrix.miou()) and math.isnan(matrix.miou_present())
+    assert math.isnan(matrix.pixel_accuracy())
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64])
+def test_any_integer_dtype_gives_the_same_counts(dtype: type[np.integer]) -> None:
+    generator = np.random.default_rng(0)
+    prediction, target = generator.integers(0, 100, size=(2, 20, 20))
+    wide, narrow = ConfusionMatrix(100), ConfusionMatrix(100)
+    wide.update(prediction, target)
+    narrow.update(prediction.astype(dtype), target.astype(dtype))
+    assert (wide.matrix == narrow.matrix).all()
+
+
+def test_tensors_and_arrays_mix() -> None:
+    prediction, target = random_pairs(3, 5)[0]
+    arrays, tensors = ConfusionMatrix(5), ConfusionMatrix(5)
+    arrays.update(prediction, target)
+    tensors.update(torch.from_numpy(prediction), torch.from_numpy(target.astype(np.uint8)))
+    assert (arrays.matrix == tensors.matrix).all()
+
+
+def test_update_does_not_change_its_arguments() -> None:
+    prediction, target = np.array([255, 0]), np.array([0, 255])
+    ConfusionMatrix(1).update(prediction, target)
+    assert prediction.tolist() == [255, 0] and target.tolist() == [0, 255]
+
+
+def test_merge_equals_counting_in_one() -> None:
+    pairs = random_pairs(9, 6)
+    whole, first, second = ConfusionMatrix(6), ConfusionMatrix(6), ConfusionMatrix(6)
+    for index, (prediction, target) in enumerate(pairs):
+        whole.update(prediction, target)
+        (first if index % 2 else second).update(prediction, target)
+    first.merge(second)
+    assert (first.matrix == whole.matrix).all()
+
+
+def test_mistakes_are_named_and_count_nothing() -> None:
+    matrix = ConfusionMatrix(3)
+    with pytest.raises(DataError, match="target label 7"):
+        matrix.update(np.array([0, 0]), np.array([0, 7]))
+    with pytest.raises(DataError, match="shape"):
+        matrix.update(np.zeros((2, 3), int), np.zeros((3, 2), int))
+    with pytest.raises(DataError, match="integer"):
+        matrix.update(np.zeros(2), np.zeros(2, int))
+    with pytest.raises(DataError, match="merge"):
+        matrix.merge(ConfusionMatrix(4))
+    with pytest.raises(DataError, match="at least one"):
+        ConfusionMatrix(0)
+    assert matrix.matrix.sum() == 0
