@@ -1,0 +1,209 @@
+"""T-SupCon: the contrastive loss that pulls patches to each other and to frozen text anchors.
+
+Equations (1)-(4) of the method's stage 2. With unit vectors z_i (patches) and t_k (texts),
+y_i the label of patch i, N_k the number of patches with label k, M labelled patches and K texts:
+
+    L            = 1 / (M + K) * ( sum_k l_t(t_k) + sum_i l_im(z_i) )                     (1)
+    l_t(t_k)     = 1 / N_k * sum_{i: y_i = k} l_t(z_i, t_k)                               (2)
+    l_t(z_i,t_y) = - z_i.t_y + log( sum_k exp(z_i.t_k) + sum_{j != i} exp(z_i.z_j) )      (3)
+    l_im(z_i)    = 1 / N_{y_i} * sum_{l: y_l = y_i} ( - z_i.z_l + log sum_{j != i} exp(z_i.z_j) )
+                                                                                          (4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE = 255
+"""The label of a patch that has none."""
+
+Term = Literal["tsupcon", "supcon", "text"]
+
+# Similarities held at once: 8 MB on a CPU, where larger blocks gain no speed.
+_BLOCK_ELEMENTS = {"cpu": 1 << 21}
+_BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
+
+
+def tsupcon(
+    z: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    temperature: float = 1.0,
+    term: Term = "tsupcon",
+) -> Tensor:
+    """The T-SupCon loss of a batch of patches, equations (1)-(4).
+
+    Inputs are taken as they are, never normalised; the temperature divides every dot product, 1
+    gives the equations as printed. Patches labelled 255 appear nowhere: neither in a sum nor in
+    the count M. K counts every text row; a class without patches adds 0. The sum over l in (4)
+    includes l = i. With nothing labelled the loss is 0 and its gradients are zeros; with a single
+    labelled patch, whose log-sum in (4) is empty, that log-sum is dropped.
+
+    Memory grows with M, not with M squared: similarities are made in blocks of rows, and their
+    gradients in the same pass. The loss can be differentiated once.
+
+    Args:
+        z: [M, D] patch embeddings, floating point.
+        labels: [M] integers, the text row of each patch, or 255 for none.
+        text: [K, D] text anchors, floating point.
+        temperature: greater than 0.
+        term: "tsupcon" = (1); "supcon" = sum_i l_im / (M + K), (4) alone; "text" =
+            sum_k l_t / (M + K), (2) alone. The first is the sum of the other two.
+
+    Returns:
+        The loss, a scalar: float64 when z or text is, else float32 (also for half precision
+        inputs, and under autocast).
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither 255 nor a row of `text`, the
+            temperature is not positive or the term is unknown.
+    """
+    _check(z, labels, text, temperature, term)
+    labelled = labels != IGNORE
+    labels = labels[labelled].to(device=z.device, dtype=torch.int64)
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(text):
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, but text has "
+            f"{len(text)} rows: give a row of text for each label, or {IGNORE} for no label"
+        )
+    dtype = torch.float64 if torch.float64 in (z.dtype, text.dtype) else torch.float32
+    # Selected before they are cast or summed, so that no value of an unlabelled patch, not even
+    # a NaN, gets into the loss.
+    z = z[labelled.to(z.device)].to(dtype)
+    text = text.to(dtype)
+    if not labels.numel():
+        return z.sum() + text[:0].sum()
+    differentiate = torch.is_grad_enabled()
+    loss: Tensor = _TSupCon.apply(z, labels, text, 1.0 / temperature, term, differentiate)
+    return loss
+
+
+def _check(z: Tensor, labels: Tensor, text: Tensor, temperature: float, term: str) -> None:
+    if z.ndim != 2 or text.ndim != 2 or z.shape[1] != text.shape[1]:
+        raise ValueError(
+            f"z must be [M, D] and text [K, D], got {list(z.shape)} and {list(text.shape)}"
+        )
+    if not (z.is_floating_point() and text.is_floating_point()):
+        raise ValueError(f"z and text must be floating point, got {z.dtype} and {text.dtype}")
+    if labels.shape != z.shape[:1]:
+        raise ValueError(f"labels must be [{z.shape[0]}] like z, got {list(labels.shape)}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
+    if term not in get_args(Term):
+        raise ValueError(f"term must be one of {', '.join(get_args(Term))}, got {term!r}")
+
+
+class _TSupCon(torch.autograd.Function):
+    """The loss with its gradients made in the forward pass.
+
+    Once a row of similarities is there, the derivative of the loss by each of them is known, so
+    keeping them (M x M) or making them again in the backward pass would both be waste.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        labels: Tensor,
+        text: Tensor,
+        scale: float,
+        term: Term,
+        differentiate: bool,
+    ) -> Tensor:
+        wanted = differentiate and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            loss, gradients = _evaluate(z, labels, text, scale, term, wanted)
+        if gradients is not None:
+            ctx.save_for_backward(gradients.z, gradients.text)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        by_z, by_text = ctx.saved_tensors
+        return (
+            grad * by_z if ctx.needs_input_grad[0] else None,
+            None,
+            grad * by_text if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+        )
+
+
+@dataclass(frozen=True)
+class _Gradients:
+    z: Tensor  # [M, D]
+    text: Tensor  # [K, D]
+
+
+def _evaluate(
+    z: Tensor, labels: Tensor, text: Tensor, scale: float, term: Term, differentiate: bool
+) -> tuple[Tensor, _Gradients | None]:
+    """Loss and gradients; every patch is labelled, M >= 1, `scale` is 1 / temperature."""
+    patch_count, text_count = len(z), len(text)
+    counts = torch.bincount(labels, minlength=text_count).to(z.dtype)
+    share = 1.0 / counts[labels]  # [M], 1 / N_{y_i}
+    # The positives of (4) meet only through their class's sum: no M x M matrix is needed there.
+    means = torch.zeros_like(text).index_add_(0, labels, z) / counts.clamp_min(1.0)[:, None]
+    scaled, scaled_text = z * scale, text * scale
+    pair = term != "text"  # (4) is part of the term
+    anchor = term != "supcon"  # (2) is part of the term
+
+    loss = z.new_zeros(())
+    by_z, by_text = torch.zeros_like(z), torch.zeros_like(text)
+    if pair:
+        loss -= (scaled * means[labels]).sum()
+        by_z -= 2.0 * scale * means[labels]
+    if anchor:
+        loss -= (share * (scaled * text[labels]).sum(dim=1)).sum()
+        by_z -= share[:, None] * scaled_text[labels]
+        by_text -= scale * means
+
+    limit = _BLOCK_ELEMENTS.get(z.device.type, _BLOCK_ELEMENTS_ACCELERATOR)
+    rows = min(max(1, limit // patch_count), patch_count)
+    # One buffer for all blocks; the last one may be smaller.
+    buffer = z.new_empty(rows * patch_count)
+    for start in range(0, patch_count, rows):
+        block = slice(start, min(start + rows, patch_count))
+        height = block.stop - block.start
+        similarity = buffer[: height * patch_count].view(height, patch_count)
+        # b_i = log sum_{j != i} exp(z_i.z_j): -inf, an empty sum, for a single patch.
+        others = z.new_full((height,), -torch.inf)
+        total = z.new_ones(height)
+        if patch_count > 1:
+            torch.mm(scaled[block], z.T, out=similarity)
+            similarity.diagonal(start).fill_(-torch.inf)
+            peak = similarity.amax(dim=1)
+            similarity.sub_(peak[:, None]).exp_()
+            total = similarity.sum(dim=1)
+            others = peak + total.log()
+        weight = z.new_zeros(height)  # dL / db_i
+        if pair and patch_count > 1:
+            loss += others.sum()
+            weight += 1.0
+        if anchor:
+            logits = scaled[block] @ text.T
+            everything = torch.logaddexp(torch.logsumexp(logits, dim=1), others)
+            loss += (share[block] * everything).sum()
+            weight += share[block] * (others - everything).exp()
+            if differentiate:
+                slope = (logits - everything[:, None]).exp_() * share[block, None]
+                by_z[block].addmm_(slope, scaled_text)
+                by_text.addmm_(slope.T, scaled[block])
+        if differentiate and patch_count > 1:
+            similarity.mul_((weight / total)[:, None])  # dL / d(z_i.z_j / temperature)
+            by_z[block].addmm_(similarity, scaled)
+            by_z.addmm_(similarity.T, scaled[block])
+
+    norm = 1.0 / (patch_count + text_count)
+    if not differentiate:
+        return loss * norm, None
+    return loss * norm, _Gradients(by_z * norm, by_text * norm)

@@ -1,0 +1,252 @@
+"""T-SupCon against the equations written as plain loops, and its documented edge cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fmbseg.align import losses
+from fmbseg.align.losses import Term, tsupcon
+
+TERMS: tuple[Term, ...] = ("tsupcon", "supcon", "text")
+
+
+def by_equations(
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float = 1.0, term: str = "tsupcon"
+) -> Tensor:
+    """Equations (1)-(4) symbol by symbol, one dot product at a time."""
+    rows = [i for i in range(len(z)) if int(labels[i]) != 255]
+    y = {i: int(labels[i]) for i in rows}
+    size = {k: sum(y[i] == k for i in rows) for k in range(len(text))}
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum() / temperature
+
+    def patch_sum(i: int) -> list[Tensor]:
+        return [dot(z[i], z[j]).exp() for j in rows if j != i]
+
+    anchor = z.new_zeros(())
+    for k in range(len(text)):
+        for i in rows:
+            if y[i] == k:
+                terms = [dot(z[i], text[m]).exp() for m in range(len(text))] + patch_sum(i)
+                inner = -dot(z[i], text[k]) + torch.stack(terms).sum().log()
+                anchor = anchor + inner / size[k]
+    pair = z.new_zeros(())
+    for i in rows:
+        others = patch_sum(i)
+        log_sum = torch.stack(others).sum().log() if others else z.new_zeros(())
+        for m in rows:
+            if y[m] == y[i]:
+                pair = pair + (-dot(z[i], z[m]) + log_sum) / size[y[i]]
+    total = {"tsupcon": anchor + pair, "supcon": pair, "text": anchor}[term]
+    return total / (len(rows) + len(text))
+
+
+def batch(
+    patches: int = 13, texts: int = 5, dim: int = 6, seed: int = 0, unit: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random vectors, labels with some 255, the last text class never used."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(patches, dim, generator=generator, dtype=torch.float64)
+    text = torch.randn(texts, dim, generator=generator, dtype=torch.float64)
+    if unit:
+        z, text = F.normalize(z, dim=1), F.normalize(text, dim=1)
+    labels = torch.randint(0, texts - 1, (patches,), generator=generator)
+    labels[torch.rand(patches, generator=generator) < 0.25] = 255
+    return z.requires_grad_(), labels, text.requires_grad_()
+
+
+def gradients(loss: Tensor, *inputs: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 3.0])
+@pytest.mark.parametrize("unit", [True, False])
+def test_equals_equations(term: Term, temperature: float, unit: bool) -> None:
+    for seed in range(3):
+        z, labels, text = batch(seed=seed, unit=unit)
+        expected = by_equations(z, labels, text, temperature, term)
+        loss = tsupcon(z, labels, text, temperature, term)
+        assert loss.dtype == torch.float64
+        assert loss.shape == ()
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(
+            gradients(loss, z, text), gradients(expected, z, text), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_gradcheck(term: Term) -> None:
+    z, labels, text = batch(patches=7, texts=3, dim=4)
+    assert torch.autograd.gradcheck(lambda a, b: tsupcon(a, labels, b, 0.5, term), (z, text))
+
+
+@pytest.mark.parametrize("elements", [1, 20, 39, 1 << 20])
+@pytest.mark.parametrize("term", TERMS)
+def test_blocks_change_nothing(term: Term, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(losses._BLOCK_ELEMENTS, "cpu", elements)
+    z, labels, text = batch(patches=16, seed=4)
+    expected = by_equations(z, labels, text, 0.3, term)
+    loss = tsupcon(z, labels, text, 0.3, term)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(loss, z, text), gradients(expected, z, text), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_tsupcon_is_the_sum_of_its_terms() -> None:
+    z, labels, text = batch(patches=40)
+    parts = tsupcon(z, labels, text, 0.2, "supcon") + tsupcon(z, labels, text, 0.2, "text")
+    torch.testing.assert_close(tsupcon(z, labels, text, 0.2), parts)
+
+
+def test_unlabelled_patches_appear_nowhere() -> None:
+    z, labels, text = batch(patches=20)
+    labelled = labels != 255
+    assert 0 < int(labelled.sum()) < 20
+    poisoned = torch.where(labelled[:, None], z.detach(), torch.nan).requires_grad_()
+    loss = tsupcon(poisoned, labels, text, 0.5)
+    torch.testing.assert_close(loss, tsupcon(z[labelled], labels[labelled], text, 0.5))
+    (gradient,) = gradients(loss, poisoned)
+    assert bool((gradient[~labelled] == 0).all())
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_nothing_labelled(term: Term) -> None:
+    for patches in (0, 3):
+        z = torch.full((patches, 4), torch.nan, requires_grad=True)
+        text = torch.randn(2, 4, requires_grad=True)
+        loss = tsupcon(z, torch.full((patches,), 255), text, term=term)
+        assert loss.item() == 0.0
+        by_z, by_text = torch.autograd.grad(loss, (z, text))  # raises when not connected
+        assert bool((by_z == 0).all()) and bool((by_text == 0).all())
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_one_labelled_patch(term: Term) -> None:
+    z, _, text = batch(patches=3)
+    labels = torch.tensor([255, 2, 255])
+    loss = tsupcon(z, labels, text, 0.7, term)
+    expected = by_equations(z, labels, text, 0.7, term)
+    assert math.isfinite(loss.item())
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(gradients(loss, z, text), gradients(expected, z, text), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_own_pair_in_equation_4_is_a_constant_with_a_gradient() -> None:
+    # One patch alone: (4) is -z.z, so the gradient is -2 z over M + K = 2.
+    z = torch.tensor([[0.6, 0.8]], dtype=torch.float64, requires_grad=True)
+    text = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    loss = tsupcon(z, torch.tensor([0]), text, term="supcon")
+    torch.testing.assert_close(loss, torch.tensor(-0.5, dtype=torch.float64))
+    (gradient,) = gradients(loss, z)
+    torch.testing.assert_close(gradient, -z.detach())
+
+
+def test_every_text_row_counts() -> None:
+    z, labels, text = batch(patches=9, texts=3)
+    longer = torch.cat([text, text.new_zeros(4, text.shape[1])])
+    ratio = tsupcon(z, labels, text, term="supcon") / tsupcon(z, labels, longer, term="supcon")
+    count = int((labels != 255).sum())
+    assert ratio.item() == pytest.approx((count + 7) / (count + 3))
+
+
+def test_inputs_are_not_normalised() -> None:
+    z, labels, text = batch(unit=True)
+    assert tsupcon(2 * z, labels, text, term="supcon") != tsupcon(z, labels, text, term="supcon")
+    torch.testing.assert_close(tsupcon(2 * z, labels, 2 * text, 4.0), tsupcon(z, labels, text, 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_computes_in_float32(dtype: torch.dtype) -> None:
+    z64, labels, text64 = batch(patches=300, texts=20, dim=32, unit=True)
+    z = z64.detach().to(dtype).requires_grad_()
+    text = text64.detach().to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = tsupcon(z, labels, text, 0.1)
+    assert loss.dtype == torch.float32
+    exact = z.detach().double().requires_grad_()
+    expected = tsupcon(exact, labels, text.double(), 0.1)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (gradient,), (reference,) = gradients(loss, z), gradients(expected, exact)
+    assert gradient.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(gradient.double(), reference, rtol=tolerance, atol=tolerance * 0.01)
+
+
+def test_large_similarities_stay_finite() -> None:
+    z, labels, text = batch(patches=30)
+    z32 = (z.detach() * 5).float().requires_grad_()
+    loss = tsupcon(z32, labels, text.detach().float(), 0.01)
+    (gradient,) = gradients(loss, z32)
+    assert math.isfinite(loss.item())
+    assert bool(torch.isfinite(gradient).all())
+
+
+def test_without_gradients() -> None:
+    z, labels, text = batch()
+    with torch.no_grad():
+        loss = tsupcon(z, labels, text)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(tsupcon(z, labels, text).item())
+    frozen = tsupcon(z, labels, text.detach())
+    assert gradients(frozen, z)[0].shape == z.shape
+
+
+def test_labels_of_any_integer_type() -> None:
+    z, labels, text = batch()
+    expected = tsupcon(z, labels, text)
+    torch.testing.assert_close(tsupcon(z, labels.to(torch.uint8), text), expected)
+    torch.testing.assert_close(tsupcon(z, labels.to(torch.int32), text), expected)
+
+
+@pytest.mark.parametrize("wrong", [5, 254, 256, -1])
+def test_label_out_of_range(wrong: int) -> None:
+    z, labels, text = batch(texts=5)
+    labels[0] = wrong
+    with pytest.raises(ValueError, match="text has 5 rows"):
+        tsupcon(z, labels, text)
+
+
+def test_255_is_never_a_class() -> None:
+    z, _, _ = batch(patches=4)
+    text = torch.randn(300, 6, dtype=torch.float64)
+    assert tsupcon(z, torch.tensor([255] * 4), text).item() == 0.0
+    assert tsupcon(z, torch.tensor([256] * 4), text).item() > 0.0
+
+
+def test_refuses_what_does_not_fit() -> None:
+    z, labels, text = batch()
+    with pytest.raises(ValueError, match=r"\[M, D\]"):
+        tsupcon(z, labels, text[:, :3])
+    with pytest.raises(ValueError, match="labels must be"):
+        tsupcon(z, labels[:-1], text)
+    with pytest.raises(ValueError, match="integers"):
+        tsupcon(z, labels.float(), text)
+    with pytest.raises(ValueError, match="temperature"):
+        tsupcon(z, labels, text, 0.0)
+    with pytest.raises(ValueError, match="term"):
+        tsupcon(z, labels, text, term="both")  # type: ignore[arg-type]
+
+
+def test_many_patches_need_little_memory() -> None:
+    # 8,000 patches: the similarities alone would be 256 MB.
+    generator = torch.Generator().manual_seed(0)
+    z = F.normalize(torch.randn(8000, 16, generator=generator), dim=1).requires_grad_()
+    labels = torch.randint(0, 10, (8000,), generator=generator)
+    text = F.normalize(torch.randn(10, 16, generator=generator), dim=1)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        gradients(tsupcon(z, labels, text, 0.1), z)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < 32 * 2**20
