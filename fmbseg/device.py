@@ -1,0 +1,107 @@
+"""The one place that decides device, dtype, threads and determinism, and says why."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from fmbseg.config import RunSection
+from fmbseg.errors import ConfigError
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """Where and in which precision models run, with the reason in words."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_device(run: RunSection) -> DeviceChoice:
+    """Choose device and dtype, and set this process's threads and deterministic flags.
+
+    Raises:
+        ConfigError: `run.device` or `run.dtype` asks for what this machine cannot do.
+    """
+    set_threads(run.threads)
+    available = torch.cuda.is_available()
+    if run.device == "cuda" and not available:
+        raise ConfigError(
+            "run.device is cuda, but torch sees no CUDA device: use --set run.device=cpu,"
+            " or install a torch build and a driver that fit the GPU"
+        )
+    if run.device == "cpu" or not available:
+        reason = "run.device is cpu" if run.device == "cpu" else "torch sees no CUDA device"
+        return _cpu_choice(run, reason)
+    device = torch.device("cuda", torch.cuda.current_device())
+    reason = f"{torch.cuda.get_device_name(device)}, {_asked(run.device)}"
+    if run.dtype != "auto":
+        return DeviceChoice(device, _DTYPES[run.dtype], f"{reason}; run.dtype is {run.dtype}")
+    # Emulated bfloat16 does not count: it is slower than float16 there.
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return DeviceChoice(device, torch.bfloat16, f"{reason}; it computes in bfloat16")
+    return DeviceChoice(device, torch.float16, f"{reason}; it has no bfloat16, so float16")
+
+
+def set_threads(count: int) -> None:
+    """Set the threads of torch's operators and make them deterministic.
+
+    Sums differ between thread counts; the count is therefore explicit and part of every content
+    key, whatever the scheduler's worker has set (some set OMP_NUM_THREADS=1).
+    """
+    torch.set_num_threads(count)
+    # cuBLAS reads this when it starts; without it matrix products may vary from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Only a warning: an operator without a deterministic form must not stop a run.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def with_oom_backoff(batch_size: int, work: Callable[[int], T]) -> T:
+    """Return `work(batch_size)`; after an out-of-memory error try again with half the batch.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not suffice for a batch of one either.
+    """
+    while True:
+        try:
+            return work(batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size <= 1:
+                raise
+        # Outside the handler: its traceback holds the tensors of the failed attempt.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        batch_size //= 2
+        _log.warning("out of memory: trying again with a batch of %d", batch_size)
+
+
+def _cpu_choice(run: RunSection, reason: str) -> DeviceChoice:
+    if run.dtype == "float16":
+        raise ConfigError(
+            "run.dtype is float16, which is for GPUs: on the CPU use --set run.dtype=float32"
+        )
+    if run.dtype == "auto":
+        return DeviceChoice(torch.device("cpu"), torch.float32, f"{reason}; float32 on CPUs")
+    dtype = _DTYPES[run.dtype]
+    return DeviceChoice(torch.device("cpu"), dtype, f"{reason}; run.dtype is {run.dtype}")
+
+
+def _asked(device: str) -> str:
+    return "the first choice of run.device auto" if device == "auto" else "run.device is cuda"
