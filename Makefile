@@ -1,0 +1,69 @@
+# Everything runs from one virtual environment in .venv; `make` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo demo-short test lint format typecheck ui clean lock
+
+# A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
+ifndef PYTHON
+PYTHON := $(shell for name in python3.11 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$name && break; done)
+endif
+
+# Stages that DVC starts find `fmbseg` here.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# No telemetry, and no look at the model hub: the default preset needs none.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_OFFLINE := 1
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed  ## create .venv with everything the other targets need
+
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,scenes]'
+	@touch $@
+
+demo: install  ## run the whole pipeline on synthetic scenes and print the result table
+	dvc repro
+	fmbseg table
+
+demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
+	.ci/demo-short
+
+test: install  ## run the tests (ARGS="-m 'not slow'" is handed to pytest)
+	pytest $(ARGS)
+
+lint: install  ## check style and formatting
+	ruff check .
+	ruff format --check .
+
+format: install  ## format the code and correct what can be corrected safely
+	ruff check --fix .
+	ruff format .
+
+typecheck: install  ## check types (mypy, strict)
+	mypy
+
+ui: install  ## show the tracked runs on http://127.0.0.1:5000
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay
+	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find fmbseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lock: install  ## write the installed versions into constraints.txt
+	sed -n '/^#/p' constraints.txt > constraints.new
+	pip freeze --exclude-editable --exclude fmbseg --exclude pip --exclude setuptools --exclude wheel \
+		| LC_ALL=C sort -f >> constraints.new
+	mv constraints.new constraints.txt
+	@touch .venv/.installed
