@@ -2,20 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-import timm
+import numpy as np
+import numpy.typing as npt
+import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fmbseg.errors import ConfigError
+from fmbseg.models import tiny
+from fmbseg.models.build import build_encoder
+from fmbseg.models.weights import WeightsRecord, load_weights, weights_record
+
+__all__ = ["Backbone", "build_encoder", "load_backbone"]
+
+# DINOv2's published files hold the token that hid patches in its pretraining.
+_PRETRAINING_ONLY = ("mask_token",)
 
 
-def build_encoder(config: Mapping[str, Any]) -> VisionTransformer:
-    """A timm vision transformer with random weights.
+class Backbone:
+    """A frozen vision transformer of timm; computes without gradients.
 
-    Args:
-        config: `architecture` (timm's name) and `model_args` (arguments of its class).
+    Any image size that is a multiple of the patch is taken: timm interpolates the position
+    embedding (bicubic) to the image's grid.
+
+    Attributes:
+        module: the timm model, float32 weights; runs in `dtype` by autocast.
+        patch_size: pixels.
+        dim: feature channels D.
+        mean: of the pixels, scale 0 to 1.
+        std: of the pixels, scale 0 to 1.
     """
-    model = timm.create_model(
-        config["architecture"], pretrained=False, **dict(config["model_args"])
-    )
-    return model.eval()
+
+    def __init__(
+        self,
+        module: VisionTransformer,
+        record: WeightsRecord,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.mean, self.std = record.mean, record.std
+        self.patch_size: int = module.patch_embed.patch_size[0]
+        self.dim: int = module.num_features
+
+    @torch.no_grad()
+    def features(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
+        """Patch tokens after the final norm, without class and register tokens.
+
+        Args:
+            images: [N, H, W, 3] uint8 RGB; H and W multiples of the patch size.
+
+        Returns:
+            [N, H / patch, W / patch, D] float32, on the model's device.
+
+        Raises:
+            ConfigError: another shape or dtype, or a side that is no multiple of the patch.
+        """
+        pixels = torch.as_tensor(images)
+        if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
+            raise ConfigError(
+                f"images are {pixels.dtype} {tuple(pixels.shape)}: give uint8 [N, H, W, 3]"
+            )
+        count, height, width, _ = pixels.shape
+        patch = self.patch_size
+        if height % patch or width % patch or not height or not width:
+            raise ConfigError(
+                f"images of {width} x {height} px: resize them to multiples of {patch} px"
+            )
+        mean, std = (torch.tensor(value, device=self.device) for value in (self.mean, self.std))
+        inputs = (pixels.to(self.device).float() / 255 - mean) / std
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            tokens = self.module.forward_features(inputs.permute(0, 3, 1, 2).contiguous())
+        patches = tokens[:, self.module.num_prefix_tokens :].float()
+        return patches.reshape(count, height // patch, width // patch, self.dim)
+
+
+def load_backbone(
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights_dir: Path | str | None = None,
+) -> Backbone:
+    """Load a frozen encoder of the registry.
+
+    Raises:
+        WeightsError: the name is no frozen encoder, or its weights are missing, damaged or do
+            not fit.
+    """
+    record = weights_record(name, "timm")
+    if record.architecture == "tiny":
+        config = tiny.architecture("encoder")
+    else:
+        config = {
+            "architecture": record.architecture,
+            "model_args": {"num_classes": 0, "dynamic_img_size": True},
+        }
+    module = build_encoder(config)
+    load_weights(module, record, weights_dir, unused=_PRETRAINING_ONLY)
+    return Backbone(module, record, device, dtype)

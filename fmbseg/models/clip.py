@@ -2,31 +2,301 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import open_clip
+import torch
+import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from torch import Tensor, nn
 
+from fmbseg.config import ClipSection
+from fmbseg.data.templates import TEMPLATES
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.data.windows import resize_to_short_side, sliding_windows
+from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
+from fmbseg.models.build import build_clip, tiny_tokenizer
+from fmbseg.models.text import TextEmbeddings, class_similarity
+from fmbseg.models.weights import WeightsRecord, load_weights, weights_record
+
+__all__ = [
+    "ClipEncoding",
+    "ClipModel",
+    "TextEmbeddings",
+    "build_clip",
+    "class_similarity",
+    "load_clip",
+    "tiny_tokenizer",
+    "visual_tokens",
+]
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_PROMPTS_AT_ONCE = 256
+# Published with OpenAI's archives beside the tensors of the model.
+_ARCHIVE_FIELDS = ("input_resolution", "context_length", "vocab_size")
 
 
-def build_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
-    """An `open_clip.CLIP` with random weights.
+@dataclass(frozen=True)
+class ClipEncoding:
+    """What CLIP sees in one image, all from one pass a window.
+
+    Values are always rounded to float16, so that a stored encoding and a fresh one are equal.
+
+    Attributes:
+        windows: [n, D] float16, unit image embedding of each window.
+        dense: [h, w, D] float16, unit patch features stitched over the windows.
+        size: (width, height) of the resized image in pixels, (w, h) times the patch size.
+        offsets: (top, left) of each window in the resized image, pixels.
+    """
+
+    windows: npt.NDArray[np.float16]
+    dense: npt.NDArray[np.float16]
+    size: tuple[int, int]
+    offsets: list[tuple[int, int]]
+
+
+class ClipModel:
+    """A CLIP with its tokenizer and normalisation; computes without gradients.
+
+    The image tower runs in `dtype` (autocast when it is not float32), the text tower and
+    everything after the towers in float32.
+
+    Attributes:
+        module: the `open_clip.CLIP`, float32 weights.
+        image_size: side of the square input, pixels.
+        patch_size: pixels.
+        embed_dim: D.
+        mean: of the pixels, scale 0 to 1.
+        std: of the pixels, scale 0 to 1.
+    """
+
+    def __init__(
+        self,
+        module: open_clip.CLIP,
+        tokenizer: SimpleTokenizer,
+        record: WeightsRecord,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.mean, self.std = record.mean, record.std
+        visual = module.visual
+        self.image_size: int = visual.image_size[0]
+        self.patch_size: int = visual.patch_size[0]
+        self.embed_dim: int = visual.output_dim
+        self._tokenizer = tokenizer
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings of prompts.
+
+        Returns:
+            [n, D] float32, unit, on the model's device.
+        """
+        length = self._tokenizer.context_length
+        cut = [prompt for prompt in prompts if len(self._tokenizer.encode(prompt)) + 2 > length]
+        if cut:
+            _log.warning("%d prompts are cut at %d tokens, e.g. %r", len(cut), length, cut[0])
+        parts = [
+            self.module.encode_text(self._tokenizer(list(part)).to(self.device), normalize=True)
+            for part in _batches(prompts, _PROMPTS_AT_ONCE)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, self.embed_dim, device=self.device)
+
+    @torch.no_grad()
+    def text_embeddings(self, vocabulary: Vocabulary, templates: str = "single") -> TextEmbeddings:
+        """Embeddings of a vocabulary; a query is the normalised mean over the templates.
+
+        Args:
+            vocabulary: K classes with their synonyms.
+            templates: name of a set in `fmbseg.data.templates.TEMPLATES`.
+
+        Raises:
+            ConfigError: unknown templates.
+        """
+        if templates not in TEMPLATES:
+            known = ", ".join(TEMPLATES)
+            raise ConfigError(f"unknown templates {templates!r}: choose one of {known}")
+        words, owners = vocabulary.queries
+        sentences = TEMPLATES[templates]
+        prompts = [sentence.format(word) for word in words for sentence in sentences]
+        embedded = self.encode_text(prompts).view(len(words), len(sentences), -1)
+        queries = F.normalize(embedded.mean(dim=1), dim=-1)
+        query_class = torch.tensor(owners, dtype=torch.int64, device=self.device)
+        sums = torch.stack([queries[query_class == k].sum(dim=0) for k in range(len(vocabulary))])
+        return TextEmbeddings(queries, query_class, F.normalize(sums, dim=-1))
+
+    @torch.no_grad()
+    def encode_windows(self, pixels: Tensor | npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Global and dense embeddings of windows, from one pass (see `visual_tokens`).
+
+        Args:
+            pixels: uint8 [N, S, S, 3] RGB, or float [N, 3, S, S] normalised; S = `image_size`.
+
+        Returns:
+            image [N, D] and dense [N, S / patch, S / patch, D], float32, unit.
+
+        Raises:
+            ConfigError: windows of another size.
+        """
+        inputs = self._normalised(torch.as_tensor(pixels))
+        if inputs.shape[1:] != (3, self.image_size, self.image_size):
+            raise ConfigError(
+                f"windows are {inputs.shape[-1]} x {inputs.shape[-2]} px: "
+                f"this CLIP takes {self.image_size} x {self.image_size}"
+            )
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            return visual_tokens(self.module.visual, inputs)
+
+    def encode_image_windows(self, image: Image.Image, section: ClipSection) -> ClipEncoding:
+        """Encode the sliding windows of one image (1.1 Detection and Querying).
+
+        The image is resized to `section.short_side`. Where windows are not of `image_size`, crops
+        are resized to it and their dense maps back to the crop's own patches. Windows of different
+        images never share a batch.
+
+        Args:
+            image: RGB.
+            section: sizes in pixels, batch size.
+
+        Raises:
+            ConfigError: window or stride is not a multiple of the patch size.
+        """
+        patch = self.patch_size
+        for name in ("window", "stride"):
+            if (length := getattr(section, name)) % patch:
+                raise ConfigError(
+                    f"clip.{name} is {length}: take a multiple of the model's patch, {patch} px"
+                )
+        size = resize_to_short_side(*image.size, section.short_side, patch)
+        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        width, height = size
+        offsets = sliding_windows(height, width, section.window, section.stride)
+        crop = (min(section.window, height), min(section.window, width))
+        rows, columns = crop[0] // patch, crop[1] // patch
+        total = torch.zeros(height // patch, width // patch, self.embed_dim, device=self.device)
+        windows = []
+        for part in _batches(offsets, section.batch_size):
+            pixels = np.stack([self._crop(resized, offset, crop) for offset in part])
+            embeddings, dense = self.encode_windows(pixels)
+            windows.append(embeddings)
+            for (top, left), features in zip(part, _regrid(dense, rows, columns), strict=True):
+                i, j = top // patch, left // patch
+                total[i : i + rows, j : j + columns] += features
+        # Normalising the sum of overlapping windows is normalising their mean.
+        return ClipEncoding(
+            windows=_half(torch.cat(windows)),
+            dense=_half(F.normalize(total, dim=-1)),
+            size=size,
+            offsets=offsets,
+        )
+
+    def _crop(
+        self, image: Image.Image, offset: tuple[int, int], crop: tuple[int, int]
+    ) -> npt.NDArray[np.uint8]:
+        (top, left), (height, width) = offset, crop
+        window = image.crop((left, top, left + width, top + height))
+        if crop != (self.image_size, self.image_size):
+            window = window.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        return np.asarray(window)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.to(self.device)
+        if pixels.dtype != torch.uint8:
+            return pixels.float()
+        mean, std = (torch.tensor(each, device=self.device) for each in (self.mean, self.std))
+        return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def visual_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Global and dense embeddings of an image tower from one pass, differentiable.
+
+    The global one is the tower's own output. The dense ones take MaskCLIP's value path through
+    the last block: its first norm, the value and output projections of its attention, then the
+    tower's final norm and projection; no attention weights, no residual, no MLP.
 
     Args:
-        config: an open_clip model config: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`.
+        visual: `open_clip.CLIP.visual`, a vision transformer.
+        pixels: [N, 3, H, W] float, normalised, of the tower's size.
+
+    Returns:
+        image [N, D] and dense [N, H / patch, W / patch, D], float32, unit.
     """
-    model = open_clip.CLIP(
-        embed_dim=config["embed_dim"],
-        vision_cfg=dict(config["vision_cfg"]),
-        text_cfg=dict(config["text_cfg"]),
-        quick_gelu=bool(config.get("quick_gelu", False)),
+    block = visual.transformer.resblocks[-1]
+    overheard: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def overhear(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        # Another thread may be passing through the same model.
+        if threading.get_ident() == thread:
+            overheard.append(arguments[0])
+
+    # The stock forward stays in charge; the hook only keeps what the last block is given.
+    hook = block.register_forward_pre_hook(overhear)
+    try:
+        image = visual(pixels)
+    finally:
+        hook.remove()
+    tokens = overheard[0]
+    width = tokens.shape[-1]
+    # in_proj stacks the query, key and value projections; the patches follow the class token.
+    weight, bias = block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :]
+    values = F.linear(block.ln_1(tokens[:, 1:]), weight, bias)
+    dense = visual.ln_post(block.ls_1(block.attn.out_proj(values))) @ visual.proj
+    rows, columns = (pixels.shape[i + 2] // visual.patch_size[i] for i in range(2))
+    return (
+        F.normalize(image.float(), dim=-1),
+        F.normalize(dense.float(), dim=-1).view(len(dense), rows, columns, -1),
     )
-    return model.eval()
 
 
-def tiny_tokenizer() -> SimpleTokenizer:
-    """The tokenizer of tiny-clip: the first 1,500 merges of CLIP's own, 2,014 tokens in all."""
-    context_length = tiny.architecture("clip")["text_cfg"]["context_length"]
-    return SimpleTokenizer(bpe_path=str(tiny.BPE_FILE), context_length=context_length)
+def load_clip(
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights_dir: Path | str | None = None,
+) -> ClipModel:
+    """Load a CLIP of the registry.
+
+    Raises:
+        WeightsError: the name is no CLIP, or its weights are missing, damaged or do not fit.
+    """
+    record = weights_record(name, "open_clip")
+    if record.architecture == "tiny":
+        config, tokenizer = tiny.architecture("clip"), tiny_tokenizer()
+    else:
+        config = open_clip.get_model_config(record.architecture)
+        tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
+    load_weights(module, record, weights_dir, unused=_ARCHIVE_FIELDS)
+    return ClipModel(module, tokenizer, record, device, dtype)
+
+
+def _batches(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _regrid(dense: Tensor, rows: int, columns: int) -> Tensor:
+    """Unit features [n, h, w, D] on a grid of another size, bilinear."""
+    if dense.shape[1:3] == (rows, columns):
+        return dense
+    moved = F.interpolate(dense.permute(0, 3, 1, 2), (rows, columns), mode="bilinear")
+    return F.normalize(moved.permute(0, 2, 3, 1), dim=-1)
+
+
+def _half(x: Tensor) -> npt.NDArray[np.float16]:
+    rounded: npt.NDArray[np.float16] = x.to(torch.float16).cpu().numpy()
+    return rounded

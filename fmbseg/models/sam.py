@@ -2,45 +2,282 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
+import numpy as np
+import numpy.typing as npt
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import (
+    batched_mask_to_box,
+    build_point_grid,
+    calculate_stability_score,
 )
-from torch import nn
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torchvision.ops import nms
+
+from fmbseg.config import MasksSection
+from fmbseg.errors import DataError
+from fmbseg.models import tiny
+from fmbseg.models.build import build_sam
+from fmbseg.models.weights import load_weights, weights_record
+
+__all__ = ["AutomaticMasks", "SamEncoding", "SamMasks", "SamModel", "build_sam", "load_sam"]
+
+# Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
+_LOGITS_AT_ONCE = 2**25
 
 
-def build_sam(config: Mapping[str, Any]) -> Sam:
-    """A `segment_anything.modeling.Sam` with random weights.
+@dataclass(frozen=True)
+class SamEncoding:
+    """SAM's encoding of one image, rounded to float16 so that stored and fresh ones are equal.
 
-    Args:
-        config: the record `fmbseg/models/tiny/sam.json`: arguments of the image encoder, prompt
-            encoder and mask decoder (sizes that must agree are given once), pixel mean and std.
+    Attributes:
+        features: [C, h, w] float16.
+        input_size: (height, width) of the image resized to SAM's long side, pixels.
+        original_size: (H, W) of the image, pixels.
     """
-    encoder = dict(config["image_encoder"])
-    decoder = dict(config["mask_decoder"])
-    channels = encoder["out_chans"]
-    grid = encoder["img_size"] // encoder["patch_size"]
-    sam = Sam(
-        image_encoder=ImageEncoderViT(norm_layer=partial(nn.LayerNorm, eps=1e-6), **encoder),
-        prompt_encoder=PromptEncoder(
-            embed_dim=channels,
-            image_embedding_size=(grid, grid),
-            input_image_size=(encoder["img_size"], encoder["img_size"]),
-            **config["prompt_encoder"],
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=channels,
-            transformer=TwoWayTransformer(embedding_dim=channels, **decoder.pop("transformer")),
-            **decoder,
-        ),
-        pixel_mean=list(config["pixel_mean"]),
-        pixel_std=list(config["pixel_std"]),
+
+    features: npt.NDArray[np.float16]
+    input_size: tuple[int, int]
+    original_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SamMasks:
+    """Three masks a prompt, for B prompts.
+
+    Attributes:
+        masks: [B, 3, H, W] bool.
+        predicted_iou: [B, 3] float32, SAM's own estimate of each mask's quality.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    predicted_iou: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AutomaticMasks:
+    """Masks of a whole image, the highest predicted IoU first.
+
+    Attributes:
+        masks: [M, H, W] bool.
+        predicted_iou: [M] float32.
+        stability: [M] float32, IoU of the mask at a raised and at a lowered threshold.
+        area: [M] int64, pixels.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    predicted_iou: npt.NDArray[np.float32]
+    stability: npt.NDArray[np.float32]
+    area: npt.NDArray[np.int64]
+
+
+class SamModel:
+    """A SAM; computes without gradients.
+
+    The image encoder runs in `dtype` (autocast when it is not float32). The decoder always runs
+    in float32: the position encoding of points loses whole pixels in half precision.
+
+    Attributes:
+        module: the `segment_anything.modeling.Sam`, float32 weights.
+        image_size: long side that images are resized to, pixels.
+    """
+
+    def __init__(
+        self,
+        module: Sam,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.image_size: int = module.image_encoder.img_size
+        self._transform = ResizeLongestSide(self.image_size)
+
+    @torch.no_grad()
+    def encode(self, image: npt.NDArray[np.uint8]) -> SamEncoding:
+        """Encode one image; all prompts of the image share the result.
+
+        Args:
+            image: [H, W, 3] uint8 RGB.
+
+        Raises:
+            DataError: another shape or dtype.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise DataError(f"image is {image.dtype} {image.shape}: give uint8 [H, W, 3] RGB")
+        resized = torch.as_tensor(self._transform.apply_image(image), device=self.device)
+        inputs = self.module.preprocess(resized.permute(2, 0, 1).contiguous()[None])
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            features = self.module.image_encoder(inputs)
+        return SamEncoding(
+            features=features[0].to(torch.float16).cpu().numpy(),
+            input_size=(resized.shape[0], resized.shape[1]),
+            original_size=(image.shape[0], image.shape[1]),
+        )
+
+    @torch.no_grad()
+    def predict_points(
+        self,
+        encoding: SamEncoding,
+        points: npt.NDArray[np.floating],
+        batch_size: int = 64,
+    ) -> SamMasks:
+        """Masks of point prompts; the P points of a prompt are one object (1.1 Querying).
+
+        Args:
+            encoding: of the image.
+            points: [B, P, 2] (x, y) in pixels of the original image, all foreground.
+            batch_size: prompts a decoder call.
+        """
+        masks = np.zeros((len(points), 3, *encoding.original_size), dtype=np.bool_)
+        predicted = np.zeros((len(points), 3), dtype=np.float32)
+        features = self._features(encoding)
+        for start in range(0, len(points), batch_size):
+            part = slice(start, start + batch_size)
+            logits, iou = self._decode(features, encoding, points[part])
+            predicted[part] = iou.cpu().numpy()
+            flat = masks[part].reshape(-1, *encoding.original_size)
+            for rows, upsampled in self._upsampled(logits.flatten(0, 1), encoding):
+                flat[rows] = (upsampled > self.module.mask_threshold).cpu().numpy()
+        return SamMasks(masks, predicted)
+
+    @torch.no_grad()
+    def automatic_masks(
+        self, encoding: SamEncoding, section: MasksSection, batch_size: int = 64
+    ) -> AutomaticMasks:
+        """SAM's automatic masks from a grid of points (1.2 Classification).
+
+        The masks of `SamAutomaticMaskGenerator` without crops, then those whose share of the image
+        is between `min_area` and `max_area`, and never an empty one. Masks of too low a predicted
+        IoU are dropped before they are upsampled, and the image is not encoded again.
+
+        Args:
+            encoding: of the image.
+            section: grid, thresholds, areas.
+            batch_size: prompts a decoder call.
+        """
+        height, width = encoding.original_size
+        grid = build_point_grid(section.points_per_side) * [width, height]
+        features = self._features(encoding)
+        kept: list[_Candidates] = []
+        for start in range(0, len(grid), batch_size):
+            points = grid[start : start + batch_size, None]
+            logits, iou = self._decode(features, encoding, points)
+            logits, iou = logits.flatten(0, 1), iou.flatten()
+            # A threshold of 0 keeps all, negative estimates too, as in the stock generator.
+            if section.min_predicted_iou > 0:
+                confident = iou > section.min_predicted_iou
+                logits, iou = logits[confident], iou[confident]
+            for rows, upsampled in self._upsampled(logits, encoding):
+                kept.append(self._candidates(upsampled, iou[rows], section))
+        return _distinct(kept, encoding.original_size, section)
+
+    def _candidates(self, logits: Tensor, iou: Tensor, section: MasksSection) -> _Candidates:
+        threshold = self.module.mask_threshold
+        stability = calculate_stability_score(logits, threshold, section.stability_offset)
+        if section.min_stability > 0:
+            stable = stability >= section.min_stability
+            logits, iou, stability = logits[stable], iou[stable], stability[stable]
+        masks = logits > threshold
+        return _Candidates(
+            packed=np.packbits(masks.flatten(1).cpu().numpy(), axis=1),
+            boxes=batched_mask_to_box(masks).float().cpu(),
+            predicted_iou=iou.cpu(),
+            stability=stability.float().cpu(),
+            area=masks.flatten(1).sum(dim=1).cpu(),
+        )
+
+    def _features(self, encoding: SamEncoding) -> Tensor:
+        return torch.from_numpy(encoding.features).to(self.device).float()[None]
+
+    def _decode(
+        self, features: Tensor, encoding: SamEncoding, points: npt.NDArray[np.floating]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [B, 3, 4h, 4w] and predicted IoU [B, 3] of point prompts [B, P, 2]."""
+        coordinates = self._transform.apply_coords(points, encoding.original_size)
+        prompts = torch.as_tensor(coordinates, device=self.device)
+        labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
+        sparse, dense = self.module.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)
+        logits, iou = self.module.mask_decoder(
+            image_embeddings=features,
+            image_pe=self.module.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        return logits, iou
+
+    def _upsampled(self, logits: Tensor, encoding: SamEncoding) -> Iterator[tuple[slice, Tensor]]:
+        """Logits [M, 4h, 4w] at the image's size, a bounded number at a time: rows, [m, H, W]."""
+        height, width = encoding.original_size
+        step = max(1, _LOGITS_AT_ONCE // (self.image_size**2 + height * width))
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            yield (
+                rows,
+                self.module.postprocess_masks(
+                    logits[rows, None], encoding.input_size, encoding.original_size
+                ).squeeze(1),
+            )
+
+
+def load_sam(
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    weights_dir: Path | str | None = None,
+) -> SamModel:
+    """Load a SAM of the registry.
+
+    Raises:
+        WeightsError: the name is no SAM, or its weights are missing, damaged or do not fit.
+    """
+    record = weights_record(name, "segment_anything")
+    if record.architecture == "tiny":
+        module = build_sam(tiny.architecture("sam"))
+    else:
+        module = sam_model_registry[record.architecture]()
+    load_weights(module, record, weights_dir)
+    return SamModel(module, device, dtype)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Masks that passed the thresholds, before duplicates are removed; masks as packed bits."""
+
+    packed: npt.NDArray[np.uint8]
+    boxes: Tensor
+    predicted_iou: Tensor
+    stability: Tensor
+    area: Tensor
+
+
+def _distinct(
+    candidates: list[_Candidates], size: tuple[int, int], section: MasksSection
+) -> AutomaticMasks:
+    """Non-maximum suppression by boxes over the whole image, then the area filter."""
+    pixels = size[0] * size[1]
+    if not candidates:
+        nothing = np.zeros(0, dtype=np.float32)
+        return AutomaticMasks(
+            np.zeros((0, *size), dtype=np.bool_), nothing, nothing, nothing.astype(np.int64)
+        )
+    iou = torch.cat([part.predicted_iou for part in candidates])
+    keep = nms(torch.cat([part.boxes for part in candidates]), iou, section.max_box_iou)
+    area = torch.cat([part.area for part in candidates])[keep]
+    fits = (area >= max(1, section.min_area * pixels)) & (area <= section.max_area * pixels)
+    keep, area = keep[fits], area[fits]
+    bits = np.concatenate([part.packed for part in candidates])[keep.numpy()]
+    masks = np.unpackbits(bits, axis=1, count=pixels).view(np.bool_).reshape(-1, *size)
+    stability = torch.cat([part.stability for part in candidates])
+    return AutomaticMasks(
+        masks, iou[keep].numpy(), stability[keep].numpy(), area.to(torch.int64).numpy()
     )
-    return sam.eval()

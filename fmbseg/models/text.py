@@ -1,0 +1,51 @@
+"""A vocabulary in CLIP's text space, and how similar unit vectors are to its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """A vocabulary of K classes in CLIP's text space, float32 unit vectors.
+
+    Attributes:
+        queries: [Q, D], one row for each word of each class, synonyms included.
+        query_class: [Q] int64, the class of each query.
+        anchors: [K, D], normalised mean of a class's queries: the t_k of equations 1-4.
+    """
+
+    queries: Tensor
+    query_class: Tensor
+    anchors: Tensor
+
+    def __len__(self) -> int:
+        """Number of classes K."""
+        return len(self.anchors)
+
+    def to(self, device: torch.device | str) -> TextEmbeddings:
+        """The same embeddings on another device."""
+        return TextEmbeddings(
+            self.queries.to(device), self.query_class.to(device), self.anchors.to(device)
+        )
+
+
+def class_similarity(x: Tensor, text: TextEmbeddings) -> Tensor:
+    """Cosine of unit vectors with each class: that of the class's most similar query.
+
+    Args:
+        x: [..., D] unit vectors.
+        text: embeddings of K classes, on the device of `x`.
+
+    Returns:
+        [..., K], dtype of `x`.
+    """
+    similarity = x @ text.queries.to(x.dtype).T
+    if len(text.queries) == len(text):
+        return similarity
+    index = text.query_class.expand(similarity.shape)
+    classes = similarity.new_full((*similarity.shape[:-1], len(text)), float("-inf"))
+    return classes.scatter_reduce(-1, index, similarity, "amax")
