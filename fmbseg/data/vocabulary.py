@@ -15,8 +15,6 @@ has the same form::
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Any
 import yaml
 
 from fmbseg.data.templates import TEMPLATES
+from fmbseg.digest import json_digest
 from fmbseg.errors import VocabularyError
 
 _FOLDER = Path(__file__).parent / "vocabularies"
@@ -115,8 +114,7 @@ class Vocabulary:
             "background": self.background,
             "templates": self.templates,
         }
-        text = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return json_digest(content)
 
     def _refuse_duplicates(self) -> None:
         seen: dict[str, str] = {}

@@ -1,0 +1,222 @@
+"""Benchmarks and image folders as sequences of samples.
+
+What differs between data sets is data (`layouts.py`); the code here is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fmbseg.data.images import naming_damage, read_annotation, read_image, upright_size
+from fmbseg.data.layouts import (
+    IGNORE,
+    LAYOUTS,
+    OWN_VOCABULARY,
+    UNEXPECTED,
+    Annotation,
+    DatasetLayout,
+)
+from fmbseg.data.listing import ImageFile, list_images
+from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
+from fmbseg.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """Where an image's annotation may lie, in order of preference, and how many classes it has."""
+
+    candidates: tuple[tuple[Path, Annotation], ...]
+    num_classes: int
+
+    def find(self) -> tuple[Path, Annotation] | None:
+        return next((found for found in self.candidates if found[0].is_file()), None)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its truth. Files are read at each access, nothing is kept.
+
+    Attributes:
+        image_id: unique in the split, contains the image file's stem.
+        image_path: the image file.
+    """
+
+    image_id: str
+    image_path: Path
+    _truth: _Truth | None
+
+    @property
+    def image(self) -> Image.Image:
+        """RGB, upright. Raises DataError when the file is broken."""
+        return read_image(self.image_path)
+
+    @property
+    def label(self) -> npt.NDArray[np.int64] | None:
+        """Truth `[H, W] int64`: class index in the vocabulary, 255 = ignored; None: no truth.
+
+        Raises:
+            DataError: the annotation is missing though others of the split are there, is broken,
+                of another size than the image, or holds a value that its encoding does not have.
+        """
+        if self._truth is None:
+            return None
+        found = self._truth.find()
+        if found is None:
+            raise DataError(
+                f"{self.image_path} has no annotation, expected {_either(self._truth.candidates)}"
+            )
+        path, annotation = found
+        values = read_annotation(path)
+        with naming_damage(self.image_path), Image.open(self.image_path) as image:
+            width, height = upright_size(image)
+        if values.shape != (height, width):
+            raise DataError(
+                f"{path} is {values.shape[1]} x {values.shape[0]} px, expected the size "
+                f"of its image {self.image_path.name}, {width} x {height} px"
+            )
+        label = annotation.table(self._truth.num_classes)[values]
+        if (label == UNEXPECTED).any():
+            unexpected = int(values[label == UNEXPECTED][0])
+            raise DataError(
+                f"{path} holds the value {unexpected}, expected {annotation.encoding}: "
+                "is it of another data set or encoding?"
+            )
+        return label.astype(np.int64)
+
+
+class SegmentationDataset(Sequence[Sample]):
+    """One split of a data set. A slice is a data set again.
+
+    Attributes:
+        name: of the data set.
+        root: its folder.
+        split: name of the split.
+    """
+
+    def __init__(self, name: str, root: Path, split: str, files: Sequence[ImageFile]) -> None:
+        """Use `load_dataset`, which checks its arguments."""
+        self.name = name
+        self.root = root
+        self.split = split
+        self._layout = LAYOUTS[name]
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SegmentationDataset: ...
+    def __getitem__(self, index: int | slice) -> Sample | SegmentationDataset:
+        """Give one sample, or the data set of a slice."""
+        if isinstance(index, slice):
+            return SegmentationDataset(self.name, self.root, self.split, self._files[index])
+        file = self._files[index]
+        truth = self._truth(file) if self.has_labels else None
+        return Sample(file.image_id, file.path, truth)
+
+    @property
+    def image_files(self) -> list[tuple[str, Path]]:
+        """`(image_id, path)` of all images, in order."""
+        return [(file.image_id, file.path) for file in self._files]
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether at least one image of the split has an annotation."""
+        return any(self._truth(file).find() is not None for file in self._files)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The data set's own classes, in the order of its label values.
+
+        Raises:
+            DataError: a folder without `vocabulary.yaml`.
+            VocabularyError: that file is not a vocabulary.
+        """
+        if self._layout.vocabulary is not None:
+            return load_vocabulary(self._layout.vocabulary)
+        path = self.root / OWN_VOCABULARY
+        if not path.is_file():
+            raise DataError(
+                f"{self.name}: {path} does not exist: write one, or name a vocabulary instead"
+            )
+        return load_vocabulary(path)
+
+    def require_labels(self) -> None:
+        """Raise DataError, saying which file was expected, if the split has no truth at all."""
+        if not self.has_labels:
+            examples = [_either(self._truth(file).candidates) for file in self._files[:1]]
+            raise DataError(
+                f"{self.name}: no image of split {self.split!r} has an annotation, expected for "
+                f"example {', '.join(examples)}"
+            )
+
+    def _truth(self, file: ImageFile) -> _Truth:
+        candidates = tuple(
+            (self.root / entry.pattern.format_map(file.fields), entry)
+            for entry in self._layout.annotations
+        )
+        return _Truth(candidates, self._num_classes)
+
+    @cached_property
+    def _num_classes(self) -> int:
+        # A folder may have label maps and no vocabulary yet: any index is then taken as it is.
+        known = self._layout.vocabulary is not None or (self.root / OWN_VOCABULARY).is_file()
+        return len(self.vocabulary) if known else IGNORE
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names `load_dataset` knows."""
+    return tuple(LAYOUTS)
+
+
+def load_dataset(name: str, root: str | Path, split: str | None = None) -> SegmentationDataset:
+    """Open one split of a data set; images and annotations are read sample by sample later.
+
+    Args:
+        name: one of `dataset_names()`.
+        root: the data set's folder, as its layout record says.
+        split: None: the split the benchmark is scored on.
+
+    Raises:
+        DataError: unknown name, or root, split or an image is not where the layout has it.
+    """
+    layout = _layout(name)
+    root, split = Path(root), _split(name, layout, split)
+    return SegmentationDataset(name, root, split, list_images(name, layout, root, split))
+
+
+def image_files(name: str, root: str | Path, split: str | None = None) -> list[tuple[str, Path]]:
+    """`(image_id, path)` of a split's images, without a look at any annotation.
+
+    Order: the split list's, or by name. Raises DataError as `load_dataset` does.
+    """
+    return load_dataset(name, root, split).image_files
+
+
+def _layout(name: str) -> DatasetLayout:
+    if name not in LAYOUTS:
+        raise DataError(f"no data set {name!r}: use one of {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def _split(name: str, layout: DatasetLayout, split: str | None) -> str:
+    if not split:
+        return layout.splits[0]
+    if layout.splits == ("all",) and split != "all":
+        raise DataError(f"{name} has no split {split!r}: it is not divided, use the split 'all'")
+    return split
+
+
+def _either(candidates: Sequence[tuple[Path, Annotation]]) -> str:
+    return " or ".join(str(path) for path, _ in candidates)

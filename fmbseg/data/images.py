@@ -1,0 +1,81 @@
+"""Reading pictures: RGB images and single-channel annotations, broken files named."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from fmbseg.errors import DataError
+
+#: File name extensions taken as images, lower case.
+IMAGE_EXTENSIONS = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
+
+_ORIENTATION = 0x0112  # EXIF tag
+
+# What Pillow raises on damaged files, by decoder.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into a DataError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: restore it or remove it from the list") from error
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path} is broken, truncated or no image ({reason}): replace or remove it"
+        ) from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a picture as RGB, turned upright as its EXIF orientation says.
+
+    Raises:
+        DataError: the file is missing, broken, truncated, or has more than 8 bits a channel.
+    """
+    with naming_damage(path), Image.open(path) as image:
+        refuse_deep(image, path)
+        image.load()
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def read_annotation(path: Path) -> npt.NDArray[np.uint8]:
+    """Read an annotation's raw values.
+
+    Returns:
+        `[H, W] uint8`; of a palette picture the indices, not the colours.
+
+    Raises:
+        DataError: the file is missing or broken, has colours, or values above 255.
+    """
+    with naming_damage(path), Image.open(path) as image:
+        values = np.asarray(image)
+    if values.ndim != 2:
+        raise DataError(
+            f"{path} is a colour picture: expected one channel of class values (8-bit PNG)"
+        )
+    if values.size and (values.max() > 255 or values.min() < 0):
+        raise DataError(f"{path} holds the value {values.max()}: expected values 0 to 255 (8-bit)")
+    return values.astype(np.uint8)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """`(width, height)` in pixels once the picture is turned as its EXIF orientation says."""
+    width, height = image.size
+    on_its_side = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if on_its_side else (width, height)
+
+
+def refuse_deep(image: Image.Image, path: Path) -> None:
+    """Raise DataError for 16 and 32-bit pictures, which Pillow would clip to white in silence."""
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        raise DataError(f"{path} has more than 8 bits a channel: convert it to 8-bit RGB")
