@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmbseg.data.manifest import Manifest, build_manifest, read_image
+from fmbseg.errors import DataError
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    root.mkdir()
+    noise(40, 30).save(root / "a.jpg")
+    noise(20, 50).save(root / "b.png")
+    return root
+
+
+def test_records_hold_size_and_digest(photos: Path) -> None:
+    manifest = build_manifest("folder", photos)
+    assert [(r.image_id, r.width, r.height) for r in manifest.records] == [
+        ("a", 40, 30),
+        ("b", 20, 50),
+    ]
+    for record in manifest.records:
+        assert record.sha256 == hashlib.sha256(record.path.read_bytes()).hexdigest()
+        assert read_image(record.path).size == (record.width, record.height)
+    assert (manifest.name, manifest.split) == ("folder", "all")
+
+
+def test_digest_follows_content_and_not_place(photos: Path, tmp_path: Path) -> None:
+    manifest = build_manifest("folder", photos)
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    assert build_manifest("folder", copy).digest == manifest.digest
+    assert build_manifest("folder", copy, limit=1).digest != manifest.digest
+    noise(41, 30).save(copy / "a.jpg")
+    assert build_manifest("folder", copy).digest != manifest.digest
+    (photos / "a.jpg").rename(photos / "c.jpg")
+    assert build_manifest("folder", photos).digest != manifest.digest
+
+
+def test_limit_takes_the_first(photos: Path) -> None:
+    assert [r.image_id for r in build_manifest("folder", photos, limit=1).records] == ["a"]
+
+
+def test_annotations_are_not_read(realdata: Path, tmp_path: Path) -> None:
+    real = realdata / "coco_stuff164k"
+    with_truth = build_manifest("coco_stuff", real, "val2017")
+    images = tmp_path / "images" / "val2017"
+    shutil.copytree(real / "images" / "val2017", images)
+    assert build_manifest("coco_stuff", tmp_path, "val2017").digest == with_truth.digest
+    # Not even a broken annotation is noticed.
+    (tmp_path / "annotations" / "val2017").mkdir(parents=True)
+    (tmp_path / "annotations" / "val2017" / "000000000139.png").write_bytes(b"broken")
+    assert build_manifest("coco_stuff", tmp_path, "val2017").digest == with_truth.digest
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b.png"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.9])
+def test_truncated_images_are_named(name: str, keep: float, photos: Path) -> None:
+    file = photos / name
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(DataError, match=f"{name} is broken, truncated or no image") as caught:
+        build_manifest("folder", photos)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=name):
+        read_image(file)
+
+
+def test_a_missing_image_is_named(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"c\.jpg does not exist"):
+        read_image(photos / "c.jpg")
+
+
+def test_photos_are_turned_upright(photos: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = noise(40, 30)
+    stored.save(photos / "b.png", exif=exif)
+    upright = read_image(photos / "b.png")
+    assert upright.size == (30, 40)
+    np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(stored), -1))
+    record = build_manifest("folder", photos).records[1]
+    assert (record.width, record.height) == (30, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_images_of_other_modes_become_rgb(mode: str, photos: Path) -> None:
+    file = photos / ("a.jpg" if mode == "CMYK" else "b.png")
+    noise(20, 10).convert("RGB").convert("L" if mode == "LA" else "RGB").convert(mode).save(file)
+    image = read_image(file)
+    assert (image.mode, image.size) == ("RGB", (20, 10))
+
+
+def test_sixteen_bit_images_are_refused(photos: Path) -> None:
+    Image.fromarray(np.full((4, 5), 40_000, dtype=np.uint16)).save(photos / "b.png")
+    with pytest.raises(DataError, match=r"b\.png has more than 8 bits"):
+        read_image(photos / "b.png")
+    with pytest.raises(DataError, match=r"b\.png has more than 8 bits"):
+        build_manifest("folder", photos)
+
+
+def test_parquet_and_back(photos: Path, tmp_path: Path) -> None:
+    manifest = build_manifest("folder", photos)
+    manifest.to_parquet(tmp_path / "manifest.parquet")
+    assert Manifest.from_parquet(tmp_path / "manifest.parquet") == manifest
+    manifest.to_parquet(tmp_path / "again.parquet")
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "manifest.parquet").read_bytes()
+    for other in (photos / "a.jpg", tmp_path / "none.parquet"):
+        with pytest.raises(DataError, match="is not a manifest"):
+            Manifest.from_parquet(other)
+
+
+def test_same_stem_twice_is_refused(photos: Path) -> None:
+    noise(8, 8).save(photos / "a.png")
+    with pytest.raises(DataError, match="have the same id 'a'"):
+        build_manifest("folder", photos)
