@@ -63,7 +63,7 @@ clean:  ## remove shards, encodings and tool caches; results, runs and .venv sta
 
 lock: install  ## write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new
-	pip freeze --exclude-editable --exclude fmbseg --exclude pip --exclude setuptools --exclude wheel \
+	pip freeze --all --exclude-editable --exclude fmbseg --exclude pip --exclude wheel \
 		| LC_ALL=C sort -f >> constraints.new
 	mv constraints.new constraints.txt
 	@touch .venv/.installed
