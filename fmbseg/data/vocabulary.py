@@ -218,13 +218,15 @@ def _parse(raw: Any, path: Path) -> Vocabulary:
     if unknown:
         raise VocabularyError(f"{path}: unknown key {unknown[0]!r}, use {', '.join(sorted(_KEYS))}")
     classes = tuple(_parse_class(entry, path) for entry in raw["classes"])
-    background = raw.get("background")
+    background, templates = raw.get("background"), raw.get("templates")
+    if templates is not None and not isinstance(templates, str):
+        raise VocabularyError(f"{path}: templates names a set, one of {', '.join(TEMPLATES)}")
     names = [entry.name for entry in classes]
     return Vocabulary(
         name=str(raw.get("name", path.stem)),
         classes=classes,
         background=_background_index(background, names, path),
-        templates=raw.get("templates"),
+        templates=templates,
     )
 
 

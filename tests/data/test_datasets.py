@@ -10,12 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from fmbseg.data.datasets import (
-    SegmentationDataset,
-    dataset_names,
-    image_files,
-    load_dataset,
-)
+from fmbseg.data import load_dataset
+from fmbseg.data.datasets import SegmentationDataset, dataset_names, image_files
 from fmbseg.data.layouts import LAYOUTS
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError
