@@ -176,7 +176,7 @@ def test_own_file(tmp_path: Path) -> None:
         ("classes: [dog]\ncolour: red", "unknown key 'colour'"),
         ("classes: [dog]\nbackground: sky", "'sky' is not among the classes"),
         ("classes: [dog]\ntemplates: all", "unknown templates 'all'"),
-        ("classes: [dog]\ntemplates: [a {}.]", "templates names a set, one of single"),
+        ("classes: [dog]\ntemplates: [single]", "templates names a set, one of single"),
         ("classes: [dog", "not valid YAML"),
     ],
 )
