@@ -1,0 +1,106 @@
+"""Tables of stage 1 (parquet): detections, and masks as COCO compressed run lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pycocotools import mask as coco
+
+Row = Mapping[str, Any]
+
+DETECTIONS = "detections.parquet"
+MASKS = "masks.parquet"
+
+DETECTIONS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("class_index", pa.int32(), nullable=False),
+        pa.field("class_name", pa.string(), nullable=False),
+        pa.field("votes", pa.int32(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),
+        # x, y, x, y, ... in pixels of the original image, the most similar patch first.
+        pa.field("points", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+MASKS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("mask_id", pa.int32(), nullable=False),
+        pa.field("rle", pa.string(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("predicted_iou", pa.float32(), nullable=False),
+        pa.field("stability", pa.float32()),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("class_index", pa.int32()),
+        pa.field("class_name", pa.string()),
+        pa.field("similarity", pa.float32()),
+    ]
+)
+
+
+def encode_masks(masks: npt.NDArray[np.bool_]) -> list[str]:
+    """COCO compressed run lengths of masks [M, H, W] bool."""
+    codes: list[str] = []
+    for mask in masks:
+        # One at a time: run lengths go down the columns, which needs a transposed copy.
+        code = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        codes.append(code["counts"].decode("ascii"))
+    return codes
+
+
+def decode_mask(row: Row) -> npt.NDArray[np.bool_]:
+    """The mask [H, W] bool of one row of a masks table."""
+    code = {"size": [row["height"], row["width"]], "counts": row["rle"].encode("ascii")}
+    mask: npt.NDArray[np.uint8] = coco.decode(code)
+    return np.ascontiguousarray(mask).view(np.bool_)
+
+
+class StoredMasks(Sequence[npt.NDArray[np.bool_]]):
+    """Masks of table rows, decoded when asked for: hundreds of a large image fit in memory."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The mask [H, W] bool of a row."""
+        return decode_mask(self._rows[index])
+
+    @property
+    def areas(self) -> npt.NDArray[np.int64]:
+        """[M] pixels of each mask."""
+        return np.array([row["area"] for row in self._rows], dtype=np.int64)
+
+
+def write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """Write rows (possibly none) as parquet of the given schema."""
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+
+
+def rows_by_image(path: Path, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of some images, in the table's order; images without rows have an empty list.
+
+    Only the row groups that may hold these images are read: a table of millions of masks stays
+    on disk.
+    """
+    found: dict[str, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+    if not found:
+        return found
+    column = pc.field("image_id")
+    wanted = (column >= min(found)) & (column <= max(found)) & column.isin(list(found))
+    for row in pq.read_table(path, filters=wanted).to_pylist():
+        found[row["image_id"]].append(row)
+    return found

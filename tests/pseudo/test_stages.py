@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fmbseg.config import Config
+from fmbseg.data.images import read_image
+from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.data.windows import resize_to_short_side, sliding_windows
+from fmbseg.errors import StoreError
+from fmbseg.models.clip import load_clip
+from fmbseg.models.sam import load_sam
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.pseudo.labels import load_label
+from fmbseg.pseudo.pipeline import label_image
+from fmbseg.pseudo.stages import detect, label, masks, query
+from fmbseg.pseudo.tables import DETECTIONS_SCHEMA, MASKS_SCHEMA, StoredMasks
+from fmbseg.store import StageReport, verify_published
+
+MakeConfig = Callable[..., Config]
+CountEncodings = Callable[[], AbstractContextManager[Counter[str]]]
+
+STAGES = {"detect": detect, "query": query, "masks": masks, "label": label}
+
+
+def run_all(config: Config, paths: Paths) -> dict[str, StageReport]:
+    return {name: stage(config, paths, silent_progress()) for name, stage in STAGES.items()}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def windows_of(dataset: Path, config: Config) -> int:
+    count = 0
+    for path in (dataset / "images" / "train2017").iterdir():
+        width, height = resize_to_short_side(*read_image(path).size, config.clip.short_side, 8)
+        count += len(sliding_windows(height, width, config.clip.window, config.clip.stride))
+    return count
+
+
+def test_each_image_is_encoded_once_over_all_stages(
+    dataset: Path, tmp_path: Path, make_config: MakeConfig, count_encodings: CountEncodings
+) -> None:
+    config = make_config()
+    with count_encodings() as counts:
+        run_all(config, Paths(tmp_path))
+    assert counts == {"clip": windows_of(dataset, config), "sam": 6}
+
+
+def test_without_a_cache_stages_encode_again_and_give_the_same_bytes(
+    dataset: Path,
+    tmp_path: Path,
+    make_config: MakeConfig,
+    count_encodings: CountEncodings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cached, fresh = Paths(tmp_path / "cached"), Paths(tmp_path / "fresh")
+    run_all(make_config(), cached)
+    caplog.clear()
+    config = make_config(run={"cache_gb": 0.0})
+    with caplog.at_level(logging.INFO), count_encodings() as counts:
+        run_all(config, fresh)
+
+    assert counts == {"clip": 2 * windows_of(dataset, config), "sam": 12}
+    assert files_of(cached.pseudo) == files_of(fresh.pseudo)
+    again = [line for line in caplog.messages if "encoded again" in line]
+    assert len(again) == 2  # masks by SAM, label by CLIP
+    assert "masks: 6 images encoded again by tiny-sam" in again[0]
+    assert "label: 6 images encoded again by tiny-clip" in again[1]
+
+
+def test_a_published_stage_computes_nothing(
+    tmp_path: Path, make_config: MakeConfig, count_encodings: CountEncodings
+) -> None:
+    config, paths = make_config(), Paths(tmp_path)
+    first = run_all(config, paths)
+    assert all((report.computed, report.taken_over) == (3, 0) for report in first.values())
+    before = files_of(paths.pseudo)
+
+    shutil.rmtree(tmp_path / ".fmbseg")  # as after `dvc pull` on a clone
+    with count_encodings() as counts:
+        again = run_all(config, paths)
+
+    assert not counts
+    assert all((report.computed, report.taken_over) == (0, 3) for report in again.values())
+    assert {name: report.key for name, report in again.items()} == {
+        name: report.key for name, report in first.items()
+    }
+    assert not (tmp_path / ".fmbseg").exists()
+    assert files_of(paths.pseudo) == before
+
+
+@pytest.mark.parametrize("name", ["detect", "query", "masks", "label"])
+def test_a_killed_stage_goes_on_where_it_was(
+    name: str, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config, paths = make_config(), Paths(tmp_path)
+    key = run_all(config, paths)[name].key
+    before = files_of(paths.pseudo)
+    # As DVC does before a run, and as after a kill in the second shard.
+    shutil.rmtree(paths.pseudo / name)
+    shards = paths.shards / name / key
+    shutil.rmtree(shards / "000001")
+    next((shards / "000002").glob("*.parquet")).write_bytes(b"damaged")
+
+    report = STAGES[name](config, paths, silent_progress())
+
+    assert (report.computed, report.taken_over) == (2, 1)
+    assert files_of(paths.pseudo) == before
+
+
+def test_labels_do_not_depend_on_annotations(
+    dataset: Path, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    results = []
+    for step in ("there", "scrambled", "deleted"):
+        if step == "scrambled":
+            for path in (dataset / "annotations").rglob("*.png"):
+                path.write_bytes(b"no picture")
+        if step == "deleted":
+            shutil.rmtree(dataset / "annotations")
+        paths = Paths(tmp_path / step)
+        run_all(make_config(), paths)
+        results.append(files_of(paths.pseudo))
+    assert results[0] == results[1] == results[2]
+
+
+def test_shards_do_not_change_the_labels(tmp_path: Path, make_config: MakeConfig) -> None:
+    one, many = Paths(tmp_path / "one"), Paths(tmp_path / "many")
+    run_all(make_config(run={"shard_size": 64}), one)
+    run_all(make_config(run={"shard_size": 1}), many)
+    assert files_of(one.label / "labels") == files_of(many.label / "labels")
+    for table in ("detect/detections", "query/masks", "masks/masks", "label/masks"):
+        name = f"{table}.parquet"
+        assert pq.read_table(one.pseudo / name).equals(pq.read_table(many.pseudo / name))
+
+
+def test_tables_have_their_schema_and_fit_together(tmp_path: Path, make_config: MakeConfig) -> None:
+    config, paths = make_config(), Paths(tmp_path)
+    run_all(config, paths)
+    names = load_vocabulary("coco_stuff").names
+    detections = pq.read_table(paths.detect / "detections.parquet")
+    tables = {
+        name: pq.read_table(paths.pseudo / name / "masks.parquet")
+        for name in ("query", "masks", "label")
+    }
+    assert detections.schema.equals(DETECTIONS_SCHEMA)
+    assert all(table.schema.equals(MASKS_SCHEMA) for table in tables.values())
+
+    found = detections.to_pylist()
+    assert found
+    assert all(row["class_name"] == names[row["class_index"]] for row in found)
+    assert all(len(row["points"]) == 2 * config.query.points for row in found)
+
+    queried, automatic, labelled = (tables[name].to_pylist() for name in tables)
+    assert [(row["image_id"], row["class_index"]) for row in queried] == [
+        (row["image_id"], row["class_index"]) for row in found
+    ]
+    assert all(row["source"] == "query" and row["stability"] is None for row in queried)
+    assert automatic
+    assert all(row["source"] == "automatic" and row["class_name"] is None for row in automatic)
+    assert len(labelled) == len(queried) + len(automatic)
+    assert len({(row["image_id"], row["mask_id"]) for row in labelled}) == len(labelled)
+    detected = {(row["image_id"], row["class_index"]) for row in found}
+    assert all((row["image_id"], row["class_index"]) in detected for row in labelled)
+    assert all(-1 <= row["similarity"] <= 1.001 for row in labelled)
+    for rows in (queried, automatic, labelled):
+        stored = StoredMasks(rows)
+        assert [int(stored[index].sum()) for index in range(len(rows))] == stored.areas.tolist()
+
+
+def test_stages_give_the_label_of_the_pipeline_in_memory(
+    dataset: Path, tmp_path: Path, make_config: MakeConfig, count_encodings: CountEncodings
+) -> None:
+    config, paths = make_config(), Paths(tmp_path)
+    run_all(config, paths)
+    clip, sam = load_clip("tiny-clip"), load_sam("tiny-sam")
+    text = clip.text_embeddings(load_vocabulary("coco_stuff"), config.clip.templates)
+    rows = pq.read_table(paths.label / "masks.parquet").to_pylist()
+    labels = []
+    for path in sorted((dataset / "images" / "train2017").iterdir()):
+        with count_encodings() as counts:
+            result = label_image(read_image(path), clip, sam, text, config)
+        assert counts["sam"] == 1
+        stored = load_label(paths.label / "labels" / f"{path.stem}.png")
+        assert np.array_equal(result.label, stored)
+        mine = [row for row in rows if row["image_id"] == path.stem]
+        assert [row["class_index"] for row in mine] == [
+            *result.detections.classes,
+            *result.mask_classes,
+        ]
+        assert len(result.query_masks) == len(result.points) == len(result.detections)
+        labels.append(stored)
+    assert any((stored != 255).any() for stored in labels)
+
+
+@pytest.mark.parametrize("switch", ["use_queries", "use_masks"])
+def test_each_source_of_masks_can_be_left_out(
+    switch: str, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config, paths = make_config(label={switch: False}), Paths(tmp_path)
+    run_all(config, paths)
+    used = "automatic" if switch == "use_queries" else "query"
+    rows = pq.read_table(paths.label / "masks.parquet").to_pylist()
+    for path in (paths.label / "labels").iterdir():
+        covered = np.zeros(load_label(path).shape, dtype=bool)
+        mine = [r for r in rows if r["image_id"] == path.stem and r["source"] == used]
+        for mask in StoredMasks(mine):
+            covered |= mask
+        assert np.array_equal(load_label(path) != 255, covered)
+
+
+def test_images_without_detections_are_unlabelled(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(detection={"min_votes": 1000})
+    paths = Paths(tmp_path)
+    run_all(config, paths)
+    assert pq.read_table(paths.detect / "detections.parquet").num_rows == 0
+    assert pq.read_table(paths.query / "masks.parquet").num_rows == 0
+    rows = pq.read_table(paths.label / "masks.parquet").to_pylist()
+    assert rows
+    assert all(row["class_index"] is None and row["similarity"] is None for row in rows)
+    labels = [load_label(path) for path in (paths.label / "labels").iterdir()]
+    assert len(labels) == 6
+    assert all((stored == 255).all() for stored in labels)
+
+
+def test_stages_refuse_inputs_made_with_other_parameters(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config, paths = make_config(), Paths(tmp_path)
+    with pytest.raises(StoreError, match=r"query needs .*detect: run `fmbseg run detect` first"):
+        query(config, paths, silent_progress())
+    detect(config, paths, silent_progress())
+    other = make_config(query={"points": 2})
+    with pytest.raises(StoreError, match="run `fmbseg run detect` again first"):
+        query(other, paths, silent_progress())
+    fewer = make_config(data={"limit": 4})
+    with pytest.raises(StoreError, match="other images"):
+        query(fewer, paths, silent_progress())
+
+
+def test_keys_follow_what_matters_only(tmp_path: Path, make_config: MakeConfig) -> None:
+    paths = Paths(tmp_path)
+    first = run_all(make_config(), paths)
+
+    # Neither alignment nor where the store lies nor how images are cut into shards matters.
+    same = run_all(
+        make_config(align={"epochs": 1}, run={"shard_size": 5, "seed": 7, "cache_gb": 1.0}),
+        paths,
+    )
+    assert {name: report.key for name, report in same.items()} == {
+        name: report.key for name, report in first.items()
+    }
+    assert all(report.computed == 0 for report in same.values())
+
+    changed = run_all(make_config(masks={"points_per_side": 3}), paths)
+    assert [name for name in STAGES if changed[name].key != first[name].key] == ["masks", "label"]
+    vocabulary = run_all(make_config(data={"vocabulary": "voc21"}), paths)
+    assert [name for name in STAGES if vocabulary[name].key != first[name].key] == [
+        "detect",
+        "query",
+        "label",
+    ]
+    threads = run_all(make_config(run={"threads": 2}), paths)
+    assert all(threads[name].key != first[name].key for name in STAGES)
+
+
+def test_out_names_no_place_or_time(dataset: Path, tmp_path: Path, make_config: MakeConfig) -> None:
+    paths = Paths(tmp_path)
+    run_all(make_config(), paths)
+    for name in STAGES:
+        assert verify_published(paths.pseudo / name)
+        text = (paths.pseudo / name / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        assert manifest["stage"] == name
+        assert manifest["images"] == 6
+        assert str(tmp_path) not in text
+        assert str(dataset) not in text
