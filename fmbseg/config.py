@@ -203,25 +203,18 @@ class Config(Section):
         return self
 
 
-def load_config(path: Path | str = "params.yaml", overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str | None = "params.yaml", overrides: Sequence[str] = ()) -> Config:
     """Read a params file and apply `section.key=value` overrides (values parsed as YAML).
+
+    Args:
+        path: None: no file, every parameter has its default.
+        overrides: applied in order.
 
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range.
             All errors are listed in the one message.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (section: key: value)")
+    raw = {} if path is None else _read(Path(path))
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw)
@@ -234,6 +227,21 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         problems = [_describe(item) for item in error.errors()]
         raise ConfigError("; ".join(problems) + " (correct params.yaml or --set)") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (section: key: value)")
+    return raw
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -1,0 +1,83 @@
+"""The command line `fmbseg`: thin, quick to start, one line for a user's mistake.
+
+Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 130 interrupted. Anything else
+is a bug of this package and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+
+import typer
+
+from fmbseg.commands import data, evaluate, models, predict, run, table
+from fmbseg.errors import FmbsegError
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+# What the machine refuses (rights, a full disk, a folder where a file should be) is no bug.
+_REFUSED = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}
+_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+
+app = typer.Typer(
+    help="Semantic segmentation of any label set without a single annotation.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.command("table")(table.table)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    logging.basicConfig(level=logging.WARNING, format="fmbseg: %(message)s")
+    try:
+        result = app(arguments, prog_name="fmbseg", standalone_mode=False)
+    except FmbsegError as error:
+        return _say(str(error))
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone (`fmbseg table | head`); nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return _say(f"{error.filename or 'disk'}: {error.strerror}: choose another place")
+    except Exception as error:
+        # Typer's own errors (unknown option, missing argument); it brings its own click, whose
+        # classes have no public name.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        return _say(f"{message()} See `{_command(error)} --help`.")
+    if result == INTERRUPTED:  # typer swallows Ctrl-C and gives its exit code instead
+        return _say("interrupted", INTERRUPTED)
+    return result if isinstance(result, int) else 0
+
+
+def _command(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return "fmbseg" if context is None else str(context.command_path)
+
+
+def _say(message: str, code: int = USER_MISTAKE) -> int:
+    print("fmbseg: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The subcommands of `fmbseg`; each imports what it needs when it runs."""

@@ -1,0 +1,152 @@
+"""`fmbseg predict`: segment a user's pictures with any class names."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmbseg.commands.options import DEFAULT_PARAMS, Checkpoint, Overrides, Params, lenient_config
+from fmbseg.errors import DataError, VocabularyError
+from fmbseg.paths import Paths
+
+if TYPE_CHECKING:
+    from fmbseg.data.vocabulary import Vocabulary
+    from fmbseg.predict import Segmentation
+
+# From here on a run without a terminal shows how far it is; a few pictures need no report.
+_MANY = 20
+
+
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")],
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="NAMES", help='Such as "dog, cat".')
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML file."
+        ),
+    ] = None,
+    checkpoint: Checkpoint = Paths().align,
+    overrides: Overrides = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Segment pictures into the classes you name.
+
+    Each picture gets NAME.overlay.png (with a legend), NAME.label.png (indexed PNG, the value is
+    the class index) and NAME.json (classes and areas). A picture that cannot be read is named at
+    the end; the others are done.
+    """
+    config = lenient_config(params, overrides)
+    words = _vocabulary(classes, vocabulary)
+    jobs = _jobs(images)
+    out.mkdir(parents=True, exist_ok=True)
+
+    from fmbseg.predict import load_segmenter
+    from fmbseg.progress import console_progress, silent_progress
+
+    segmenter = load_segmenter(checkpoint, config)
+    shown = sys.stderr.isatty() or len(jobs) >= _MANY
+    progress = console_progress() if shown else silent_progress()
+    failures: list[str] = []
+    with progress.task("predict", len(jobs)) as task:
+        for name, path in jobs:
+            try:
+                _segment(path, out / name, segmenter.predict(path, vocabulary=words))
+            except DataError as error:
+                failures.append(str(error))
+            task.advance()
+    if failures:
+        raise DataError(f"{len(failures)} of {len(jobs)} not done: {'; '.join(failures)}")
+
+
+def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
+    if (classes is None) == (vocabulary is None):
+        raise VocabularyError('give either --classes "dog, cat" or --vocabulary voc21')
+    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
+
+    if vocabulary is not None:
+        return load_vocabulary(vocabulary)
+    return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
+
+
+def _jobs(images: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Pictures with the name of their results; equal file names are numbered."""
+    from fmbseg.data.images import IMAGE_EXTENSIONS
+
+    paths: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            inside = sorted(
+                entry
+                for entry in path.iterdir()
+                if entry.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS
+            )
+            if not inside:
+                raise DataError(f"{path} holds no picture ({', '.join(IMAGE_EXTENSIONS)})")
+            paths += inside
+        else:
+            paths.append(path)
+    taken: set[str] = set()
+    jobs = []
+    for path in paths:
+        name, count = path.stem, 1
+        while name in taken:
+            count += 1
+            name = f"{path.stem}-{count}"
+        taken.add(name)
+        jobs.append((name, path))
+    return jobs
+
+
+def _segment(path: Path, target: Path, found: Segmentation) -> None:
+    """Write the three results of one picture."""
+    import numpy as np
+
+    from fmbseg.atomic import write_atomically
+    from fmbseg.data.images import read_image
+    from fmbseg.pseudo.labels import save_label
+    from fmbseg.view.overlay import area_shares, overlay
+
+    names = [*found.classes]
+    label = found.label_map.astype(np.uint8)
+    picture = io.BytesIO()
+    overlay(read_image(path), label, names).save(picture, format="PNG")
+    write_atomically(_with(target, ".overlay.png"), picture.getvalue())
+    save_label(_with(target, ".label.png"), label)
+    areas: list[dict[str, Any]] = [
+        {
+            "class": names[index],
+            "index": index,
+            "pixels": int((label == index).sum()),
+            "share": round(share, 6),
+        }
+        for index, share in area_shares(label, len(names))
+        if index < len(names)
+    ]
+    record = {
+        "image": str(path),
+        "width": label.shape[1],
+        "height": label.shape[0],
+        "classes": names,
+        "areas": areas,
+    }
+    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    write_atomically(_with(target, ".json"), text.encode())
+
+
+def _with(target: Path, suffix: str) -> Path:
+    # Not Path.with_suffix: a picture's name may hold dots.
+    return target.with_name(target.name + suffix)
+
+

@@ -1,0 +1,48 @@
+"""`fmbseg run`: one stage of the pipeline."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params
+from fmbseg.config import load_config
+
+
+def run(
+    stage: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE",
+            help="scenes, detect, query, masks, label, features, align, evaluate, baselines or "
+            "oracle; `evaluate@voc21` and `baselines@voc21` score one benchmark.",
+        ),
+    ],
+    overrides: Overrides = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Run one stage of the pipeline; what is already computed is taken over.
+
+    `dvc repro` calls this for every stage that is out of date.
+    """
+    config = load_config(params, overrides or ())
+    from fmbseg.stages import find_stage, run_stage
+
+    find_stage(stage, config)
+    if config != load_config(params):
+        print(
+            f"fmbseg: --set changes the configuration: what `run {stage}` makes is not the result "
+            f"of {params}; `dvc repro` will make it again",
+            file=sys.stderr,
+        )
+    from fmbseg.paths import Paths
+    from fmbseg.progress import console_progress
+    from fmbseg.tracking import open_tracker
+
+    paths = Paths()
+    report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
+    print(
+        f"{stage}: {report.computed} computed, {report.taken_over} taken over (key {report.key[:12]})"
+    )

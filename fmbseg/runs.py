@@ -1,0 +1,94 @@
+"""What a tracked pipeline run consists of: its key, parameters, curve and tables.
+
+Read from the configuration and from results on disk, independent of where it is logged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmbseg.config import Config
+from fmbseg.digest import json_digest
+
+Curve = list[tuple[int, dict[str, float]]]
+
+# Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
+# parameters: one can be added to a run that is already there.
+_NOT_PARAMS = {"tracking", "run.cache_gb", "evaluate.benchmarks"}
+
+
+def flat_params(config: Config) -> dict[str, str]:
+    """`section.key` -> value of all parameters that may change a result."""
+    flat: dict[str, str] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if name in _NOT_PARAMS:
+            return
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{name}.{key}" if name else str(key), inner)
+        else:
+            flat[name] = str(value)
+
+    walk("", config.model_dump())
+    return flat
+
+
+def run_key(config: Config, method: str, checkpoint_sha256: str | None) -> str:
+    """The key of a pipeline run: equal for the same method, checkpoint and parameters."""
+    return json_digest([method, checkpoint_sha256, flat_params(config)])
+
+
+def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
+    """What is read in a list of runs: method, what is special about it, start of the key."""
+    learned = checkpoint_sha256 is not None
+    what = f"{config.align.head}-{config.align.loss}" if learned else config.clip.model
+    return f"{method}-{what}-{run_key(config, method, checkpoint_sha256)[:8]}"
+
+
+def checkpoint_sha256(folder: Path) -> str | None:
+    """The sha256 of the weights of the checkpoint in `folder`, None where there is none."""
+    path = folder / "checkpoint.json"
+    value = read_json(path).get("sha256") if path.is_file() else None
+    return value if isinstance(value, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises OSError or ValueError."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
+def read_curve(path: Path) -> Curve:
+    """A training curve `epoch,loss,lr,...` -> (epoch, metrics of that epoch)."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        (int(row["epoch"]), {key: float(value) for key, value in row.items() if key != "epoch"})
+        for row in rows
+    ]
+
+
+def class_table(result: Mapping[str, Any]) -> str:
+    """CSV `class,iou` of one result; a class that occurs nowhere has no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "iou"])
+    for name, iou in result["per_class_iou"].items():
+        writer.writerow([name, "" if iou is None else f"{iou:.4f}"])
+    return text.getvalue()
+
+
+def scores(result: Mapping[str, Any], benchmark: str) -> dict[str, float]:
+    """`<score>/<benchmark>` -> percent, of the scores that have a value."""
+    unseen = result.get("without_held_out_glyphs") or {}
+    named = {key: result.get(key) for key in ("miou", "miou_present", "pixel_accuracy")}
+    named["miou_without_held_out_glyphs"] = unseen.get("miou")
+    return {f"{key}/{benchmark}": float(v) for key, v in named.items() if v is not None}

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from fmbseg.config import Config, load_config
+from fmbseg.paths import Paths
+from fmbseg.runs import class_table, flat_params, run_key
+from fmbseg.tracking import open_tracker, tracking_uri
+
+PARAMS = Path(__file__).parent.parent / "params.yaml"
+BENCHMARKS = ("voc21", "voc20", "coco_stuff")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests, because making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = logging.getLogger("fmbseg")
+    level = root.level
+    yield
+    root.setLevel(level)
+
+
+@pytest.fixture
+def config(database: str, request: pytest.FixtureRequest) -> Config:
+    """The parameters of the demo, logged into an experiment of the test's own."""
+    return load_config(
+        PARAMS, [f"tracking.uri={database}", f"tracking.experiment={request.node.name}"]
+    )
+
+
+def _head(config: Config, kind: str) -> Config:
+    return config.model_copy(update={"align": config.align.model_copy(update={"head": kind})})
+
+
+def _checkpoint(folder: Path, sha256: str, epochs: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoint.json").write_text(json.dumps({"sha256": sha256}))
+    (folder / "head.safetensors").write_bytes(b"weights")
+    rows = [f"{epoch},{1 / epoch},{0.1 * epoch}\n" for epoch in range(1, epochs + 1)]
+    (folder / "curve.csv").write_text("epoch,loss,lr\n" + "".join(rows))
+
+
+def _result(
+    paths: Paths, benchmark: str, miou: float, sha256: str | None, method: str = "fmbseg", **more: Any
+) -> None:
+    result = {
+        "benchmark": benchmark,
+        "method": method,
+        "miou": miou,
+        "miou_present": miou + 1,
+        "pixel_accuracy": None,
+        "per_class_iou": {"dog": miou, "tree, bush": None},
+        "images": 4,
+        "protocol": {"short_side": 128},
+        "checkpoint_sha256": sha256,
+        "vocabulary_sha256": "v",
+        **more,
+    }
+    path = paths.metrics / method / f"{benchmark}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+
+
+def _runs(config: Config) -> list[Run]:
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def _parents(config: Config) -> list[Run]:
+    return [run for run in _runs(config) if "mlflow.parentRunId" not in run.data.tags]
+
+
+def _children(config: Config) -> list[Run]:
+    return [run for run in _runs(config) if "mlflow.parentRunId" in run.data.tags]
+
+
+def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    with open_tracker(config, tmp_path).training(config, "fmbseg", paths.align) as on_metrics:
+        assert on_metrics is not None
+        for epoch in (1, 2, 3):
+            on_metrics(epoch, {"loss": 1 / epoch, "lr": 0.1 * epoch})
+        _checkpoint(paths.align, "abc")
+    for miou, benchmark in enumerate(BENCHMARKS):
+        _result(paths, benchmark, 10.0 * miou, "abc")
+        # A tracker of its own, as in a process of its own.
+        open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", [benchmark])
+
+    (run,) = _parents(config)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"method": "fmbseg", **flat_params(config)}
+    assert run.data.params["align.head"] == "transformer"
+    assert {f"miou/{name}": run.data.metrics[f"miou/{name}"] for name in BENCHMARKS} == {
+        "miou/voc21": 0.0,
+        "miou/voc20": 10.0,
+        "miou/coco_stuff": 20.0,
+    }
+    assert "pixel_accuracy/voc21" not in run.data.metrics
+    assert run.data.tags["benchmark.voc20"] == "data/scenes/VOC2012 val"
+
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    names = {
+        file.path
+        for folder in ("checkpoint", "per_class_iou")
+        for file in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert names >= {"checkpoint/head.safetensors", "checkpoint/checkpoint.json"}
+    assert names >= {f"per_class_iou/{name}.csv" for name in BENCHMARKS}
+    table = client.download_artifacts(run.info.run_id, "per_class_iou/voc20.csv", str(tmp_path))
+    assert Path(table).read_text() == 'class,iou\ndog,10.0000\n"tree, bush",\n'
+
+    (child,) = _children(config)
+    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert child.info.status == "FINISHED"
+    history = client.get_metric_history(child.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_another_head_is_another_run_and_logging_again_is_none(
+    config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    for sha256, kind in (("abc", "transformer"), ("def", "linear"), ("def", "linear")):
+        _checkpoint(paths.align, sha256)
+        _result(paths, "voc21", 5.0, sha256)
+        other = _head(config, kind)
+        open_tracker(other, tmp_path).evaluation(other, paths, "fmbseg", ["voc21"])
+    runs = _parents(config)
+    assert sorted(run.data.params["align.head"] for run in runs) == ["linear", "transformer"]
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    for run in runs:
+        assert len(client.get_metric_history(run.info.run_id, "miou/voc21")) == 1
+    # Their training was not tracked while it ran: the curve comes from the checkpoint's folder.
+    assert len(_children(config)) == 2
+    assert {len(child.data.metrics) for child in _children(config)} == {2}
+
+
+def test_results_that_needed_no_new_computation_are_in_the_run_too(
+    config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    _checkpoint(paths.align, "abc")
+    _result(paths, "voc20", 7.0, "abc")
+    _result(paths, "coco_stuff", 8.0, "older checkpoint")
+    _result(paths, "voc21", 9.0, "abc", without_held_out_glyphs={"miou": 9.5, "images": 3})
+    open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", ["voc21"])
+    (run,) = _parents(config)
+    assert run.data.metrics["miou/voc20"] == 7.0
+    assert "miou/coco_stuff" not in run.data.metrics
+    assert run.data.metrics["miou_without_held_out_glyphs/voc21"] == 9.5
+
+
+def test_a_baseline_is_a_run_of_its_own_with_the_same_columns(
+    config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    _result(paths, "voc21", 3.0, None, method="maskclip")
+    picture = Image.new("RGB", (8, 8), (200, 10, 10))
+    tracker = open_tracker(config, tmp_path)
+    tracker.evaluation(config, paths, "maskclip", ["voc21"], lambda benchmark: picture)
+    (run,) = _parents(config)
+    assert run.data.params["method"] == "maskclip"
+    assert run.data.metrics["miou/voc21"] == 3.0
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "overlay")] == [
+        "overlay/voc21.png"
+    ]
+
+
+def test_a_resumed_training_has_its_whole_curve(config: Config, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    with open_tracker(config, tmp_path).training(config, "fmbseg", paths.align) as on_metrics:
+        assert on_metrics is not None
+        on_metrics(3, {"loss": 1 / 3, "lr": 0.3})
+        _checkpoint(paths.align, "abc")
+    (child,) = _children(config)
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    history = client.get_metric_history(child.info.run_id, "loss")
+    assert sorted(point.step for point in history) == [1, 2, 3]
+
+
+def test_a_failed_training_is_marked_and_its_error_passes_through(
+    config: Config, tmp_path: Path
+) -> None:
+    tracker = open_tracker(config, tmp_path)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        tracker.training(config, "fmbseg", tmp_path / "align") as on_metrics,
+    ):
+        assert on_metrics is not None
+        on_metrics(1, {"loss": 1.0, "lr": 0.1})
+        raise KeyboardInterrupt
+    (run,) = _runs(config)
+    assert run.info.status == "FAILED"
+
+
+def test_a_training_that_was_taken_over_makes_no_child(config: Config, tmp_path: Path) -> None:
+    _checkpoint(tmp_path / "align", "abc")
+    with open_tracker(config, tmp_path).training(config, "fmbseg", tmp_path / "align"):
+        pass
+    assert _runs(config) == []
+
+
+def test_disabled(config: Config, tmp_path: Path) -> None:
+    section = config.tracking.model_copy(update={"enabled": False})
+    config = config.model_copy(update={"tracking": section})
+    paths = Paths(tmp_path)
+    _checkpoint(paths.align, "abc")
+    _result(paths, "voc21", 3.0, "abc")
+    tracker = open_tracker(config, tmp_path)
+    with tracker.training(config, "fmbseg", paths.align) as on_metrics:
+        assert on_metrics is None
+    tracker.evaluation(config, paths, "fmbseg", ["voc21"])
+    assert _runs(config) == []
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/nowhere/mlflow.db", "http://127.0.0.1:9"])
+def test_a_broken_tracking_server_costs_a_warning_and_nothing_else(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, uri: str
+) -> None:
+    section = config.tracking.model_copy(update={"uri": uri})
+    config = config.model_copy(update={"tracking": section})
+    paths = Paths(tmp_path)
+    tracker = open_tracker(config, tmp_path)
+    with tracker.training(config, "fmbseg", paths.align) as on_metrics:
+        assert on_metrics is not None
+        for epoch in range(1, 4):
+            on_metrics(epoch, {"loss": 1.0, "lr": 0.1})
+        _checkpoint(paths.align, "abc")
+    _result(paths, "voc21", 3.0, "abc")
+    tracker.evaluation(config, paths, "fmbseg", ["voc21"])
+    said = [record.getMessage() for record in caplog.records if "not in MLflow" in record.message]
+    assert said
+    assert all("complete on disk" in line and "\n" not in line for line in said)
+    assert len(said) == len(set(said)) <= 3
+
+
+def test_relative_database_lies_in_the_project_even_for_queued_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    copy.mkdir(parents=True)
+    for root in (tmp_path, copy):
+        assert tracking_uri("sqlite:///mlflow.db", root) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri("sqlite:////srv/m.db", copy) == "sqlite:////srv/m.db"
+    assert tracking_uri("http://mlflow:5000", copy) == "http://mlflow:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_uri("sqlite:///mlflow.db", tmp_path) == "http://server:5000"
+
+
+def test_key_depends_on_method_checkpoint_and_what_changes_a_result(config: Config) -> None:
+    key = run_key(config, "fmbseg", "abc")
+    assert run_key(config, "oracle", "abc") != key
+    assert run_key(config, "fmbseg", "def") != key
+    assert run_key(_head(config, "mlp"), "fmbseg", "abc") != key
+    same = load_config(
+        PARAMS, ["tracking.enabled=false", "run.cache_gb=0", "evaluate.benchmarks={}"]
+    )
+    assert run_key(same, "fmbseg", "abc") == key
+
+
+def test_class_table_quotes_names() -> None:
+    assert class_table({"per_class_iou": {'a "b", c': 1.0}}) == 'class,iou\n"a ""b"", c",1.0000\n'
