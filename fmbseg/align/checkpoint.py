@@ -1,0 +1,190 @@
+"""The trained head as files: `head.safetensors`, and `checkpoint.json` that says what it fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
+from fmbseg.atomic import write_atomically
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.errors import CheckpointError, FmbsegError
+from fmbseg.models.weights import weights_digest
+
+FORMAT = 1
+HEAD = "head.safetensors"
+RECORD = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model of the registry, and the sha256 of the weights it had."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a head was trained with, and what it must be used with.
+
+    Attributes:
+        encoder: whose features the head takes.
+        clip: into whose text space it maps.
+        vocabulary: classes it was trained on; it can be asked for any others.
+        templates: prompt templates, where a vocabulary has none of its own.
+        short_side: of the images the encoder saw, pixels.
+        training: parameters and seed.
+        metrics: of the training, by name.
+    """
+
+    encoder: ModelReference
+    clip: ModelReference
+    vocabulary: Vocabulary
+    templates: str
+    short_side: int
+    training: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A head with its record.
+
+    Attributes:
+        head: on the CPU, in evaluation mode, without gradients.
+        info: see there.
+        sha256: of the weights file, hex.
+    """
+
+    head: AlignmentHead
+    info: CheckpointInfo
+    sha256: str
+
+
+def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) -> str:
+    """Write a head and its record; each file appears whole or not at all, the record last.
+
+    Returns:
+        sha256 of the weights file, hex.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
+    data = save(state)
+    sha256 = hashlib.sha256(data).hexdigest()
+    record = {
+        "format": FORMAT,
+        "sha256": sha256,
+        "head": asdict(head.config),
+        "encoder": asdict(info.encoder),
+        "clip": asdict(info.clip),
+        "vocabulary": {
+            "name": info.vocabulary.name,
+            "classes": [
+                {"name": entry.name, "synonyms": list(entry.synonyms)}
+                for entry in info.vocabulary.classes
+            ],
+            "background": info.vocabulary.background,
+            "templates": info.vocabulary.templates,
+            "digest": info.vocabulary.digest,
+        },
+        "templates": info.templates,
+        "short_side": info.short_side,
+        "training": dict(info.training),
+        "metrics": dict(info.metrics),
+    }
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(directory / HEAD, data)
+    write_atomically(directory / RECORD, (text + "\n").encode())
+    return sha256
+
+
+def load_checkpoint(directory: Path) -> Checkpoint:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or of another format.
+    """
+    record = _read_record(directory)
+    try:
+        data = (directory / HEAD).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{directory / HEAD} is missing: run `fmbseg run align`") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != record.get("sha256"):
+        raise CheckpointError(
+            f"{directory / HEAD} is damaged or belongs to another {RECORD}: copy both again, or "
+            "run `fmbseg run align`"
+        )
+    try:
+        config = HeadConfig(**record["head"])
+        head = build_head(config.kind, config.in_dim, config.out_dim, config.heads)
+        head.load_state_dict(load(data))
+        info = _info(record)
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{directory / RECORD} is damaged ({reason}): copy the checkpoint again, or run "
+            "`fmbseg run align`"
+        ) from error
+    return Checkpoint(head.eval().requires_grad_(False), info, sha256)
+
+
+def require_weights(reference: ModelReference, weights_dir: Path | str | None = None) -> None:
+    """Check that a model's weights here are those of the checkpoint.
+
+    Raises:
+        CheckpointError: they are others; the head would map their features to nonsense.
+        WeightsError: they are missing.
+    """
+    if weights_digest(reference.name, weights_dir) != reference.sha256:
+        raise CheckpointError(
+            f"the checkpoint was trained with other weights of {reference.name} than those here: "
+            f"put the file with sha256 {reference.sha256[:12]}... there, or run `fmbseg run align`"
+        )
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    path = directory / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"no checkpoint in {directory} ({RECORD} is missing): run `fmbseg run align`, or give "
+            "the folder of a checkpoint"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: run `fmbseg run align`") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else None
+        raise CheckpointError(
+            f"{path} has format {found!r}, this version reads {FORMAT}: run `fmbseg run align`"
+        )
+    return record
+
+
+def _info(record: Mapping[str, Any]) -> CheckpointInfo:
+    entry = record["vocabulary"]
+    vocabulary = Vocabulary(
+        name=entry["name"],
+        classes=tuple(
+            VocabularyClass(item["name"], tuple(item["synonyms"])) for item in entry["classes"]
+        ),
+        background=entry["background"],
+        templates=entry["templates"],
+    )
+    return CheckpointInfo(
+        encoder=ModelReference(**record["encoder"]),
+        clip=ModelReference(**record["clip"]),
+        vocabulary=vocabulary,
+        templates=record["templates"],
+        short_side=int(record["short_side"]),
+        training=record["training"],
+        metrics=record["metrics"],
+    )

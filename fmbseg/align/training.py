@@ -1,0 +1,259 @@
+"""Training of the alignment head: AdamW, warm-up and cosine, resumable at every epoch (stage 2).
+
+The same configuration on the same machine gives the same bytes, whether a training was killed in
+between or not: the state on disk holds weights, optimiser and the generator of the data order.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fmbseg.align.features import FeatureSource
+from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
+from fmbseg.align.losses import IGNORE, tsupcon
+from fmbseg.atomic import write_atomically
+from fmbseg.config import AlignSection
+from fmbseg.device import DeviceChoice
+from fmbseg.errors import ConfigError, DataError
+from fmbseg.progress import Progress
+
+OnMetrics = Callable[[int, Mapping[str, float]], None]
+PatchLabels = Sequence[npt.NDArray[np.integer]]
+
+STATE = "state.pt"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of the training curve.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean over the epoch's steps.
+        lr: learning rate of its last step.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """The result of a training.
+
+    Attributes:
+        head: on the CPU, in evaluation mode.
+        curve: one record an epoch.
+        resumed: epochs that an earlier, interrupted run had done.
+    """
+
+    head: AlignmentHead
+    curve: tuple[EpochRecord, ...]
+    resumed: int
+
+
+def train_head(
+    features: FeatureSource,
+    labels: PatchLabels,
+    text: Tensor,
+    section: AlignSection,
+    seed: int,
+    checkpoint_dir: Path,
+    progress: Progress,
+    on_metrics: OnMetrics | None = None,
+    device: DeviceChoice | None = None,
+) -> TrainedHead:
+    """Train a head so that patches lie at the text of their label (equations 1-4).
+
+    After every epoch the state goes to `checkpoint_dir`; a later call with the same directory goes
+    on from there. The directory must therefore belong to these very inputs (a content key).
+
+    Args:
+        features: patch features of n images.
+        labels: n arrays [h, w] of class indices, 255 = unlabelled; images without a labelled
+            patch are left out.
+        text: [K, D] unit text anchors t_k, frozen.
+        section: head, loss and optimiser.
+        seed: of the initial weights and of the data order.
+        checkpoint_dir: for the state.
+        progress: advanced by steps.
+        on_metrics: called with (epoch, {"loss", "lr"}) after each epoch done now.
+        device: None: the CPU in float32.
+
+    Raises:
+        ConfigError: the head does not fit the features, or the loss is no longer finite.
+        DataError: no patch is labelled at all.
+    """
+    used = [i for i in range(len(features)) if (labels[i] != IGNORE).any()]
+    if not used:
+        raise DataError(
+            "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
+            "label`"
+        )
+    device = device or DeviceChoice(torch.device("cpu"), torch.float32, "the default")
+    config = HeadConfig(section.head, features.dim, text.shape[1], section.attention_heads)
+    run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
+    resumed = run.restore(checkpoint_dir / STATE)
+    anchors = text.to(device.device, torch.float32)
+    with progress.task("align", section.epochs * run.steps) as task:
+        task.advance(resumed * run.steps)
+        for epoch in range(resumed + 1, section.epochs + 1):
+            losses = []
+            for members in run.batches(used):
+                losses.append(run.step(features, labels, anchors, members))
+                task.advance()
+            record = EpochRecord(epoch, float(torch.stack(losses).mean()), run.learning_rate)
+            if not math.isfinite(record.loss):
+                raise ConfigError(
+                    f"the loss is {record.loss} in epoch {epoch}: lower align.learning_rate or "
+                    "raise align.temperature"
+                )
+            run.curve.append(record)
+            run.save(checkpoint_dir / STATE)
+            if on_metrics is not None:
+                on_metrics(epoch, {"loss": record.loss, "lr": record.lr})
+    return TrainedHead(run.head.cpu().eval(), tuple(run.curve), resumed)
+
+
+class _Run:
+    """The moving parts of one training."""
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        section: AlignSection,
+        seed: int,
+        device: DeviceChoice,
+        steps: int,
+    ) -> None:
+        self.steps = steps
+        self.curve: list[EpochRecord] = []
+        self.learning_rate = 0.0
+        self._section = section
+        self._device = device
+        self._done = 0  # steps
+        self._generator = torch.Generator().manual_seed(seed)
+        self.head = seeded_head(config, seed).to(device.device).train()
+        self._optimizer = torch.optim.AdamW(
+            _decayed_groups(self.head, section.weight_decay), lr=section.learning_rate
+        )
+
+    def batches(self, used: Sequence[int]) -> Iterator[list[int]]:
+        """The images of each step of one epoch, in a new random order."""
+        order = torch.randperm(len(used), generator=self._generator).tolist()
+        size = self._section.batch_images
+        for start in range(0, len(order), size):
+            yield [used[position] for position in order[start : start + size]]
+
+    def step(
+        self, features: FeatureSource, labels: PatchLabels, text: Tensor, members: Sequence[int]
+    ) -> Tensor:
+        """One step of the optimiser; returns its loss, a scalar still on the device."""
+        self.learning_rate = self._section.learning_rate * _schedule(
+            self._done, self._section.epochs * self.steps, self._section.warmup
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        # float16 is for inference: its gradients would need scaling.
+        mixed = self._device.dtype == torch.bfloat16
+        embedded, targets = [], []
+        with torch.autocast(self._device.device.type, dtype=torch.bfloat16, enabled=mixed):
+            for part in _by_grid(features, members):
+                stacked = np.stack([features.load(i) for i in part])
+                x = torch.from_numpy(stacked).to(self._device.device).float()
+                embedded.append(self.head(x).flatten(0, 2))
+                targets.append(np.stack([labels[i] for i in part]).astype(np.int64).ravel())
+        loss = tsupcon(
+            torch.cat(embedded),
+            torch.from_numpy(np.concatenate(targets)).to(self._device.device),
+            text,
+            self._section.temperature,
+            self._section.loss,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self._done += 1
+        return loss.detach()
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "head": self.head.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "order": self._generator.get_state(),
+                "curve": [(row.epoch, row.loss, row.lr) for row in self.curve],
+            },
+            buffer,
+        )
+        write_atomically(path, buffer.getvalue())
+
+    def restore(self, path: Path) -> int:
+        """Take over a state; returns the epochs it has done, 0 where there is none."""
+        if not path.is_file():
+            return 0
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            curve = [EpochRecord(*row) for row in state["curve"]]
+            self.head.load_state_dict(state["head"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._generator.set_state(state["order"])
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{path} is damaged ({reason}): delete it to train from the start"
+            ) from error
+        self.curve = curve
+        self._done = len(curve) * self.steps
+        return len(curve)
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rate: linear rise over the share `warmup`, then half a cosine to 0."""
+    rise = round(warmup * total)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def _decayed_groups(head: AlignmentHead, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: on biases and norms it would merely shift their scale."""
+    parameters = list(head.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _by_grid(features: FeatureSource, members: Sequence[int]) -> list[list[int]]:
+    """The images of a batch in groups of one grid, for grids of different sizes do not stack."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index in members:
+        groups.setdefault(features.grid(index), []).append(index)
+    return list(groups.values())
