@@ -223,7 +223,7 @@ def resize_for_encoder(
         [H, W, 3] uint8.
     """
     size = _encoder_size(image.size, short_side, encoder)
-    return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
 def _encoder_size(size: tuple[int, int], short_side: int, encoder: Backbone) -> tuple[int, int]:

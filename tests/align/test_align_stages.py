@@ -1,0 +1,157 @@
+"""The stages align and oracle on a real, tiny workspace."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fmbseg.align.checkpoint import load_checkpoint
+from fmbseg.align.features import features
+from fmbseg.align.stages import align, train_oracle
+from fmbseg.config import Config
+from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.errors import DataError, StoreError
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+
+MakeConfig = Callable[..., Config]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def ready(workspace: Paths, config: MakeConfig) -> Paths:
+    features(config(), workspace, silent_progress())
+    return workspace
+
+
+def test_trains_and_publishes(ready: Paths, config: MakeConfig) -> None:
+    rows: list[tuple[int, Mapping[str, float]]] = []
+    report = align(
+        config(), ready, silent_progress(), lambda epoch, values: rows.append((epoch, values))
+    )
+    assert (report.stage, report.computed, report.taken_over) == ("align", 3, 0)
+    assert set(files(ready.align)) == {
+        "checkpoint.json",
+        "curve.csv",
+        "head.safetensors",
+        "manifest.json",
+    }
+    with (ready.align / "curve.csv").open() as stream:
+        curve = list(csv.DictReader(stream))
+    assert [(int(row["epoch"]), float(row["loss"]), float(row["lr"])) for row in curve] == [
+        (epoch, values["loss"], values["lr"]) for epoch, values in rows
+    ]
+    checkpoint = load_checkpoint(ready.align)
+    assert checkpoint.info.vocabulary == load_vocabulary("coco_stuff")
+    assert checkpoint.info.encoder.name == "tiny-encoder"
+    assert checkpoint.info.short_side == 64
+    assert 0 < checkpoint.info.metrics["labelled_patches"] <= 1
+    # Only the outs say what was trained; the state to resume from is gone.
+    assert not list(ready.training.rglob("state.pt"))
+    assert str(ready.root) not in "".join(
+        (ready.align / name).read_text() for name in ("checkpoint.json", "manifest.json")
+    )
+
+
+def test_second_run_computes_nothing(ready: Paths, config: MakeConfig) -> None:
+    align(config(), ready, silent_progress())
+    before = files(ready.align)
+    shutil.rmtree(ready.training)
+    report = align(config(), ready, silent_progress())
+    assert (report.computed, report.taken_over) == (0, 3)
+    assert files(ready.align) == before
+
+
+def test_publishes_again_what_is_stored(ready: Paths, config: MakeConfig) -> None:
+    align(config(), ready, silent_progress())
+    before = files(ready.align)
+    shutil.rmtree(ready.align)
+    report = align(config(), ready, silent_progress())
+    assert report.computed == 0
+    assert files(ready.align) == before
+
+
+class Killed(Exception):
+    pass
+
+
+def test_resumes_to_the_byte(ready: Paths, config: MakeConfig) -> None:
+    align(config(), ready, silent_progress())
+    before = files(ready.align)
+    for place in (ready.align, ready.training):
+        shutil.rmtree(place)
+
+    def kill(epoch: int, metrics: Mapping[str, float]) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        align(config(), ready, silent_progress(), kill)
+    assert not ready.align.exists()
+    report = align(config(), ready, silent_progress())
+    assert (report.computed, report.taken_over) == (1, 2)
+    assert files(ready.align) == before
+
+
+def test_parameters_and_labels_are_in_the_key(ready: Paths, config: MakeConfig) -> None:
+    keys = {align(config(), ready, silent_progress()).key}
+    for change in (
+        {"align": {"temperature": 0.2}},
+        {"align": {"loss": "text"}},
+        {"run": {"seed": 1}},
+    ):
+        report = align(config(**change), ready, silent_progress())
+        assert report.computed == 3
+        keys.add(report.key)
+    assert len(keys) == 4
+
+
+def test_ground_truth_is_not_read(ready: Paths, config: MakeConfig) -> None:
+    align(config(), ready, silent_progress())
+    before = files(ready.align)
+    for place in (ready.align, ready.training, ready.root / "coco" / "annotations"):
+        shutil.rmtree(place)
+    align(config(), ready, silent_progress())
+    assert files(ready.align) == before
+    with pytest.raises(DataError, match="annotation"):
+        train_oracle(config(), ready, silent_progress())
+
+
+def test_needs_labels_of_this_configuration(ready: Paths, config: MakeConfig) -> None:
+    with pytest.raises(StoreError, match="run `fmbseg run label` again"):
+        align(config(label={"min_similarity": 0.1}), ready, silent_progress())
+    shutil.rmtree(ready.label)
+    with pytest.raises(StoreError, match="run `fmbseg run label` first"):
+        align(config(), ready, silent_progress())
+
+
+def test_oracle_learns_from_truth_without_pseudo_labels(ready: Paths, config: MakeConfig) -> None:
+    shutil.rmtree(ready.pseudo)
+    report = train_oracle(config(), ready, silent_progress())
+    assert (report.stage, report.computed) == ("oracle", 3)
+    assert load_checkpoint(ready.oracle).info.vocabulary.name == "coco_stuff"
+    # A quarter of each image is unlabelled; a patch on the border of two rows is half so.
+    labelled = load_checkpoint(ready.oracle).info.metrics["labelled_patches"]
+    assert 0.7 < labelled < 0.85
+    again = train_oracle(config(), ready, silent_progress())
+    assert (again.computed, again.key) == (0, report.key)
+    truth = ready.root / "coco" / "annotations" / "train2017" / f"{0:012d}.png"
+    label = np.array(Image.open(truth))
+    Image.fromarray(np.where(label == 30, 31, label).astype(np.uint8)).save(truth)
+    assert train_oracle(config(), ready, silent_progress()).key != report.key
+
+
+def test_manifests_hold_no_time_and_no_place(ready: Paths, config: MakeConfig) -> None:
+    align(config(), ready, silent_progress())
+    manifest = json.loads((ready.align / "manifest.json").read_text())
+    assert set(manifest) == {"stage", "key", "shards", "files"}

@@ -1,0 +1,111 @@
+"""Checkpoints: a round trip, the same bytes twice, and one line for each kind of damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmbseg.align.checkpoint import (
+    CheckpointInfo,
+    ModelReference,
+    load_checkpoint,
+    require_weights,
+    save_checkpoint,
+)
+from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.errors import CheckpointError
+from fmbseg.models.weights import weights_digest
+
+
+def info() -> CheckpointInfo:
+    vocabulary = Vocabulary(
+        "pets",
+        (VocabularyClass("background", ("wall", "sky")), VocabularyClass("dog")),
+        background=0,
+        templates="subset7",
+    )
+    return CheckpointInfo(
+        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
+        clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
+        vocabulary=vocabulary,
+        templates="single",
+        short_side=96,
+        training={"epochs": 2, "seed": 0},
+        metrics={"loss": 1.25},
+    )
+
+
+def head() -> AlignmentHead:
+    return seeded_head(HeadConfig("transformer", 16, 8, 2), 0)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    trained = head()
+    sha256 = save_checkpoint(tmp_path, trained, info())
+    found = load_checkpoint(tmp_path)
+    assert found.info == info()
+    assert found.sha256 == sha256
+    assert sha256 == hashlib.sha256((tmp_path / "head.safetensors").read_bytes()).hexdigest()
+    assert not found.head.training
+    x = torch.randn(1, 3, 4, 16)
+    with torch.no_grad():
+        assert torch.equal(found.head(x), trained.eval()(x))
+
+
+def test_record_says_what_it_fits(tmp_path: Path) -> None:
+    sha256 = save_checkpoint(tmp_path, head(), info())
+    record = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert record["format"] == 1
+    assert record["sha256"] == sha256
+    assert record["head"] == {"kind": "transformer", "in_dim": 16, "out_dim": 8, "heads": 2}
+    assert record["vocabulary"]["digest"] == info().vocabulary.digest
+    assert record["encoder"]["name"] == "tiny-encoder"
+
+
+def test_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_checkpoint(tmp_path / name, head(), info())
+    for file in ("head.safetensors", "checkpoint.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    def refused(match: str) -> None:
+        with pytest.raises(CheckpointError, match=match) as caught:
+            load_checkpoint(tmp_path)
+        assert "\n" not in str(caught.value)
+
+    refused("no checkpoint in")
+    save_checkpoint(tmp_path, head(), info())
+    weights, record = tmp_path / "head.safetensors", tmp_path / "checkpoint.json"
+    data, text = weights.read_bytes(), record.read_text()
+
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refused("is damaged or belongs to another")
+    weights.unlink()
+    refused("is missing")
+    weights.write_bytes(data)
+
+    record.write_text(text[: len(text) // 2])
+    refused("is damaged")
+    record.write_text(text.replace('"format": 1', '"format": 2'))
+    refused("has format 2")
+    record.write_text(text.replace('"in_dim": 16', '"in_dim": 32'))
+    refused("is damaged")
+    record.write_text(text.replace('"name": "dog"', '"name": "wall"'))
+    refused("stands twice")
+    record.write_text("[]")
+    refused("has format None")
+    record.write_text(text)
+    load_checkpoint(tmp_path)
+
+
+def test_other_weights_are_refused() -> None:
+    require_weights(info().encoder)
+    with pytest.raises(CheckpointError, match="other weights of tiny-encoder"):
+        require_weights(ModelReference("tiny-encoder", "0" * 64))

@@ -1,0 +1,145 @@
+"""The features stage: what is stored, what is made again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+from fmbseg.align import feature_store
+from fmbseg.align.features import features, open_features, resize_for_encoder
+from fmbseg.config import Config
+from fmbseg.data.images import read_image
+from fmbseg.errors import StoreError
+from fmbseg.models.backbone import load_backbone
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+
+MakeConfig = Callable[..., Config]
+GRIDS = [(8, 12), (8, 12), (10, 8), (11, 8), (8, 8)]  # short side 64, patch 8
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_stores_what_the_encoder_says(workspace: Paths, config: MakeConfig) -> None:
+    report = features(config(), workspace, silent_progress())
+    assert (report.stage, report.computed, report.taken_over) == ("features", 3, 0)
+    stored = open_features(config(), workspace, silent_progress())
+    assert len(stored) == len(GRIDS)
+    assert stored.image_ids == tuple(f"{index:012d}" for index in range(len(GRIDS)))
+    encoder = load_backbone("tiny-encoder")
+    assert stored.dim == encoder.dim
+    for index, grid in enumerate(GRIDS):
+        assert stored.grid(index) == grid
+        values = stored.load(index)
+        assert values.dtype == np.float16
+        image = read_image(workspace.root / f"coco/images/train2017/{index:012d}.jpg")
+        pixels = resize_for_encoder(image, 64, encoder)
+        expected = encoder.features(pixels[None])[0]
+        assert values.shape == expected.shape
+        np.testing.assert_allclose(values, expected.numpy(), atol=4e-3, rtol=2e-3)
+
+
+def test_out_is_only_an_index(workspace: Paths, config: MakeConfig) -> None:
+    features(config(), workspace, silent_progress())
+    assert set(files(workspace.features)) == {"index.parquet", "manifest.json"}
+    table = pq.read_table(workspace.features / "index.parquet").to_pylist()
+    assert [(row["height"], row["width"]) for row in table] == GRIDS
+    manifest = json.loads((workspace.features / "manifest.json").read_text())
+    assert len(manifest["feature_shards"]) == 3
+    assert (workspace.feature_store / manifest["key"]).is_dir()
+
+
+def test_second_run_computes_nothing(workspace: Paths, config: MakeConfig) -> None:
+    features(config(), workspace, silent_progress())
+    before = files(workspace.features)
+    # As after a pull on a clone: the out is there, the shards are not.
+    shutil.rmtree(workspace.root / ".fmbseg")
+    report = features(config(), workspace, silent_progress())
+    assert (report.computed, report.taken_over) == (0, 3)
+    assert files(workspace.features) == before
+    assert not workspace.feature_store.exists()
+
+
+def test_goes_on_after_a_kill(workspace: Paths, config: MakeConfig) -> None:
+    first = features(config(), workspace, silent_progress())
+    before = files(workspace.features)
+    shutil.rmtree(workspace.features)
+    shutil.rmtree(workspace.shards / "features")
+    shutil.rmtree(workspace.feature_store / first.key / "000001")
+    report = features(config(), workspace, silent_progress())
+    assert (report.computed, report.taken_over) == (1, 2)
+    assert files(workspace.features) == before
+
+
+def test_missing_shards_are_made_again(workspace: Paths, config: MakeConfig) -> None:
+    features(config(), workspace, silent_progress())
+    before = files(workspace.feature_store)
+    shutil.rmtree(workspace.feature_store)
+    stored = open_features(config(), workspace, silent_progress())
+    assert len(stored) == len(GRIDS)
+    assert files(workspace.feature_store) == before
+
+
+def test_annotations_are_not_needed(workspace: Paths, config: MakeConfig) -> None:
+    features(config(), workspace, silent_progress())
+    before = files(workspace.root / ".fmbseg" / "features")
+    for place in (workspace.features, workspace.root / ".fmbseg"):
+        shutil.rmtree(place)
+    shutil.rmtree(workspace.root / "coco" / "annotations")
+    features(config(), workspace, silent_progress())
+    assert files(workspace.root / ".fmbseg" / "features") == before
+
+
+def test_each_image_is_encoded_once(workspace: Paths, config: MakeConfig) -> None:
+    seen = 0
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+        nonlocal seen
+        if isinstance(module, nn.Conv2d):
+            seen += len(inputs[0])
+
+    handle = nn.modules.module.register_module_forward_hook(count)
+    try:
+        features(config(), workspace, silent_progress())
+        open_features(config(), workspace, silent_progress())
+    finally:
+        handle.remove()
+    assert seen == len(GRIDS)
+
+
+def test_refuses_missing_and_stale_features(workspace: Paths, config: MakeConfig) -> None:
+    with pytest.raises(StoreError, match="run `fmbseg run features` first"):
+        open_features(config(), workspace, silent_progress())
+    features(config(), workspace, silent_progress())
+    with pytest.raises(StoreError, match="run `fmbseg run features` again"):
+        open_features(config(features={"short_side": 72}), workspace, silent_progress())
+    (workspace.features / "index.parquet").write_bytes(b"")
+    with pytest.raises(StoreError, match="damaged"):
+        open_features(config(), workspace, silent_progress())
+
+
+def test_many_shards_do_not_exhaust_file_descriptors(
+    workspace: Paths, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "_OPEN_SHARDS", 1)
+    features(config(), workspace, silent_progress())
+    stored = open_features(config(), workspace, silent_progress())
+    first = np.array(stored.load(0))
+    for index in (4, 2, 0):
+        stored.load(index)
+    np.testing.assert_array_equal(stored.load(0), first)
+    assert len(stored._open) == 1

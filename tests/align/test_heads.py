@@ -1,0 +1,84 @@
+"""Alignment heads: shapes, unit length, independence of images, order and seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fmbseg.align.heads import HeadConfig, HeadKind, build_head, seeded_head
+from fmbseg.errors import ConfigError
+
+KINDS: tuple[HeadKind, ...] = ("transformer", "mlp", "linear")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_to_unit_vectors_of_any_grid(kind: HeadKind) -> None:
+    head = build_head(kind, 32, 20, 4)
+    for grid in ((3, 5), (7, 2), (1, 1)):
+        x = torch.randn(2, *grid, 32)
+        z = head(x)
+        assert z.shape == (2, *grid, 20)
+        assert z.dtype == torch.float32
+        torch.testing.assert_close(z.norm(dim=-1), torch.ones(2, *grid))
+        torch.testing.assert_close(head(x.flatten(1, 2)), z.flatten(1, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_do_not_see_each_other(kind: HeadKind) -> None:
+    head = build_head(kind, 16, 8, 2).eval()
+    x = torch.randn(3, 4, 4, 16)
+    torch.testing.assert_close(head(x)[1:2], head(x[1:2]))
+
+
+def test_only_the_transformer_looks_around() -> None:
+    x = torch.randn(1, 4, 4, 16)
+    changed = x.clone()
+    changed[0, 0, 0, 0] += 5  # a shift of all channels is lost in the norm
+    for kind in KINDS:
+        head = build_head(kind, 16, 8, 2).eval()
+        elsewhere = (head(x) - head(changed)).abs()[0, 1:].max().item()
+        assert (elsewhere > 1e-6) == (kind == "transformer")
+
+
+def test_the_transformer_has_no_sense_of_place() -> None:
+    head = build_head("transformer", 16, 8, 2).eval()
+    x = torch.randn(1, 12, 16)
+    order = torch.randperm(12)
+    torch.testing.assert_close(head(x)[:, order], head(x[:, order]), rtol=1e-4, atol=1e-5)
+
+
+def test_sizes() -> None:
+    def count(kind: HeadKind) -> int:
+        return sum(p.numel() for p in build_head(kind, 16, 8, 2).parameters())
+
+    assert count("linear") == 16 * 8 + 8
+    assert count("mlp") == 16 * 64 + 64 + 64 * 8 + 8
+    block = 2 * 32 + (16 * 48 + 48) + (16 * 16 + 16) + (16 * 64 + 64) + (64 * 16 + 16)
+    assert count("transformer") == block + 32 + 16 * 8 + 8
+
+
+def test_half_precision_comes_out_as_unit_float32() -> None:
+    head = build_head("transformer", 32, 16, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z = head(torch.randn(2, 9, 32))
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z.norm(dim=-1), torch.ones(2, 9))
+
+
+def test_seed_decides_the_weights_and_nothing_else() -> None:
+    config = HeadConfig("transformer", 16, 8, 2)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, again, other = seeded_head(config, 1), seeded_head(config, 1), seeded_head(config, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    assert not torch.equal(first.mapping[2].weight, other.mapping[2].weight)  # type: ignore[index]
+
+
+def test_refuses_what_cannot_be_built() -> None:
+    with pytest.raises(ConfigError, match="attention_heads is 3"):
+        build_head("transformer", 16, 8, 3)
+    with pytest.raises(ConfigError, match="unknown head"):
+        build_head("conv", 16, 8)  # type: ignore[arg-type]
+    build_head("linear", 16, 8, 3)

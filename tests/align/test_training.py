@@ -1,0 +1,216 @@
+"""Training: it learns, repeats to the byte, resumes to the byte, and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fmbseg.align import training
+from fmbseg.align.feature_store import Float16
+from fmbseg.align.training import STATE, TrainedHead, train_head
+from fmbseg.config import AlignSection
+from fmbseg.errors import ConfigError, DataError
+from fmbseg.progress import silent_progress
+
+CLASSES, CHANNELS, DIM = 4, 12, 8
+
+
+class ClusteredPatches:
+    """Patches around one centre a class, on grids of two sizes; their labels beside them."""
+
+    def __init__(self, images: int = 9, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        centres = rng.normal(size=(CLASSES, CHANNELS)) * 2
+        self.labels = []
+        self._values: list[Float16] = []
+        for index in range(images):
+            grid = (4, 5) if index % 3 else (3, 6)
+            label = rng.integers(0, CLASSES, grid)
+            values = centres[label] + rng.normal(size=(*grid, CHANNELS))
+            label[rng.random(grid) < 0.2] = 255
+            self._values.append(values.astype(np.float16))
+            self.labels.append(label.astype(np.uint8))
+
+    @property
+    def dim(self) -> int:
+        return CHANNELS
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def grid(self, index: int) -> tuple[int, int]:
+        height, width, _ = self._values[index].shape
+        return height, width
+
+    def load(self, index: int) -> Float16:
+        return self._values[index]
+
+
+def anchors() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return F.normalize(torch.randn(CLASSES, DIM, generator=generator), dim=1)
+
+
+def section(**values: Any) -> AlignSection:
+    known = {"epochs": 6, "batch_images": 2, "attention_heads": 3, "learning_rate": 3e-3}
+    return AlignSection.model_validate(known | values)
+
+
+def train(directory: Path, data: ClusteredPatches, **values: Any) -> TrainedHead:
+    return train_head(
+        data, data.labels, anchors(), section(**values), 0, directory, silent_progress()
+    )
+
+
+def assert_same_bytes(one: TrainedHead, other: TrainedHead) -> None:
+    assert one.curve == other.curve
+    assert one.head.state_dict().keys() == other.head.state_dict().keys()
+    for name, value in one.head.state_dict().items():
+        assert torch.equal(value, other.head.state_dict()[name]), name
+
+
+def accuracy(trained: TrainedHead, data: ClusteredPatches) -> float:
+    right = total = 0
+    for index, label in enumerate(data.labels):
+        with torch.no_grad():
+            z = trained.head(torch.from_numpy(data.load(index)).float()[None])[0]
+        best = (z @ anchors().T).argmax(dim=-1).numpy()
+        right += int((best == label)[label != 255].sum())
+        total += int((label != 255).sum())
+    return right / total
+
+
+@pytest.mark.parametrize("head", ["transformer", "mlp", "linear"])
+@pytest.mark.parametrize("loss", ["tsupcon", "text"])
+def test_patches_end_at_the_text_of_their_label(tmp_path: Path, head: str, loss: str) -> None:
+    data = ClusteredPatches()
+    untrained = train(tmp_path / "a", data, epochs=1, learning_rate=1e-9, head=head)
+    trained = train(tmp_path / "b", data, epochs=15, learning_rate=1e-2, head=head, loss=loss)
+    assert trained.curve[-1].loss < trained.curve[0].loss
+    assert accuracy(untrained, data) < 0.6
+    # The text of another label may be near by chance; the linear head alone cannot part all.
+    assert accuracy(trained, data) > 0.9
+
+
+def test_the_same_twice(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    assert_same_bytes(train(tmp_path / "a", data), train(tmp_path / "b", data))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_resumes_to_the_byte(tmp_path: Path, after: int) -> None:
+    data = ClusteredPatches()
+    whole = train(tmp_path / "whole", data)
+    seen: list[int] = []
+
+    def kill(epoch: int, metrics: Mapping[str, float]) -> None:
+        seen.append(epoch)
+        if epoch == after:
+            raise Killed
+
+    arguments = (data, data.labels, anchors(), section(), 0, tmp_path / "cut", silent_progress())
+    with pytest.raises(Killed):
+        train_head(*arguments, on_metrics=kill)
+    torch.manual_seed(99)  # what the process drew meanwhile does not matter
+    resumed = train_head(*arguments, on_metrics=kill)
+    assert resumed.resumed == after
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert_same_bytes(whole, resumed)
+
+
+def test_a_finished_training_is_only_read(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    first, second = train(tmp_path, data), train(tmp_path, data)
+    assert (first.resumed, second.resumed) == (0, 6)
+    assert_same_bytes(first, second)
+
+
+def test_seed_matters(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    one = train(tmp_path / "a", data)
+    other = train_head(
+        data, data.labels, anchors(), section(), 1, tmp_path / "b", silent_progress()
+    )
+    assert one.curve != other.curve
+
+
+def test_damaged_state_is_named(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    train(tmp_path, data)
+    state = tmp_path / STATE
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(ConfigError, match=r"state\.pt is damaged .* delete it") as caught:
+        train(tmp_path, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_curve_and_metrics(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    rows: list[tuple[int, Mapping[str, float]]] = []
+    trained = train_head(
+        data,
+        data.labels,
+        anchors(),
+        section(),
+        0,
+        tmp_path,
+        silent_progress(),
+        lambda epoch, metrics: rows.append((epoch, metrics)),
+    )
+    assert rows == [(row.epoch, {"loss": row.loss, "lr": row.lr}) for row in trained.curve]
+    assert [row.epoch for row in trained.curve] == [1, 2, 3, 4, 5, 6]
+    rates = [row.lr for row in trained.curve]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    factors = [training._schedule(step, 100, 0.1) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert 0 < factors[-1] < 0.001
+    assert training._schedule(0, 10, 0.0) == 1.0
+
+
+def test_images_without_labels_are_left_out(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    data.labels[2][:] = 255
+    data.labels[5][:] = 255
+    loaded: set[int] = set()
+
+    class Watched(ClusteredPatches):
+        def load(self, index: int) -> Float16:
+            loaded.add(index)
+            return super().load(index)
+
+    train_head(Watched(), data.labels, anchors(), section(), 0, tmp_path, silent_progress())
+    assert loaded == set(range(9)) - {2, 5}
+
+
+def test_nothing_labelled(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    for label in data.labels:
+        label[:] = 255
+    with pytest.raises(DataError, match="no patch has a label"):
+        train(tmp_path, data)
+
+
+def test_divergence_is_named(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    data.load(0)[0, 0] = np.inf
+    data.labels[0][0, 0] = 1
+    with pytest.raises(ConfigError, match="learning_rate"):
+        train(tmp_path, data)
+    assert not (tmp_path / STATE).exists()
