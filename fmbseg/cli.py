@@ -10,9 +10,11 @@ import errno
 import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from fmbseg import __version__
 from fmbseg.commands import data, evaluate, models, predict, run, table
 from fmbseg.errors import FmbsegError
 
@@ -23,7 +25,6 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, 
 _REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 
 app = typer.Typer(
-    help="Semantic segmentation of any label set without a single annotation.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -34,6 +35,24 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("table")(table.table)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fmbseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Semantic segmentation of any label set without a single annotation."""
 
 
 def main() -> None:
@@ -63,7 +82,8 @@ def _main(arguments: list[str]) -> int:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        return _say(f"{message()} See `{_command(error)} --help`.")
+        problem = message().replace("Value error, ", "").rstrip(".")
+        return _say(f"{problem}: see `{_command(error)} --help`")
     if result == INTERRUPTED:  # typer swallows Ctrl-C and gives its exit code instead
         return _say("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0

@@ -64,6 +64,10 @@ class Tracker:
         """Adds the results in `metrics/<method>/<benchmark>.json` to the run.
 
         Args:
+            config: its tracking section aside, what the results were made with.
+            paths: the workspace.
+            method: such as fmbseg.
+            benchmarks: names.
             overlay: gives the picture of one segmented image of a benchmark.
         """
 

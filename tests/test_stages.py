@@ -127,9 +127,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else() -> None:
     assert _reruns("tracking.uri") == _reruns("run.cache_gb") == set()
 
 
-BENCHMARKS = {
-    name: {"root": f"data/{name}", "split": "val"} for name in ("voc21", "coco_stuff")
-}
+BENCHMARKS = {name: {"root": f"data/{name}", "split": "val"} for name in ("voc21", "coco_stuff")}
 
 
 @pytest.fixture

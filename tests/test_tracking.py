@@ -56,7 +56,12 @@ def _checkpoint(folder: Path, sha256: str, epochs: int = 3) -> None:
 
 
 def _result(
-    paths: Paths, benchmark: str, miou: float, sha256: str | None, method: str = "fmbseg", **more: Any
+    paths: Paths,
+    benchmark: str,
+    miou: float,
+    sha256: str | None,
+    method: str = "fmbseg",
+    **more: Any,
 ) -> None:
     result = {
         "benchmark": benchmark,

@@ -8,8 +8,13 @@ from typing import Annotated
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Checkpoint, Overrides, Params, lenient_config
-from fmbseg.paths import Paths
+from fmbseg.commands.options import (
+    DEFAULT_CHECKPOINT,
+    DEFAULT_PARAMS,
+    Checkpoint,
+    Overrides,
+    Params,
+)
 
 
 class Method(StrEnum):
@@ -19,3 +24,21 @@ class Method(StrEnum):
     MASKCLIP = "maskclip"
     PSEUDO = "pseudo"
     ORACLE = "oracle"
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME", help="Such as voc21.")],
+    root: Annotated[Path, typer.Option("--root", metavar="PATH", help="The benchmark's folder.")],
+    method: Annotated[Method, typer.Option("--method", help="What is scored.")],
+    json: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the result goes.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
+    ] = None,
+    checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Score the first N images only.")
+    ] = None,
+    overrides: Overrides = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Score one method on one benchmark; nothing of the pipeline's own results is touched."""

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from fmbseg.config import Config, load_config
+from fmbseg.paths import Paths
 
 DEFAULT_PARAMS = Path("params.yaml")
+DEFAULT_CHECKPOINT = Paths().align
 
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameters of the run.")]
 Overrides = Annotated[

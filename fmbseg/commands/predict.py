@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Checkpoint, Overrides, Params, lenient_config
+from fmbseg.commands.options import (
+    DEFAULT_CHECKPOINT,
+    DEFAULT_PARAMS,
+    Checkpoint,
+    Overrides,
+    Params,
+    lenient_config,
+)
 from fmbseg.errors import DataError, VocabularyError
-from fmbseg.paths import Paths
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from fmbseg.data.vocabulary import Vocabulary
     from fmbseg.predict import Segmentation
 
@@ -37,7 +45,7 @@ def predict(
             "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML file."
         ),
     ] = None,
-    checkpoint: Checkpoint = Paths().align,
+    checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
     overrides: Overrides = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
@@ -52,17 +60,21 @@ def predict(
     jobs = _jobs(images)
     out.mkdir(parents=True, exist_ok=True)
 
+    from fmbseg.data.images import read_image
     from fmbseg.predict import load_segmenter
     from fmbseg.progress import console_progress, silent_progress
 
-    segmenter = load_segmenter(checkpoint, config)
+    # Outside a project and without --set: the image size the head was trained with.
+    named = params.exists() or overrides
+    segmenter = load_segmenter(checkpoint, config.evaluate if named else None, config.run)
     shown = sys.stderr.isatty() or len(jobs) >= _MANY
     progress = console_progress() if shown else silent_progress()
     failures: list[str] = []
     with progress.task("predict", len(jobs)) as task:
         for name, path in jobs:
             try:
-                _segment(path, out / name, segmenter.predict(path, vocabulary=words))
+                image = read_image(path)
+                _write(out / name, path, image, segmenter.predict(image, vocabulary=words))
             except DataError as error:
                 failures.append(str(error))
             task.advance()
@@ -97,6 +109,9 @@ def _jobs(images: Sequence[Path]) -> list[tuple[str, Path]]:
             paths += inside
         else:
             paths.append(path)
+    if not any(path.exists() for path in paths):
+        names = ", ".join(str(path) for path in paths)
+        raise DataError(f"{names} does not exist: name a picture or a folder of pictures")
     taken: set[str] = set()
     jobs = []
     for path in paths:
@@ -109,19 +124,18 @@ def _jobs(images: Sequence[Path]) -> list[tuple[str, Path]]:
     return jobs
 
 
-def _segment(path: Path, target: Path, found: Segmentation) -> None:
-    """Write the three results of one picture."""
+def _write(target: Path, path: Path, image: Image.Image, found: Segmentation) -> None:
+    """Write the three results of the picture `path`."""
     import numpy as np
 
     from fmbseg.atomic import write_atomically
-    from fmbseg.data.images import read_image
     from fmbseg.pseudo.labels import save_label
     from fmbseg.view.overlay import area_shares, overlay
 
     names = [*found.classes]
     label = found.label_map.astype(np.uint8)
     picture = io.BytesIO()
-    overlay(read_image(path), label, names).save(picture, format="PNG")
+    overlay(image, label, names).save(picture, format="PNG")
     write_atomically(_with(target, ".overlay.png"), picture.getvalue())
     save_label(_with(target, ".label.png"), label)
     areas: list[dict[str, Any]] = [
@@ -148,5 +162,3 @@ def _segment(path: Path, target: Path, found: Segmentation) -> None:
 def _with(target: Path, suffix: str) -> Path:
     # Not Path.with_suffix: a picture's name may hold dots.
     return target.with_name(target.name + suffix)
-
-

@@ -43,6 +43,5 @@ def run(
 
     paths = Paths()
     report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
-    print(
-        f"{stage}: {report.computed} computed, {report.taken_over} taken over (key {report.key[:12]})"
-    )
+    done = f"{report.computed} computed, {report.taken_over} taken over"
+    print(f"{stage}: {done} (key {report.key[:12]})")
