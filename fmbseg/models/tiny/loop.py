@@ -1,0 +1,120 @@
+"""The resumable training loop that the three pretraining scripts share."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimisation of one pretraining: AdamW, warm-up, constant rate, linear decay at the end.
+
+    The constant middle lets an interrupted or lengthened run keep its schedule: only the last
+    `decay` share of the steps depends on how many there are.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.05
+    warmup: int = 150
+    decay: float = 0.35
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.learning_rate * rise * fall
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    loss_of: Callable[[np.random.Generator, int], Tensor],
+    state_file: Path,
+    *,
+    export: Callable[[], None],
+    report: Callable[[], str] | None = None,
+    every: int = 500,
+    log: Log = print,
+) -> None:
+    """Train `model` in place for `recipe.steps` steps, resuming from `state_file` if it is there.
+
+    `loss_of(rng, step)` returns the scalar loss of one batch; its generator is seeded by (seed,
+    step), so a resumed run draws the batches an undisturbed one would have drawn. `export()` writes
+    the weights; it is called whenever the state is saved.
+    """
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    first = 0
+    if state_file.is_file():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        first = int(state["step"])
+        log(f"resumed at step {first} of {recipe.steps}")
+    model.train()
+    started, saved = time.monotonic(), time.monotonic()
+    for step in range(first, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(step)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        loss = loss_of(np.random.default_rng((recipe.seed, step)), step)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        done = step + 1
+        if done % 100 == 0:
+            spent = time.monotonic() - started
+            left = spent / (done - first) * (recipe.steps - done) / 60
+            log(f"step {done}/{recipe.steps} loss {loss.item():.4f} eta {left:.1f} min")
+        if report is not None and (done % every == 0 or done == recipe.steps):
+            model.eval()
+            with torch.no_grad():
+                log(f"step {done} held out: {report()}")
+            model.train()
+        if time.monotonic() - saved > 120 or done == recipe.steps:
+            save_state(state_file, model, optimiser, done)
+            export()
+            saved = time.monotonic()
+
+
+def export_weights(module: nn.Module, file: Path) -> None:
+    """Write a module's weights as safetensors, atomically."""
+    weights = {k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    save_file(weights, temporary)
+    os.replace(temporary, file)
+
+
+def save_state(
+    state_file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int
+) -> None:
+    """Write the training state atomically."""
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = state_file.with_suffix(".tmp")
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    torch.save(state, temporary)
+    os.replace(temporary, state_file)

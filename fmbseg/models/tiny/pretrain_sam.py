@@ -1,0 +1,180 @@
+"""Pretrain the tiny SAM: `python -m fmbseg.models.tiny.pretrain_sam`.
+
+Supervision: the visible masks of scenes' instances, without their classes. Prompts: one to five
+points inside an instance, or its box. Loss, as in SAM (Kirillov et al., 2023): focal-weighted
+cross entropy and dice of the best of the three masks, and the squared error of the predicted IoU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fmbseg.models.sam import build_sam
+from fmbseg.models.tiny import FOLDER, architecture
+from fmbseg.models.tiny.loop import Recipe, export_weights, train
+from fmbseg.models.tiny.samples import instance_scene, materialise
+
+SIZE, LOW = 128, 64  # input and low-resolution mask side in pixels
+LEAST_PIXELS = 24
+Prompt = tuple[Tensor, Tensor, NDArray[np.bool_]]
+
+
+class Promptable(nn.Module):
+    """Sam with a batched, differentiable forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sam = build_sam(architecture("sam"))
+
+    def encode(self, images: NDArray[np.generic], sizes: NDArray[np.generic]) -> Tensor:
+        """uint8 [N, 128, 128, 3], (height, width) [N, 2] -> image embeddings [N, C, 16, 16]."""
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+        pixels = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
+        for row, (height, width) in enumerate(sizes.tolist()):
+            pixels[row, :, height:] = 0  # SAM pads after normalising
+            pixels[row, :, :, width:] = 0
+        embeddings: Tensor = self.sam.image_encoder(pixels)
+        return embeddings
+
+    def decode(self, embedding: Tensor, points: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """Points [K, P, 2] (x, y), kinds [K, P] -> logits [K, 3, 64, 64], predicted IoU [K, 3]."""
+        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        sparse, dense = encoder(points=(points, kinds), boxes=None, masks=None)
+        low, iou = decoder(
+            image_embeddings=embedding[None],
+            image_pe=encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+        )
+        return low, iou
+
+
+def draw_prompts(
+    rng: np.random.Generator, instance: NDArray[np.generic], count: int, points: int | None = None
+) -> Prompt | None:
+    """`count` prompts of five points each (kind -1 = absent, 2 and 3 = box corners), and truths."""
+    sizes = np.bincount(instance.ravel().astype(np.int64))
+    ids = [k for k in range(1, len(sizes)) if sizes[k] >= LEAST_PIXELS]
+    if not ids:
+        return None
+    places = np.zeros((count, 5, 2), np.float32)
+    kinds = np.full((count, 5), -1, np.int64)
+    masks = np.zeros((count, SIZE, SIZE), bool)
+    for row in range(count):
+        mask = instance == ids[rng.integers(len(ids))]
+        ys, xs = np.nonzero(mask)
+        masks[row] = mask
+        if points is None and rng.random() < 0.15:
+            jitter = rng.normal(0, 1.5, 4)
+            corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) + jitter
+            places[row, :2] = corners.reshape(2, 2)
+            kinds[row, :2] = (2, 3)
+            continue
+        number = points or (1 if rng.random() < 0.6 else int(rng.integers(2, 6)))
+        chosen = rng.integers(0, len(xs), number)
+        places[row, :number, 0] = xs[chosen] + 0.5
+        places[row, :number, 1] = ys[chosen] + 0.5
+        kinds[row, :number] = 1
+    return torch.from_numpy(places), torch.from_numpy(kinds), masks
+
+
+def mask_loss(low: Tensor, iou: Tensor, masks: NDArray[np.bool_], valid: Tensor) -> Tensor:
+    """Loss of logits [K, 3, 64, 64] against truths [K, 128, 128] inside the unpadded part."""
+    truth = F.avg_pool2d(torch.from_numpy(masks).float()[:, None], SIZE // LOW)
+    truth = truth.expand_as(low)
+    probability = low.sigmoid() * valid
+    each = F.binary_cross_entropy_with_logits(low, truth, reduction="none")
+    focal = (probability - truth).abs().detach() ** 1.0
+    cross = (each * (0.25 + focal) * valid).sum((-1, -2)) / valid.sum()
+    overlap = (probability * truth).sum((-1, -2))
+    total = probability.sum((-1, -2)) + truth.sum((-1, -2))
+    dice = 1 - (2 * overlap + 1) / (total + 1)
+    each_mask = 6 * cross + dice
+    best = each_mask.min(-1).values.mean()
+    with torch.no_grad():
+        hard, target = (low > 0) & (valid > 0), truth > 0.5
+        union = (hard | target).sum((-1, -2)).clamp(min=1)
+        actual = (hard & target).sum((-1, -2)) / union
+    return best + 0.05 * each_mask.mean() + F.mse_loss(iou, actual)
+
+
+def main() -> None:
+    """Parse arguments, render, train, write the weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(".fmbseg/pretraining/sam"))
+    parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--scenes", type=int, default=12000)
+    parser.add_argument("--batch", type=int, default=8, help="scenes a step")
+    parser.add_argument("--prompts", type=int, default=6, help="prompts a scene")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    data = materialise(instance_scene, range(arguments.scenes), arguments.work / "scenes")
+    held_out = 60
+    model = Promptable()
+
+    def valid_of(size: NDArray[np.generic]) -> Tensor:
+        valid = torch.zeros(LOW, LOW)
+        valid[: -(-int(size[0]) // 2), : -(-int(size[1]) // 2)] = 1
+        return valid
+
+    def loss_of(rng: np.random.Generator, step: int) -> Tensor:
+        rows = np.sort(rng.choice(arguments.scenes - held_out, arguments.batch, replace=False))
+        embeddings = model.encode(data["image"][rows], data["size"][rows])
+        losses = []
+        for embedding, row in zip(embeddings, rows, strict=True):
+            prompt = draw_prompts(rng, data["instance"][row], arguments.prompts)
+            if prompt is not None:
+                low, iou = model.decode(embedding, prompt[0], prompt[1])
+                losses.append(mask_loss(low, iou, prompt[2], valid_of(data["size"][row])))
+        return torch.stack(losses).mean()
+
+    def report() -> str:
+        figures = []
+        for points in (1, 5):
+            rng = np.random.default_rng(7)
+            chosen, best = [], []
+            for row in range(arguments.scenes - held_out, arguments.scenes):
+                size = data["size"][row : row + 1]
+                embedding = model.encode(data["image"][row : row + 1], size)[0]
+                prompt = draw_prompts(rng, data["instance"][row], 6, points)
+                if prompt is None:
+                    continue
+                low, iou = model.decode(embedding, prompt[0], prompt[1])
+                logits = F.interpolate(low, (SIZE, SIZE), mode="bilinear")
+                height, width = size[0].tolist()
+                hard = (logits > 0)[..., :height, :width]
+                truth = torch.from_numpy(prompt[2])[:, None, :height, :width]
+                actual = (hard & truth).sum((-1, -2)) / (hard | truth).sum((-1, -2)).clamp(min=1)
+                chosen.append(actual.gather(1, iou.argmax(1, keepdim=True)).mean())
+                best.append(actual.max(1).values.mean())
+            figures.append(
+                f"{points} point: IoU most confident {torch.stack(chosen).mean():.3f}, "
+                f"best of 3 {torch.stack(best).mean():.3f}"
+            )
+        return "; ".join(figures)
+
+    recipe = Recipe(steps=arguments.steps, learning_rate=8e-4, weight_decay=0.03)
+    train(
+        model,
+        recipe,
+        loss_of,
+        arguments.work / "state.pt",
+        export=lambda: export_weights(model.sam, arguments.out),
+        report=report,
+        every=500,
+    )
+
+
+if __name__ == "__main__":
+    main()

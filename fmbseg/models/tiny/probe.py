@@ -1,0 +1,66 @@
+"""A linear probe on frozen patch features, a figure of pretraining alone.
+
+The probe is trained on scenes' truth; the encoder never sees it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fmbseg.data.scene_classes import SCENE_CLASSES
+from fmbseg.data.scenes import render_scene, scene_seed
+from fmbseg.models.tiny.augment import to_pixels
+
+SIZE, PATCH = 128, 8
+
+
+@functools.lru_cache(maxsize=4)
+def probe_scenes(images: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels [N, 3, 128, 128], majority class [N, 256] and its share [N, 256] of each patch."""
+    scenes = [
+        render_scene(scene_seed("development", i), size=(SIZE, SIZE), include_held_out=False)
+        for i in range(images)
+    ]
+    pixels = to_pixels(np.stack([s.image for s in scenes]))
+    labels = torch.from_numpy(np.stack([s.label for s in scenes])).long()
+    shares = F.one_hot(labels, len(SCENE_CLASSES)).permute(0, 3, 1, 2).float()
+    purity, majority = F.avg_pool2d(shares, PATCH).max(1)
+    return pixels, majority.flatten(1), purity.flatten(1)
+
+
+def linear_probe(encoder: nn.Module, images: int = 1500, steps: int = 400) -> dict[str, float]:
+    """Accuracy in percent on the last fifth of the scenes: all patches, and thing patches."""
+    pixels, label, purity = probe_scenes(images)
+    features: Any = encoder
+    with torch.no_grad():
+        tokens = torch.cat([features.forward_features(p)[:, 1:] for p in pixels.split(50)])
+    split = images * 4 // 5
+    tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
+    things = sum(c.kind == "thing" for c in SCENE_CLASSES)
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(0)
+        head = nn.Linear(tokens.shape[-1], len(SCENE_CLASSES))
+        optimiser = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=0.05)
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = 3e-3 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps)))
+            chosen = torch.randint(0, split, (32,))
+            pure = purity[chosen] > 0.5
+            loss = F.cross_entropy(head(tokens[chosen])[pure], label[chosen][pure])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    with torch.no_grad():
+        right = head(tokens[split:]).argmax(-1) == label[split:]
+    pure = purity[split:] > 0.5
+    thing = pure & (label[split:] < things)
+    return {
+        "patches": round(100 * right[pure].float().mean().item(), 1),
+        "thing patches": round(100 * right[thing].float().mean().item(), 1),
+    }
