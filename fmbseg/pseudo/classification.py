@@ -15,9 +15,6 @@ from fmbseg.pseudo.labels import UNLABELLED
 
 Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
-# Masks are widened to float32 some at a time: 64 MB.
-_PIXELS_AT_ONCE = 2**24
-
 
 def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[np.float32]:
     """Mean CLIP patch feature under each mask (1.2 Classification).
@@ -33,23 +30,21 @@ def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[
         [M, D] float32 unit vectors; zero for an empty mask.
     """
     rows, columns, channels = dense.shape
-    features = torch.zeros(len(masks), channels)
     if len(masks) == 0:
-        return features.numpy()
-    # torch and not numpy: its products keep to the configured number of threads.
+        return np.zeros((0, channels), dtype=np.float32)
     height, width = masks[0].shape
-    down, across = _cell_weights(height, rows), _cell_weights(width, columns).T.contiguous()
+    down, across = _cell_weights(height, rows), _cell_weights(width, columns)
+    area = torch.zeros(len(masks), rows, columns)
+    for index in range(len(masks)):
+        mask: npt.NDArray[np.bool_] = masks[index]
+        # Most masks are small: only their box goes through the two products.
+        (top, bottom), (left, right) = _extent(mask, 1), _extent(mask, 0)
+        box = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
+        area[index] = down[:, top:bottom] @ (box @ across[:, left:right].T)
+    # torch and not numpy: its products keep to the configured number of threads.
     flat = torch.from_numpy(dense.reshape(rows * columns, channels).astype(np.float32))
-    step = max(1, _PIXELS_AT_ONCE // (height * width))
-    for start in range(0, len(masks), step):
-        part = range(start, min(start + step, len(masks)))
-        stack = torch.from_numpy(np.stack([masks[index] for index in part])).float()
-        # Two small products: columns for all masks as one matrix, then rows.
-        narrow = (stack.view(-1, width) @ across).view(len(part), height, columns)
-        area = (down @ narrow).view(len(part), rows * columns)
-        features[part.start : part.stop] = area @ flat
     # The sum holds the mask's area as a factor; normalising needs no division by it.
-    return F.normalize(features, dim=1).numpy()
+    return F.normalize(area.view(len(masks), -1) @ flat, dim=1).numpy()
 
 
 def classify_masks(
@@ -71,6 +66,12 @@ def classify_masks(
     similarity = similarity_to_classes(features, text)[:, detected]
     best = similarity.argmax(axis=1)
     return detected[best], similarity[np.arange(len(features)), best]
+
+
+def _extent(mask: npt.NDArray[np.bool_], across: int) -> tuple[int, int]:
+    """First row or column that the mask touches and last one + 1; (0, 0) when none is."""
+    indices = np.flatnonzero(mask.any(axis=across))
+    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
 
 
 def _cell_weights(pixels: int, cells: int) -> torch.Tensor:

@@ -49,7 +49,7 @@ def compose(
     for layer, classes, area in layers:
         for index in np.argsort(-area, kind="stable"):
             if classes[index] != UNLABELLED:
-                label[layer[index]] = classes[index]
+                np.copyto(label, np.uint8(classes[index]), where=layer[index])
     return label
 
 
