@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
@@ -124,12 +125,14 @@ def _oracle(work: Workplace) -> StageReport:
 
 def _score(work: Workplace, methods: Sequence[str]) -> StageReport:
     from fmbseg.evaluate.stages import evaluate
+    from fmbseg.view.example import example_overlay
 
     for method in methods:
         report = evaluate(
             work.config, work.paths, work.progress, method=method, benchmarks=work.benchmarks
         )
-        work.tracker.evaluation(work.config, work.paths, method, work.benchmarks)
+        picture = partial(example_overlay, work.config, work.paths) if method == "fmbseg" else None
+        work.tracker.evaluation(work.config, work.paths, method, work.benchmarks, picture)
     return report
 
 
