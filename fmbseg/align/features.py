@@ -51,10 +51,11 @@ from fmbseg.store import (
 
 __all__ = [
     "FeatureSource",
+    "PublishedFeatures",
     "StoredFeatures",
     "features",
-    "open_features",
     "patch_labels",
+    "published_features",
     "resize_for_encoder",
 ]
 
@@ -83,22 +84,48 @@ def features(config: Config, paths: Paths, progress: Progress) -> StageReport:
     if is_published(paths.features, plan.key):
         return StageReport(STAGE, plan.key, computed=0, taken_over=plan.shards)
     report = plan.make_shards()
+    # The index is published through a store of its own: of the shards only their digests go out.
     out = ShardStore(paths.shards, STAGE, plan.key)
     if not out.has(0):
         with out.write(0) as directory:
             parts = [pq.read_table(plan.store.shard_path(i) / INDEX) for i in range(plan.shards)]
-            pq.write_table(pa.concat_tables(parts) if parts else INDEX_SCHEMA.empty_table(),
-                           directory / INDEX)  # fmt: skip
+            index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *parts])
+            pq.write_table(index, directory / INDEX)
     digests = [file_digest(plan.store.shard_path(i) / "digest.json") for i in range(plan.shards)]
     header = {"images_digest": plan.manifest.digest, "feature_shards": digests}
     out.publish(paths.features, count=1, manifest=header)
     return StageReport(STAGE, plan.key, report.computed, report.taken_over)
 
 
-def open_features(
+class PublishedFeatures:
+    """Features whose index is published; their shards may be here or not.
+
+    Attributes:
+        image_ids: in the order of the images.
+        grids: (h, w) patches of each image.
+    """
+
+    def __init__(self, index: Path, plan: _Plan) -> None:
+        rows = pq.read_table(index).to_pylist()
+        self.image_ids = tuple(str(row["image_id"]) for row in rows)
+        self.grids = tuple((int(row["height"]), int(row["width"])) for row in rows)
+        self._plan = plan
+
+    def open(self) -> StoredFeatures:
+        """Open the shards; those that are not here are made again.
+
+        Raises:
+            DataError: an image is gone or broken.
+            WeightsError: the encoder's weights are missing or damaged.
+        """
+        self._plan.make_shards()
+        return StoredFeatures([self._plan.store.shard_path(i) for i in range(self._plan.shards)])
+
+
+def published_features(
     config: Config, paths: Paths, progress: Progress, manifest: Manifest | None = None
-) -> StoredFeatures:
-    """The features whose index `features` has published; shards that are not here are made again.
+) -> PublishedFeatures:
+    """What `features` has published.
 
     Args:
         config: the sections run, data and features count.
@@ -107,8 +134,8 @@ def open_features(
         manifest: the training set's images, where they have been digested already.
 
     Raises:
-        StoreError: the index is missing, damaged or of another configuration.
-        DataError, WeightsError: as `features`, when shards have to be made.
+        StoreError: the out is missing, damaged or of another configuration.
+        DataError, WeightsError: as `features`.
     """
     plan = _Plan(config, paths, progress, manifest)
     if published_key(paths.features) is None:
@@ -118,9 +145,7 @@ def open_features(
             f"{paths.features} is damaged or was made with other images, parameters, weights or "
             "code: run `fmbseg run features` again first"
         )
-    plan.make_shards()
-    shards = [plan.store.shard_path(index) for index in range(plan.shards)]
-    return StoredFeatures(shards)
+    return PublishedFeatures(paths.features / INDEX, plan)
 
 
 class _Plan:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.features import StoredFeatures, open_features
+from fmbseg.align.features import PublishedFeatures, published_features
 from fmbseg.align.losses import IGNORE
 from fmbseg.align.patches import patch_labels
 from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
@@ -135,10 +135,6 @@ class _Targets:
     read: Callable[[str], Label]
     digest: str | None
 
-    @property
-    def readable(self) -> str:
-        return f"labels for {self.stage}"
-
 
 def _train(
     targets: _Targets,
@@ -148,7 +144,7 @@ def _train(
     progress: Progress,
     on_metrics: OnMetrics | None,
 ) -> StageReport:
-    features = open_features(config, paths, progress, plan.manifest)
+    features = published_features(config, paths, progress, plan.manifest)
     labels: list[npt.NDArray[np.uint8]] | None = None
     digest = targets.digest
     if digest is None:
@@ -185,7 +181,7 @@ def _train(
             targets.vocabulary, templates
         )
         trained = train_head(
-            features,
+            features.open(),
             labels,
             text.anchors,
             config.align,
@@ -214,14 +210,13 @@ def _train(
 
 
 def _patch_labels(
-    targets: _Targets, features: StoredFeatures, config: Config, progress: Progress
+    targets: _Targets, features: PublishedFeatures, config: Config, progress: Progress
 ) -> list[npt.NDArray[np.uint8]]:
     # One byte a patch: a vocabulary has at most 255 classes, and they are all kept in memory.
     labels = []
-    with progress.task(targets.readable, len(features)) as task:
-        for index, image_id in enumerate(features.image_ids):
-            label = targets.read(image_id)
-            patches = patch_labels(label, features.grid(index), config.align.purity)
+    with progress.task(f"labels for {targets.stage}", len(features.grids)) as task:
+        for image_id, grid in zip(features.image_ids, features.grids, strict=True):
+            patches = patch_labels(targets.read(image_id), grid, config.align.purity)
             labels.append(patches.astype(np.uint8))
             task.advance()
     return labels

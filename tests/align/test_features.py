@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fmbseg.align import feature_store
-from fmbseg.align.features import features, open_features, resize_for_encoder
+from fmbseg.align.features import features, published_features, resize_for_encoder
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
@@ -37,7 +37,7 @@ def files(directory: Path) -> dict[str, bytes]:
 def test_stores_what_the_encoder_says(workspace: Paths, config: MakeConfig) -> None:
     report = features(config(), workspace, silent_progress())
     assert (report.stage, report.computed, report.taken_over) == ("features", 3, 0)
-    stored = open_features(config(), workspace, silent_progress())
+    stored = published_features(config(), workspace, silent_progress()).open()
     assert len(stored) == len(GRIDS)
     assert stored.image_ids == tuple(f"{index:012d}" for index in range(len(GRIDS)))
     encoder = load_backbone("tiny-encoder")
@@ -89,7 +89,7 @@ def test_missing_shards_are_made_again(workspace: Paths, config: MakeConfig) -> 
     features(config(), workspace, silent_progress())
     before = files(workspace.feature_store)
     shutil.rmtree(workspace.feature_store)
-    stored = open_features(config(), workspace, silent_progress())
+    stored = published_features(config(), workspace, silent_progress()).open()
     assert len(stored) == len(GRIDS)
     assert files(workspace.feature_store) == before
 
@@ -115,7 +115,7 @@ def test_each_image_is_encoded_once(workspace: Paths, config: MakeConfig) -> Non
     handle = nn.modules.module.register_module_forward_hook(count)
     try:
         features(config(), workspace, silent_progress())
-        open_features(config(), workspace, silent_progress())
+        published_features(config(), workspace, silent_progress()).open()
     finally:
         handle.remove()
     assert seen == len(GRIDS)
@@ -123,13 +123,13 @@ def test_each_image_is_encoded_once(workspace: Paths, config: MakeConfig) -> Non
 
 def test_refuses_missing_and_stale_features(workspace: Paths, config: MakeConfig) -> None:
     with pytest.raises(StoreError, match="run `fmbseg run features` first"):
-        open_features(config(), workspace, silent_progress())
+        published_features(config(), workspace, silent_progress()).open()
     features(config(), workspace, silent_progress())
     with pytest.raises(StoreError, match="run `fmbseg run features` again"):
-        open_features(config(features={"short_side": 72}), workspace, silent_progress())
+        published_features(config(features={"short_side": 72}), workspace, silent_progress())
     (workspace.features / "index.parquet").write_bytes(b"")
     with pytest.raises(StoreError, match="damaged"):
-        open_features(config(), workspace, silent_progress())
+        published_features(config(), workspace, silent_progress()).open()
 
 
 def test_many_shards_do_not_exhaust_file_descriptors(
@@ -137,7 +137,7 @@ def test_many_shards_do_not_exhaust_file_descriptors(
 ) -> None:
     monkeypatch.setattr(feature_store, "_OPEN_SHARDS", 1)
     features(config(), workspace, silent_progress())
-    stored = open_features(config(), workspace, silent_progress())
+    stored = published_features(config(), workspace, silent_progress()).open()
     first = np.array(stored.load(0))
     for index in (4, 2, 0):
         stored.load(index)
