@@ -13,7 +13,7 @@ from torch import Tensor
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_encoder
-from fmbseg.models.weights import WeightsRecord, load_weights, weights_record
+from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
 
 __all__ = ["Backbone", "build_encoder", "load_backbone"]
 
@@ -95,6 +95,7 @@ def load_backbone(
             not fit.
     """
     record = weights_record(name, "timm")
+    resolve(name, weights_dir)  # a missing file is reported before the slow building
     if record.architecture == "tiny":
         config = tiny.architecture("encoder")
     else:
@@ -102,6 +103,7 @@ def load_backbone(
             "architecture": record.architecture,
             "model_args": {"num_classes": 0, "dynamic_img_size": True},
         }
-    module = build_encoder(config)
+    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
+        module = build_encoder(config)
     load_weights(module, record, weights_dir, unused=_PRETRAINING_ONLY)
     return Backbone(module, record, device, dtype)

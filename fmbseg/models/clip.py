@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
 from fmbseg.models.text import TextEmbeddings, class_similarity
-from fmbseg.models.weights import WeightsRecord, load_weights, weights_record
+from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
 
 __all__ = [
     "ClipEncoding",
@@ -129,8 +129,7 @@ class ClipModel:
         if templates not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise ConfigError(f"unknown templates {templates!r}: choose one of {known}")
-        words, owners = vocabulary.queries
-        sentences = TEMPLATES[templates]
+        (words, owners), sentences = vocabulary.queries, TEMPLATES[templates]
         prompts = [sentence.format(word) for word in words for sentence in sentences]
         embedded = self.encode_text(prompts).view(len(words), len(sentences), -1)
         queries = F.normalize(embedded.mean(dim=1), dim=-1)
@@ -152,11 +151,10 @@ class ClipModel:
             ConfigError: windows of another size.
         """
         inputs = self._normalised(torch.as_tensor(pixels))
-        if inputs.shape[1:] != (3, self.image_size, self.image_size):
-            raise ConfigError(
-                f"windows are {inputs.shape[-1]} x {inputs.shape[-2]} px: "
-                f"this CLIP takes {self.image_size} x {self.image_size}"
-            )
+        side = self.image_size
+        if inputs.shape[1:] != (3, side, side):
+            found = " x ".join(str(length) for length in inputs.shape[:1:-1])
+            raise ConfigError(f"windows are {found} px: this CLIP takes {side} x {side}")
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
             return visual_tokens(self.module.visual, inputs)
@@ -181,12 +179,11 @@ class ClipModel:
                 raise ConfigError(
                     f"clip.{name} is {length}: take a multiple of the model's patch, {patch} px"
                 )
-        size = resize_to_short_side(*image.size, section.short_side, patch)
-        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        width, height = size
+        width, height = resize_to_short_side(*image.size, section.short_side, patch)
+        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
         offsets = sliding_windows(height, width, section.window, section.stride)
         crop = (min(section.window, height), min(section.window, width))
-        rows, columns = crop[0] // patch, crop[1] // patch
+        rows, columns = (side // patch for side in crop)
         total = torch.zeros(height // patch, width // patch, self.embed_dim, device=self.device)
         windows = []
         for part in _batches(offsets, section.batch_size):
@@ -200,7 +197,7 @@ class ClipModel:
         return ClipEncoding(
             windows=_half(torch.cat(windows)),
             dense=_half(F.normalize(total, dim=-1)),
-            size=size,
+            size=(width, height),
             offsets=offsets,
         )
 
@@ -275,12 +272,14 @@ def load_clip(
         WeightsError: the name is no CLIP, or its weights are missing, damaged or do not fit.
     """
     record = weights_record(name, "open_clip")
+    resolve(name, weights_dir)  # a missing file is reported before the slow building
     if record.architecture == "tiny":
         config, tokenizer = tiny.architecture("clip"), tiny_tokenizer()
     else:
         config = open_clip.get_model_config(record.architecture)
         tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
+    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
+        module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
     load_weights(module, record, weights_dir, unused=_ARCHIVE_FIELDS)
     return ClipModel(module, tokenizer, record, device, dtype)
 
@@ -298,5 +297,4 @@ def _regrid(dense: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _half(x: Tensor) -> npt.NDArray[np.float16]:
-    rounded: npt.NDArray[np.float16] = x.to(torch.float16).cpu().numpy()
-    return rounded
+    return cast("npt.NDArray[np.float16]", x.to(torch.float16).cpu().numpy())

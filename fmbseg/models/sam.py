@@ -24,7 +24,7 @@ from fmbseg.config import MasksSection
 from fmbseg.errors import DataError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_sam
-from fmbseg.models.weights import load_weights, weights_record
+from fmbseg.models.weights import load_weights, resolve, weights_record
 
 __all__ = ["AutomaticMasks", "SamEncoding", "SamMasks", "SamModel", "build_sam", "load_sam"]
 
@@ -241,10 +241,12 @@ def load_sam(
         WeightsError: the name is no SAM, or its weights are missing, damaged or do not fit.
     """
     record = weights_record(name, "segment_anything")
-    if record.architecture == "tiny":
-        module = build_sam(tiny.architecture("sam"))
-    else:
-        module = sam_model_registry[record.architecture]()
+    resolve(name, weights_dir)  # a missing file is reported before the slow building
+    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
+        if record.architecture == "tiny":
+            module = build_sam(tiny.architecture("sam"))
+        else:
+            module = sam_model_registry[record.architecture]()
     load_weights(module, record, weights_dir)
     return SamModel(module, device, dtype)
 

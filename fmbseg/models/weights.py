@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import urllib.request
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -220,7 +221,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         if _is_torchscript(path):
-            archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch would rather have other archives
+                archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return dict(archive.state_dict())
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from segment_anything import sam_model_registry
+
+from fmbseg.errors import WeightsError
+from fmbseg.models import tiny, weights
+from fmbseg.models.backbone import build_encoder, load_backbone
+from fmbseg.models.clip import build_clip, load_clip
+from fmbseg.models.sam import build_sam, load_sam
+from fmbseg.models.weights import (
+    pull,
+    read_state,
+    registry,
+    resolve,
+    verify,
+    weights_digest,
+    weights_record,
+)
+
+LOADERS: dict[str, Callable[..., object]] = {
+    "tiny-clip": load_clip,
+    "tiny-sam": load_sam,
+    "tiny-encoder": load_backbone,
+}
+
+
+@pytest.fixture
+def folder(random_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the random weights that a test may damage."""
+    return Path(shutil.copytree(random_weights, tmp_path / "weights"))
+
+
+@pytest.fixture
+def no_package_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package without its weights, and no folder named."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for path in tiny.FOLDER.glob("*.json"):
+        shutil.copy(path, package)
+    monkeypatch.setattr(tiny, "FOLDER", package)
+    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+
+
+def _refused(action: Callable[[], object]) -> str:
+    with pytest.raises(WeightsError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Records
+
+
+def test_records_agree_with_their_libraries() -> None:
+    for record in registry().values():
+        assert record.file and record.licence and record.source
+        if record.architecture == "tiny":
+            continue
+        assert record.sha256 is not None and len(record.sha256) == 64
+        assert record.source.endswith(record.file)
+        if record.library == "open_clip":
+            config = open_clip.get_model_config(record.architecture)
+            published = open_clip.get_pretrained_cfg(record.architecture, "openai")
+            assert config["vision_cfg"]["image_size"] == record.size
+            assert record.source == published["url"]
+            assert (record.activation == "quick_gelu") == published["quick_gelu"]
+        elif record.library == "timm":
+            published = timm.get_pretrained_cfg(record.architecture).to_dict()
+            assert published["input_size"] == (3, record.size, record.size)
+            assert record.source == published["url"]
+        else:
+            with torch.device("meta"):
+                sam = sam_model_registry[record.architecture]()
+            assert sam.image_encoder.img_size == record.size
+            continue
+        assert record.mean == tuple(published["mean"])
+        assert record.std == tuple(published["std"])
+
+
+def test_tiny_records_agree_with_their_architectures() -> None:
+    clip, sam, encoder = (weights_record(f"tiny-{name}") for name in ("clip", "sam", "encoder"))
+    assert tiny.architecture("clip")["vision_cfg"]["image_size"] == clip.size
+    assert tiny.architecture("encoder")["model_args"]["img_size"] == encoder.size
+    config = tiny.architecture("sam")
+    assert config["image_encoder"]["img_size"] == sam.size
+    assert tuple(config["pixel_mean"]) == sam.mean
+    assert tuple(config["pixel_std"]) == sam.std
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    assert _refused(lambda: resolve("clip-vit-x")).startswith(
+        "unknown model 'clip-vit-x': choose one of tiny-clip, tiny-sam, tiny-encoder, clip-vit-b-16"
+    )
+
+
+def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
+    assert _refused(lambda: load_clip("tiny-sam", weights_dir=folder)) == (
+        "tiny-sam is a SAM, where a CLIP is needed: "
+        "choose one of tiny-clip, clip-vit-b-16, clip-vit-l-14"
+    )
+    assert "is a CLIP, where a frozen encoder is needed" in _refused(
+        lambda: load_backbone("tiny-clip", weights_dir=folder)
+    )
+    assert "where a SAM is needed" in _refused(lambda: load_sam("tiny-encoder", weights_dir=folder))
+
+
+# Places
+
+
+def test_weights_are_looked_for_in_the_argument_then_the_package_then_the_environment(
+    no_package_data: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBSEG_WEIGHTS", str(folder))
+    assert resolve("tiny-clip") == folder / "clip.safetensors"
+    package = Path(shutil.copytree(folder, tmp_path / "package", dirs_exist_ok=True))
+    assert resolve("tiny-clip") == package / "clip.safetensors"
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    assert resolve("tiny-clip", other) == other / "clip.safetensors"
+    (other / "clip.safetensors").unlink()
+    assert resolve("tiny-clip", other) == package / "clip.safetensors"
+
+
+def test_missing_weights_are_an_error_that_names_file_and_place(
+    no_package_data: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _refused(lambda: load_sam("sam-vit-b")) == (
+        "weights of sam-vit-b: sam_vit_b_01ec64.pth is not here: get it from "
+        "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth "
+        "and set FMBSEG_WEIGHTS to its folder"
+    )
+    monkeypatch.setenv("FMBSEG_WEIGHTS", str(tmp_path))
+    assert _refused(lambda: weights_digest("sam-vit-b")) == (
+        f"weights of sam-vit-b: sam_vit_b_01ec64.pth is not in {tmp_path}: put it there "
+        "(from https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth)"
+    )
+    for name, load in LOADERS.items():
+        assert f"is not in {tmp_path / 'package'} or {tmp_path}" in _refused(
+            lambda name=name, load=load: load(name)  # type: ignore[misc]
+        )
+
+
+# Digests
+
+
+def test_the_digest_is_of_the_file_as_it_is_now(folder: Path) -> None:
+    path = folder / "encoder.safetensors"
+    first = weights_digest("tiny-encoder", folder)
+    assert first == hashlib.sha256(path.read_bytes()).hexdigest()
+    save_file({name: value + 1 for name, value in load_file(path).items()}, path)
+    assert weights_digest("tiny-encoder", folder) != first
+
+
+def test_another_file_than_the_pinned_one_does_not_verify(tmp_path: Path) -> None:
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
+    assert f"{path} is damaged or another file" in _refused(lambda: verify("sam-vit-b", tmp_path))
+
+
+# Strict loading
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_what_is_loaded_is_what_was_saved(folder: Path, name: str) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    model = LOADERS[name](name, weights_dir=folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    loaded = model.module.state_dict()  # type: ignore[attr-defined]
+    saved = load_file(folder / weights_record(name).file)
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
+    assert not model.module.training  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in model.module.parameters())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
+def test_a_cut_off_file_is_refused(folder: Path, name: str, keep: float) -> None:
+    path = folder / weights_record(name).file
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    assert f"{path} is cut off, damaged" in _refused(
+        lambda: LOADERS[name](name, weights_dir=folder)
+    )
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_renamed_missing_surplus_and_reshaped_tensors_are_refused(folder: Path, name: str) -> None:
+    path = folder / weights_record(name).file
+    good = load_file(path)
+    key = sorted(good)[0]
+    renamed = {f"module.{k}": v for k, v in good.items()}
+    for state, problem in (
+        ({k: v for k, v in good.items() if k != key}, f"(no {key})"),
+        ({**good, "surplus": torch.zeros(1)}, "(unknown surplus)"),
+        (
+            {**good, key: torch.zeros(7, 7)},
+            f"({key} is (7, 7) instead of {tuple(good[key].shape)})",
+        ),
+        (renamed, f"and {2 * len(good) - 1} more)"),
+    ):
+        save_file(state, path)
+        message = _refused(lambda: LOADERS[name](name, weights_dir=folder))
+        assert message.startswith(f"{path} does not fit {name} (")
+        assert problem in message
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    clip = tiny.architecture("clip")
+    deeper = {**clip, "vision_cfg": {**clip["vision_cfg"], "layers": 9}}
+    save_file(build_clip(deeper).state_dict(), folder / "clip.safetensors")
+    assert "unknown visual.transformer.resblocks" in _refused(
+        lambda: load_clip("tiny-clip", weights_dir=folder)
+    )
+    encoder = tiny.architecture("encoder")
+    # timm itself would resample both of these without a word.
+    for change in ({"img_size": 128}, {"patch_size": 16}):
+        other = {**encoder, "model_args": {**encoder["model_args"], **change}}
+        save_file(build_encoder(other).state_dict(), folder / "encoder.safetensors")
+        assert "pos_embed is" in _refused(lambda: load_backbone("tiny-encoder", weights_dir=folder))
+    sam = tiny.architecture("sam")
+    narrower = {**sam, "image_encoder": {**sam["image_encoder"], "num_heads": 2}}
+    save_file(build_sam(narrower).state_dict(), folder / "sam.safetensors")
+    assert "rel_pos" in _refused(lambda: load_sam("tiny-sam", weights_dir=folder))
+
+
+def test_a_clips_weights_do_not_pass_for_a_sam(folder: Path) -> None:
+    shutil.copy(folder / "clip.safetensors", folder / "sam.safetensors")
+    assert "does not fit tiny-sam" in _refused(lambda: load_sam("tiny-sam", weights_dir=folder))
+
+
+# File formats
+
+
+def test_pickled_state_dicts_are_read_but_never_run(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.arange(3.0)}, path)
+    assert read_state(path)["weight"].tolist() == [0, 1, 2]
+    torch.save({"weight": torch.nn.Linear(2, 2)}, path)
+    assert "holds more than tensors" in _refused(lambda: read_state(path))
+    torch.save([torch.zeros(1)], path)
+    assert "is not a state dict of tensors" in _refused(lambda: read_state(path))
+    torch.save({"weight": torch.arange(3000.0)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "is cut off, damaged" in _refused(lambda: read_state(path))
+    path.write_bytes(b"<html>not found</html>")
+    assert "is cut off, damaged" in _refused(lambda: read_state(path))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_torchscript_archives_are_read_as_openai_publishes_them(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    path = tmp_path / "ViT.pt"
+    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+    state = read_state(path)
+    assert state.keys() == module.state_dict().keys()
+    assert torch.equal(state["0.weight"], module[0].weight)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "is cut off, damaged" in _refused(lambda: read_state(path))
+
+
+# Fetching
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file to fetch, under the name of a published model."""
+    source = tmp_path / "server" / "sam_vit_b_01ec64.pth"
+    source.parent.mkdir()
+    torch.save({"weight": torch.arange(300_000.0)}, source)
+    record = replace(
+        weights_record("sam-vit-b"),
+        source=source.as_uri(),
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+    )
+    monkeypatch.setattr(weights, "registry", lambda: {"sam-vit-b": record})
+    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+    return source
+
+
+def test_weights_are_fetched_once_and_verified(served: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    path = pull("sam-vit-b", target)
+    assert path == target / served.name
+    assert path.read_bytes() == served.read_bytes()
+    served.unlink()
+    assert pull("sam-vit-b", target) == path
+    path.write_bytes(b"damaged")
+    assert "cannot fetch" in _refused(lambda: pull("sam-vit-b", target))
+
+
+def test_a_wrong_file_from_the_source_is_not_kept(served: Path, tmp_path: Path) -> None:
+    served.write_bytes(b"another file")
+    assert "is not the pinned file" in _refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_fetching_needs_a_folder(served: Path) -> None:
+    assert _refused(lambda: pull("sam-vit-b")) == (
+        "nowhere to put sam_vit_b_01ec64.pth: set FMBSEG_WEIGHTS to a folder"
+    )
+
+
+def test_what_comes_with_the_package_is_not_fetched(no_package_data: None, tmp_path: Path) -> None:
+    assert "comes with the package" in _refused(lambda: pull("tiny-clip", tmp_path))
