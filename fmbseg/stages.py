@@ -64,7 +64,7 @@ class Stage:
 
 
 def _scenes(work: Workplace) -> StageReport:
-    from fmbseg.data.scenes import scenes
+    from fmbseg.data.scene_layouts import scenes
 
     return scenes(work.config, work.paths, work.progress)
 
@@ -157,7 +157,12 @@ _TABLE = (
         summary="draw synthetic scenes with exact ground truth, in the benchmarks' layouts",
         params=("scenes",),
         inputs=(),
-        sources=("data/scenes.py",),
+        sources=(
+            "data/scene_classes.py",
+            "data/scene_layouts.py",
+            "data/scenes.py",
+            "data/textures.py",
+        ),
         outputs=("data/scenes",),
         function=_scenes,
     ),
@@ -262,6 +267,8 @@ def find_stage(name: str, config: Config) -> tuple[Stage, tuple[str, ...]]:
     if base not in STAGES:
         raise ConfigError(f"unknown stage {base!r}: use one of {', '.join(STAGES)}")
     stage = STAGES[base]
+    if stage.each_benchmark and not config.evaluate.benchmarks:
+        raise ConfigError(f"{base!r} has nothing to score: evaluate.benchmarks is empty")
     if not at:
         return stage, tuple(config.evaluate.benchmarks)
     if not stage.each_benchmark:

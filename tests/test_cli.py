@@ -115,7 +115,9 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     code = "import sys, fmbseg.cli; print([m for m in ('torch', 'mlflow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout == "[]\n"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +11,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="Data sets.", rich_markup_mode=None)
+
+# Says what a folder of scenes was made with.
+RECORD = "scenes.json"
 
 
 class Layout(StrEnum):
@@ -31,15 +36,40 @@ def scenes(
         typer.Option(
             "--images",
             min=1,
-            help="N training images; a quarter as many validation images (at least 1) come on top.",
+            metavar="N",
+            help="Training images; a quarter as many, at least 1, validation images come on top.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="The layout's folder is made in it.")
+        Path,
+        typer.Option("--out", metavar="DIR", help="The data set's root, the later --root DIR."),
     ],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=99, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Draw synthetic scenes with exact ground truth.
 
-    Written are N train and max(1, N // 4) val scenes; the evaluation split is val.
+    Written are N images of the split train (train2017) and max(1, N // 4) of val (val2017).
     """
+    from fmbseg.data.scene_layouts import write_scenes
+    from fmbseg.data.scenes import scene_seed
+    from fmbseg.progress import console_progress
+
+    train, val = images, max(1, images // 4)
+    scene_seed("training", images, seed)  # out of range: before any folder is made
+    _claim(out, {"layout": layout.value, "train": train, "val": val, "seed": seed})
+    write_scenes(layout.value, out, train=train, val=val, seed=seed, progress=console_progress())
+    print(f"{out}: {train} training and {val} validation scenes")
+
+
+def _claim(root: Path, record: Mapping[str, object]) -> None:
+    """Mark a folder as this call's; the same call may go on in it, any other is refused."""
+    from fmbseg.atomic import write_atomically
+    from fmbseg.errors import DataError
+
+    path, text = root / RECORD, json.dumps(record) + "\n"
+    if root.is_dir() and any(root.iterdir()):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise DataError(f"{root} holds something else already: choose another folder")
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())

@@ -1,0 +1,223 @@
+"""The pipeline through DVC, for real, in a scratch project with few scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import save_file
+
+from fmbseg.config import load_config
+from fmbseg.errors import WeightsError
+from fmbseg.models import tiny
+from fmbseg.models.build import build_clip, build_encoder, build_sam
+from fmbseg.models.weights import resolve, weights_record
+from fmbseg.stages import STAGES
+
+pytestmark = pytest.mark.slow
+
+CHANGES = {
+    "train: 480, val: 120": "train: 8, val: 4",
+    "{val: 120}": "{val: 4}",
+    "shard_size: 64": "shard_size: 4",
+    "points_per_side: 12": "points_per_side: 4",
+    "epochs: 20": "epochs: 2",
+    "threads: 2": "threads: 1",
+}
+
+
+class Project:
+    """A copy of the working tree in git, and commands in it."""
+
+    def __init__(self, root: Path, weights: Path) -> None:
+        self.root = root
+        # Its own package and not the installed one: what runs is what DVC watches.
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(root),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "FMBSEG_WEIGHTS": str(weights),
+            "GIT_AUTHOR_NAME": "Test",
+            "GIT_AUTHOR_EMAIL": "test@example.org",
+            "GIT_COMMITTER_NAME": "Test",
+            "GIT_COMMITTER_EMAIL": "test@example.org",
+        }
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self) -> set[str]:
+        """Names of the stages `dvc repro` ran."""
+        return set(re.findall(r"Running stage '(.+?)'", self.run("dvc", "repro")))
+
+    def set(self, old: str, new: str) -> None:
+        path = self.root / "params.yaml"
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", message)
+
+    def metrics(self, method: str, benchmark: str) -> dict[str, object]:
+        path = self.root / "metrics" / method / f"{benchmark}.json"
+        record: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        return record
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, for the models whose trained ones are not in the package."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    builders = {"clip": build_clip, "sam": build_sam, "encoder": build_encoder}
+    for kind, build in builders.items():
+        try:
+            resolve(f"tiny-{kind}")
+        except WeightsError:
+            state = build(tiny.architecture(kind)).state_dict()
+            state = {name: value.contiguous().clone() for name, value in state.items()}
+            save_file(state, folder / weights_record(f"tiny-{kind}").file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, repository: Path
+) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project") / "fmbseg"
+    shutil.copytree(repository / "fmbseg", root / "fmbseg", ignore=shutil.ignore_patterns("__py*"))
+    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(repository / name, root)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(repository / ".dvc" / name, root / ".dvc")
+    made = Project(root, weights)
+    for old, new in CHANGES.items():
+        made.set(old, new)
+    made.run("git", "init", "-q")
+    made.commit("start")
+    yield made
+    shutil.rmtree(root)
+
+
+ALL = {
+    f"{name}@{benchmark}" if stage.each_benchmark else name
+    for name, stage in STAGES.items()
+    for benchmark in ("voc21", "voc20", "coco_stuff")
+}
+EVALUATE = {name for name in ALL if name.startswith("evaluate@")}
+
+
+# The tests go on from one another: the first pays for all of them.
+
+
+def test_first_run_makes_everything(project: Project) -> None:
+    assert project.repro() == ALL
+    for method in ("fmbseg", "maskclip", "pseudo", "oracle"):
+        for benchmark in ("voc21", "voc20", "coco_stuff"):
+            found = project.metrics(method, benchmark)
+            assert (found["method"], found["benchmark"]) == (method, benchmark)
+            assert found["images"] == 4
+    assert "up to date" in project.run("dvc", "status")
+    assert project.repro() == set()
+    # Nothing under data/ nor any cache is offered to git.
+    changed = {line[3:] for line in project.run("git", "status", "--short").splitlines()}
+    assert changed == {"dvc.lock", "metrics/"}
+
+
+def test_metrics_and_plots_show(project: Project) -> None:
+    shown = project.run("dvc", "metrics", "show")
+    for method in ("fmbseg", "oracle", "maskclip"):
+        assert f"metrics/{method}/voc21.json" in shown.replace("\\", "/")
+    project.run("dvc", "plots", "show", "-o", "plots")
+    shutil.rmtree(project.root / "plots", ignore_errors=True)
+
+
+def test_another_head_reruns_what_depends_on_it(project: Project) -> None:
+    project.commit("results")
+    before = (project.root / "data" / "align" / "head.safetensors").read_bytes()
+    project.set("head: transformer", "head: linear")
+    assert project.repro() == {"align", "oracle"} | EVALUATE
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() != before
+
+    # Back again: everything comes out of the run-cache, the same bytes.
+    project.run("git", "checkout", "params.yaml", "dvc.lock")
+    assert project.repro() == set()
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == before
+
+
+def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
+    config = load_config(project.root / "params.yaml")
+    client = MlflowClient(tracking_uri=f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment is not None
+    wanted = "params.method = 'fmbseg'"
+    runs = client.search_runs([experiment.experiment_id], wanted)
+    assert sorted(run.data.params["align.head"] for run in runs) == ["linear", "transformer"]
+    for run in runs:
+        assert {"miou/voc20", "miou/voc21", "miou/coco_stuff"} <= set(run.data.metrics)
+        child = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        (training,) = client.search_runs([experiment.experiment_id], child)
+        assert len(client.get_metric_history(training.info.run_id, "loss")) == 2
+        overlays = {file.path for file in client.list_artifacts(run.info.run_id, "overlay")}
+        assert len(overlays) == 3
+
+
+def test_a_lost_out_comes_from_the_run_cache(project: Project) -> None:
+    shutil.rmtree(project.root / "data" / "pseudo" / "label")
+    assert project.repro() == set()
+    assert len(list((project.root / "data" / "pseudo" / "label" / "labels").iterdir())) == 8
+
+
+def test_stages_take_over_what_the_store_has(project: Project) -> None:
+    for name in ("detect", "query", "masks", "label", "features", "align"):
+        assert f"{name}: 0 computed" in project.run("fmbseg", "run", name)
+
+
+def test_experiment_with_another_head(project: Project) -> None:
+    project.run("dvc", "exp", "run", "-S", "align.head=mlp", "--name", "mlp")
+    assert "mlp" in project.run("dvc", "exp", "show", "--csv", "--only-changed")
+    project.run("git", "checkout", "-f", "--", ".")
+    project.repro()
+
+
+def test_data_and_benchmark_outside_the_project(project: Project, tmp_path: Path) -> None:
+    outside = tmp_path / "coco"
+    shutil.copytree(project.root / "data" / "scenes" / "coco_stuff164k", outside)
+    project.set("data/scenes/coco_stuff164k", os.path.relpath(outside, project.root))
+    ran = project.repro()
+    # The same images: every stage is called because of the path, none computes anything new.
+    assert "detect" in ran
+    assert "scenes" not in ran
+    assert "evaluate@coco_stuff" in ran
+    (outside / "images" / "train2017").rename(outside / "gone")
+    done = subprocess.run(
+        ["dvc", "repro", "detect"],
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
