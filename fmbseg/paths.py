@@ -37,6 +37,11 @@ class Paths:
         return self.root / ".fmbseg" / "align"
 
     @property
+    def drawn_scenes(self) -> Path:
+        """Scenes while they are drawn, by content key."""
+        return self.root / ".fmbseg" / "scenes"
+
+    @property
     def data(self) -> Path:
         """Everything the pipeline makes except metrics."""
         return self.root / "data"

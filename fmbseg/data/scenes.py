@@ -235,7 +235,8 @@ def _places(
     ys, xs = np.nonzero(covered)
     inverse = cv2.invertAffineTransform(matrix)
     places = inverse[:, :2] @ np.stack([xs, ys]) + inverse[:, 2:]
-    return (places.T / np.array([sprite[1], sprite[0]])).astype(np.float32).clip(0, 1)
+    extent = np.array([sprite[1], sprite[0]])
+    return np.asarray(np.clip(places.T / extent, 0, 1), np.float32)
 
 
 @functools.cache
@@ -269,21 +270,21 @@ def _draw(glyph: str) -> Image.Image:
 
 
 def _draw_table(draw: ImageDraw.ImageDraw, shape: str) -> None:
-    line = {"outline": (0, 0, 0, 255), "width": 4}
+    black, dark = (0, 0, 0, 255), (110, 70, 40, 255)
     if shape == "round":
-        draw.rectangle((88, 70, 104, 140), fill=(140, 90, 50, 255), **line)
-        draw.ellipse((64, 130, 128, 150), fill=(140, 90, 50, 255), **line)
-        draw.ellipse((30, 50, 162, 88), fill=(205, 150, 95, 255), **line)
+        draw.rectangle((88, 70, 104, 140), fill=dark, outline=black, width=4)
+        draw.ellipse((64, 130, 128, 150), fill=dark, outline=black, width=4)
+        draw.ellipse((30, 50, 162, 88), fill=(205, 150, 95, 255), outline=black, width=4)
     elif shape == "square":
         for left in (34, 146):
-            draw.rectangle((left, 66, left + 12, 150), fill=(120, 75, 40, 255), **line)
-        draw.polygon([(50, 46), (142, 46), (166, 76), (26, 76)], fill=(190, 130, 75, 255))
-        draw.line([(50, 46), (142, 46), (166, 76), (26, 76), (50, 46)], fill=(0, 0, 0, 255), width=4)
+            draw.rectangle((left, 66, left + 12, 150), fill=dark, outline=black, width=4)
+        top = [(50, 46), (142, 46), (166, 76), (26, 76)]
+        draw.polygon(top, fill=(190, 130, 75, 255))
+        draw.line([*top, top[0]], fill=black, width=4)
     else:
-        draw.line([(50, 150), (78, 70)], fill=(90, 60, 35, 255), width=9)
-        draw.line([(142, 150), (114, 70)], fill=(90, 60, 35, 255), width=9)
-        draw.line([(60, 118), (132, 118)], fill=(90, 60, 35, 255), width=7)
-        draw.rectangle((26, 58, 166, 76), fill=(225, 185, 130, 255), **line)
+        for start, end in (((50, 150), (78, 70)), ((142, 150), (114, 70)), ((60, 118), (132, 118))):
+            draw.line([start, end], fill=dark, width=9)
+        draw.rectangle((26, 58, 166, 76), fill=(225, 185, 130, 255), outline=black, width=4)
 
 
 @functools.cache

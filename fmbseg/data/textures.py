@@ -61,7 +61,8 @@ def _grass(rng: Rng, h: int, w: int) -> Pattern:
 
 def _sky(rng: Rng, h: int, w: int) -> Pattern:
     ys, _ = _axes(h, w)
-    return _smooth(rng, h, w, 4) * 25 + (ys / h - 0.5) * 30 + np.zeros((h, w), np.float32), GREY
+    shade = _smooth(rng, h, w, 4) * 25 + (ys / h - 0.5) * 30
+    return shade.astype(np.float32), GREY
 
 
 def _clouds(rng: Rng, h: int, w: int) -> Pattern:
@@ -104,12 +105,12 @@ def _stone(rng: Rng, h: int, w: int) -> Pattern:
     marks = np.ones((h, w), np.uint8)
     rows, columns = centres[:, 0].astype(int), centres[:, 1].astype(int)
     marks[rows, columns] = 0
-    distance, cells = cv2.distanceTransformWithLabels(
+    _, cells = cv2.distanceTransformWithLabels(
         marks, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
     )
     tones = rng.normal(0, 22, count + 1).astype(np.float32)
     joints = (cv2.Laplacian(cells.astype(np.float32), cv2.CV_32F) != 0).astype(np.float32)
-    return tones[np.minimum(cells, count)] - joints * 45 + distance * 0, GREY
+    return tones[np.minimum(cells, count)] - joints * 45, GREY
 
 
 def _wood(rng: Rng, h: int, w: int) -> Pattern:

@@ -37,7 +37,9 @@ GENERAL = {
     "fruit": ("banana", "apple", "orange"),
     "vegetable": ("broccoli", "carrot"),
     "furniture": ("chair", "couch", "bed", "dining table"),
-    "animal": ("cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "bird"),
+    "animal": (
+        "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "bird",
+    ),
     "sky": ("sky", "clouds"),
     "pavement": ("road",),
     "sands": ("sand",),

@@ -39,7 +39,7 @@ def linear_probe(encoder: nn.Module, images: int = 1500, steps: int = 400) -> di
     pixels, label, purity = probe_scenes(images)
     features: Any = encoder
     with torch.no_grad():
-        tokens = torch.cat([features.forward_features(p)[:, 1:] for p in pixels.split(50)])
+        tokens = torch.cat([features.forward_features(p)[:, 1:] for p in torch.split(pixels, 50)])
     split = images * 4 // 5
     tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
     things = sum(c.kind == "thing" for c in SCENE_CLASSES)
