@@ -105,15 +105,15 @@ class ClipModel:
         Returns:
             [n, D] float32, unit, on the model's device.
         """
+        tokens = self._tokenizer(list(prompts))
         length = self._tokenizer.context_length
-        cut = [prompt for prompt in prompts if len(self._tokenizer.encode(prompt)) + 2 > length]
+        # A row that ends with the end token is full; only those may have been cut.
+        full = torch.nonzero(tokens[:, -1] == self._tokenizer.eot_token_id).flatten().tolist()
+        cut = [prompts[i] for i in full if len(self._tokenizer.encode(prompts[i])) + 2 > length]
         if cut:
             _log.warning("%d prompts are cut at %d tokens, e.g. %r", len(cut), length, cut[0])
-        parts = [
-            self.module.encode_text(self._tokenizer(list(part)).to(self.device), normalize=True)
-            for part in _batches(prompts, _PROMPTS_AT_ONCE)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.embed_dim, device=self.device)
+        parts = tokens.to(self.device).split(_PROMPTS_AT_ONCE)
+        return torch.cat([self.module.encode_text(part, normalize=True) for part in parts])
 
     @torch.no_grad()
     def text_embeddings(self, vocabulary: Vocabulary, templates: str = "single") -> TextEmbeddings:
