@@ -39,9 +39,10 @@ Row = dict[str, object]
 class SceneLayout:
     """How one benchmark keeps its images, labels and splits.
 
-    `folder` is the usual name of the data set's root; `image` and `label` are paths below the root with {split} and {name}; `encode` makes the label
-    picture of a scene; `splits` maps train and val to the layout's own words; `split_list` is the
-    text file of a split's names, None where the folders say it.
+    `folder` is the usual name of the data set's root; `image` and `label` are paths below it with
+    {split} and {name}; `encode` makes the label picture of a scene; `splits` maps train and val to
+    the layout's own words; `split_list` is the text file of a split's names, None where the
+    folders say it.
     """
 
     folder: str
@@ -130,7 +131,8 @@ def write_scenes(
         DataError: unknown layout, or a seed outside 0..99.
     """
     if layout not in SCENE_LAYOUTS:
-        raise DataError(f"scenes have no layout {layout!r}: choose one of {', '.join(SCENE_LAYOUTS)}")
+        known = ", ".join(SCENE_LAYOUTS)
+        raise DataError(f"scenes have no layout {layout!r}: choose one of {known}")
     record = SCENE_LAYOUTS[layout]
     source = {"train": "training", "val": "development" if development else "evaluation"}
     jobs = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]

@@ -77,7 +77,9 @@ def scene_seed(split: str, index: int, seed: int = 0) -> int:
     if split not in SEED_RANGES:
         raise DataError(f"unknown scene split {split!r}: choose one of {', '.join(SEED_RANGES)}")
     if not (0 <= seed < 100 and 0 <= index < 1_000_000):
-        raise DataError(f"scene {index} of seed {seed}: take an index below 1000000, a seed below 100")
+        raise DataError(
+            f"scene {index} of seed {seed}: take an index below 1000000, a seed below 100"
+        )
     return SEED_RANGES[split][seed * 1_000_000 + index]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -52,9 +53,10 @@ def test_a_scene_is_its_seed() -> None:
 
 def test_seed_ranges_are_disjoint() -> None:
     ranges = sorted(SEED_RANGES.values(), key=lambda r: r.start)
-    assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(ranges))
     assert scene_seed("training", 3, seed=2) in SEED_RANGES["training"]
-    for split, index, seed in (("holidays", 0, 0), ("training", 1_000_000, 0), ("training", 0, 100)):
+    mistakes = (("holidays", 0, 0), ("training", 1_000_000, 0), ("training", 0, 100))
+    for split, index, seed in mistakes:
         with pytest.raises(DataError):
             scene_seed(split, index, seed)
 
@@ -86,10 +88,10 @@ def test_truth_is_consistent() -> None:
 
 
 def test_uv_is_the_place_on_the_glyph() -> None:
-    # A clock face is red, white, ... : the same place on the glyph has the same colour twice.
     colours = []
     for seed in (11, 12, 13):
-        scene = render_scene(seed, objects=[("stop sign", 0)], scale=(0.9, 0.9), correspondence=True)
+        sign = [("stop sign", 0)]
+        scene = render_scene(seed, objects=sign, scale=(0.9, 0.9), correspondence=True)
         assert scene.uv is not None
         mask = (scene.instance == 3) & (np.abs(scene.uv - (0.5, 0.15)).max(-1) < 0.04)
         assert mask.any()
