@@ -1,0 +1,264 @@
+"""A label map laid over its image, with a legend of the classes that are present."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fmbseg.errors import DataError
+
+UNLABELLED = 255
+"""The label of pixels that have no class."""
+
+MIN_LONG_SIDE = 512
+"""Pictures with a smaller long side are enlarged to about this many pixels before drawing."""
+
+_INK = (32, 32, 32)
+_PAPER = (255, 255, 255)
+_SWATCH_EMPTY = (170, 170, 170)
+
+
+@cache
+def _distinct_colours() -> NDArray[np.uint8]:
+    """[255, 3] uint8 RGB: every prefix is spread as far in CIELAB as a greedy choice gets it."""
+    steps = np.linspace(0, 255, 17).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = cv2.cvtColor((cube[None] / 255.0).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    # Near-black, near-white and grey look like shadow, sky glare and asphalt under a blend.
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    kept = (lab[:, 0] > 30) & (lab[:, 0] < 92) & (chroma > 25)
+    cube, lab = cube[kept], lab[kept]
+    chosen = [int(np.argmax(chroma[kept]))]
+    nearest = np.full(len(lab), np.inf)
+    while len(chosen) < UNLABELLED:
+        distance = np.linalg.norm(lab - lab[chosen[-1]], axis=1)
+        nearest = np.minimum(nearest, distance)
+        chosen.append(int(np.argmax(nearest)))
+    return np.asarray(cube[chosen], np.uint8)
+
+
+def palette(n: int) -> NDArray[np.uint8]:
+    """Colours for classes 0..n-1, far apart from one another and fixed: a class keeps its colour.
+
+    Returns:
+        [n, 3] uint8 RGB; `palette(m)` is the beginning of `palette(n)` for m < n.
+
+    Raises:
+        DataError: n is not within 1..255 (255 is the unlabelled value of label maps).
+    """
+    if not 1 <= n <= UNLABELLED:
+        raise DataError(f"a palette has 1 to {UNLABELLED} colours, not {n}: shorten the class list")
+    return _distinct_colours()[:n].copy()
+
+
+def blend(
+    image: Image.Image,
+    label: NDArray[np.integer],
+    colours: NDArray[np.uint8],
+    opacity: float = 0.55,
+) -> Image.Image:
+    """Colour an image by its label map; small images are enlarged so that regions can be seen.
+
+    Args:
+        image: any mode, [H, W] as `label`.
+        label: [H, W] integers, class indices; every other value is left as the image has it.
+        colours: [K, 3] uint8 RGB.
+        opacity: share of the colour, 0 to 1.
+
+    Returns:
+        RGB picture without legend; its size is a whole multiple of the image's. Regions are parted
+        by a white line and outlined in their colour.
+
+    Raises:
+        DataError: the label map has another size than the image, or is not made of integers.
+    """
+    label = np.asarray(label)
+    if label.dtype.kind not in "iu":
+        raise DataError(f"label map must be class indices of an integer dtype, not {label.dtype}")
+    if label.shape != (image.height, image.width):
+        raise DataError(
+            f"label map {list(label.shape)} does not fit the image "
+            f"[{image.height}, {image.width}]: give both in the same size"
+        )
+    factor = magnification(image.size)
+    picture = np.asarray(enlarge(image, factor))
+    label = label.repeat(factor, axis=0).repeat(factor, axis=1)
+    coloured = (label >= 0) & (label < len(colours))
+    tint = colours[np.where(coloured, label, 0)]
+    mixed = picture.copy()
+    mixed[coloured] = cv2.addWeighted(picture, 1 - opacity, tint, opacity, 0)[coloured]
+    line = max(1, max(picture.shape) // 1000)
+    # The outline has the pure colour of the legend, which the blend inside can only resemble.
+    outline = _borders(label, 3 * line) & coloured
+    mixed[outline] = tint[outline]
+    mixed[_borders(label, line)] = 255
+    return Image.fromarray(mixed)
+
+
+def _borders(label: NDArray[np.integer], reach: int) -> NDArray[np.bool_]:
+    """[H, W] bool: pixels that are at most `reach` pixels away from another label."""
+    edge: NDArray[np.uint8] = np.zeros(label.shape, dtype=np.uint8)
+    edge[:, 1:] |= label[:, 1:] != label[:, :-1]
+    edge[1:, :] |= label[1:, :] != label[:-1, :]
+    if reach > 1:
+        kernel = np.ones((2 * reach - 1, 2 * reach - 1), dtype=np.uint8)
+        edge = np.asarray(cv2.dilate(edge, kernel), dtype=np.uint8)
+    return edge.astype(bool)
+
+
+def magnification(size: tuple[int, int]) -> int:
+    """Whole factor that brings a (width, height) in pixels to `MIN_LONG_SIDE` or near it."""
+    return max(1, round(MIN_LONG_SIDE / max(size)))
+
+
+def enlarge(image: Image.Image, factor: int) -> Image.Image:
+    """The image in RGB, `factor` times as large."""
+    rgb = image.convert("RGB")
+    if factor == 1:
+        return rgb
+    return rgb.resize((rgb.width * factor, rgb.height * factor), Image.Resampling.BICUBIC)
+
+
+def area_shares(label: NDArray[np.integer], classes: int) -> list[tuple[int, float]]:
+    """(class index, share of the pixels 0 to 1) of the classes present, largest first.
+
+    Pixels of no class (255 or anything outside 0..classes-1) come last as (UNLABELLED, share).
+    """
+    label = np.asarray(label)
+    values, counts = np.unique(label, return_counts=True)
+    total = max(int(label.size), 1)
+    inside = (values >= 0) & (values < classes)
+    rows = [
+        (int(value), int(count) / total)
+        for value, count in zip(values[inside], counts[inside], strict=True)
+    ]
+    rows.sort(key=lambda row: (-row[1], row[0]))
+    outside = int(counts[~inside].sum())
+    return [*rows, (UNLABELLED, outside / total)] if outside else rows
+
+
+def overlay(
+    image: Image.Image,
+    label: NDArray[np.integer],
+    names: Sequence[str],
+    colours: NDArray[np.uint8] | None = None,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """The blended picture with a legend below it: colour, class name and area share.
+
+    Args:
+        image: any mode, [H, W] as `label`.
+        label: [H, W] integers, class indices; 255 is unlabelled.
+        names: class names in index order.
+        colours: [K, 3] uint8 RGB, `palette(len(names))` when left out.
+        opacity: share of the colour, 0 to 1.
+
+    Returns:
+        RGB; the picture in the upper part (see `blend` for its size), the legend below it, so
+        nothing of the picture is covered. Classes are sorted by area, unlabelled pixels last.
+
+    Raises:
+        DataError: sizes do not fit, there are no names, or fewer colours than names.
+    """
+    colours = _colours_for(names, colours)
+    picture = blend(image, label, colours, opacity)
+    # A narrow picture gets a legend wider than itself: class names come first.
+    width = max(picture.width, 16 * text_size(picture.width, picture.height))
+    key = legend(area_shares(label, len(names)), names, colours, width, picture.height)
+    sheet = Image.new("RGB", (width, picture.height + key.height), _PAPER)
+    sheet.paste(picture, (0, 0))
+    sheet.paste(key, (0, picture.height))
+    return sheet
+
+
+def legend(
+    rows: Sequence[tuple[int, float | None]],
+    names: Sequence[str],
+    colours: NDArray[np.uint8],
+    width: int,
+    height: int = 0,
+) -> Image.Image:
+    """Entries in as many columns as fit; the text grows with the picture it belongs to.
+
+    Args:
+        rows: (class index or UNLABELLED, share of the area or None to print none).
+        names: class names in index order.
+        colours: [K, 3] uint8 RGB.
+        width: pixels, of the legend.
+        height: pixels, of the picture above it (0: judge the text size by the width alone).
+
+    Returns:
+        RGB, `width` pixels wide.
+    """
+    size = text_size(width, height)
+    font = ImageFont.load_default(size=size)
+    texts = [_entry(index, share, names) for index, share in rows]
+    gap, swatch = size // 2, size
+    widest = max((font.getlength(text) for text in texts), default=0.0)
+    columns = max(1, min(len(texts), int((width - gap) // (swatch + 3 * gap + widest))))
+    lines = -(-len(texts) // columns)
+    line_height = round(1.5 * size)
+    sheet = Image.new("RGB", (width, lines * line_height + gap), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for position, ((index, _), text) in enumerate(zip(rows, texts, strict=True)):
+        # Down the columns, so that the largest classes stand first in reading order.
+        column, line = divmod(position, lines)
+        x, y = gap + column * ((width - gap) // columns), gap // 2 + line * line_height
+        box = (x, y + line_height // 6, x + swatch, y + line_height // 6 + swatch)
+        if index == UNLABELLED:
+            draw.rectangle(box, outline=_SWATCH_EMPTY, width=max(1, size // 10))
+        else:
+            draw.rectangle(box, fill=_rgb(colours[index]), outline=_INK)
+        room = (width - gap) // columns - swatch - 2 * gap
+        draw.text(
+            (x + swatch + gap, y + line_height / 2),
+            fit_text(text, font, room),
+            fill=_INK,
+            font=font,
+            anchor="lm",
+        )
+    return sheet
+
+
+def text_size(width: int, height: int = 0) -> int:
+    """Font size in pixels that can be read when the picture is shown on one screen."""
+    return max(13, round(max(width, 0.75 * height) / 54))
+
+
+def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, cut with "..." where it is wider than `room` pixels."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "...") > room:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _entry(index: int, share: float | None, names: Sequence[str]) -> str:
+    name = "unlabelled" if index == UNLABELLED else names[index]
+    if share is None:
+        return name
+    percent = 100 * share
+    return f"{name}  {percent:.0f} %" if percent >= 9.5 else f"{name}  {max(percent, 0.1):.1f} %"
+
+
+def _colours_for(names: Sequence[str], colours: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if not names:
+        raise DataError("no class names: a legend needs the names of the label map's classes")
+    if colours is None:
+        return palette(len(names))
+    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < len(names):
+        raise DataError(
+            f"palette {list(colours.shape)} must be [K, 3] with a colour for each of "
+            f"{len(names)} names: use palette({len(names)})"
+        )
+    return colours
+
+
+def _rgb(colour: NDArray[np.uint8]) -> tuple[int, int, int]:
+    return int(colour[0]), int(colour[1]), int(colour[2])

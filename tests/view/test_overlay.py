@@ -1,0 +1,136 @@
+"""Overlays: colours, legend, sizes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from fmbseg.errors import DataError
+from fmbseg.view.overlay import (
+    MIN_LONG_SIDE,
+    UNLABELLED,
+    area_shares,
+    blend,
+    fit_text,
+    legend,
+    overlay,
+    palette,
+)
+
+NAMES = ("dog", "cat", "grass")
+
+
+def halves(width: int = 40, height: int = 30) -> np.ndarray:
+    label = np.zeros((height, width), np.uint8)
+    label[:, width // 2 :] = 2
+    return label
+
+
+def test_palette_is_distinct_and_a_class_keeps_its_colour() -> None:
+    colours = palette(255)
+    assert colours.shape == (255, 3) and colours.dtype == np.uint8
+    assert len({tuple(row) for row in colours.tolist()}) == 255
+    assert (palette(21) == colours[:21]).all()
+    gaps = np.abs(colours[:21, None].astype(int) - colours[None, :21]).sum(-1)
+    assert gaps[~np.eye(21, dtype=bool)].min() > 60
+
+
+def test_a_callers_change_does_not_reach_the_palette() -> None:
+    palette(3)[:] = 0
+    assert palette(3).any(axis=1).all()
+
+
+@pytest.mark.parametrize("n", [0, 256])
+def test_palette_refuses_what_a_label_map_cannot_hold(n: int) -> None:
+    with pytest.raises(DataError, match="1 to 255"):
+        palette(n)
+
+
+def test_area_shares_are_sorted_and_name_the_unlabelled() -> None:
+    label = np.array([[0, 2, 2, 2, 2, 2, 255, 255, 7, 0]])
+    assert area_shares(label, 3) == [(2, 0.5), (0, 0.2), (UNLABELLED, 0.3)]
+
+
+def test_small_pictures_are_enlarged_and_large_ones_are_not() -> None:
+    small = overlay(Image.new("RGB", (40, 30)), halves(), NAMES)
+    assert small.width == 40 * 13
+    large = blend(Image.new("RGB", (900, 600)), halves(900, 600), palette(3))
+    assert large.size == (900, 600)
+    assert blend(Image.new("L", (380, 5)), halves(380, 5), palette(3)).width >= MIN_LONG_SIDE * 0.66
+
+
+def test_the_legend_covers_nothing_of_the_picture() -> None:
+    image = Image.new("RGB", (600, 400), (90, 90, 90))
+    label = halves(600, 400)
+    sheet = np.asarray(overlay(image, label, NAMES))
+    picture = np.asarray(blend(image, label, palette(3)))
+    assert sheet.shape[0] > 400
+    assert (sheet[:400, :600] == picture).all()
+
+
+def test_regions_are_tinted_outlined_and_parted() -> None:
+    colours = palette(3)
+    result = np.asarray(
+        blend(Image.new("RGB", (600, 400), (90, 90, 90)), halves(600, 400), colours, opacity=0.5)
+    ).astype(int)
+    for x, k in ((100, 0), (500, 2)):
+        assert np.abs(result[200, x] - (90 + colours[k].astype(int)) / 2).max() <= 1
+    assert (result[200, 300] == 255).all()
+    assert (result[200, 298] == colours[0]).all() and (result[200, 302] == colours[2]).all()
+
+
+def test_unlabelled_pixels_keep_the_image() -> None:
+    image = Image.new("RGB", (600, 400), (10, 120, 30))
+    label = np.full((400, 600), 255, np.uint8)
+    assert (np.asarray(blend(image, label, palette(3))) == (10, 120, 30)).all()
+    label = np.full((400, 600), -1, np.int64)
+    assert (np.asarray(blend(image, label, palette(3))) == (10, 120, 30)).all()
+
+
+def test_the_legend_shows_only_present_classes_in_their_colours() -> None:
+    colours = palette(3)
+    sheet = np.asarray(overlay(Image.new("RGB", (600, 400)), halves(600, 400), NAMES))[400:]
+    shown = {tuple(pixel) for pixel in sheet.reshape(-1, 3).tolist()}
+    assert tuple(colours[0].tolist()) in shown and tuple(colours[2].tolist()) in shown
+    assert tuple(colours[1].tolist()) not in shown
+
+
+def test_a_narrow_picture_gets_a_legend_that_can_be_read() -> None:
+    sheet = overlay(Image.new("RGB", (5, 600)), np.zeros((600, 5), np.uint8), NAMES)
+    assert sheet.width >= 200
+    assert sheet.height > 600
+
+
+def test_many_classes_all_get_a_line_and_long_names_are_cut() -> None:
+    names = [f"class number {k} with a long name" for k in range(171)]
+    sheet = legend([(k, 1 / 171) for k in range(171)], names, palette(171), width=512)
+    one = legend([(0, 1.0)], names, palette(171), width=512)
+    assert sheet.width == 512
+    assert sheet.height > 50 * one.height / 2
+    font = ImageFont.load_default(size=14)
+    cut = fit_text(names[0], font, 60)
+    assert cut.endswith("...") and font.getlength(cut) <= 60
+    assert fit_text("dog", font, 60) == "dog"
+
+
+def test_mistakes_are_named() -> None:
+    image = Image.new("RGB", (40, 30))
+    with pytest.raises(DataError, match="does not fit"):
+        overlay(image, halves(30, 40), NAMES)
+    with pytest.raises(DataError, match="integer"):
+        overlay(image, halves().astype(np.float32), NAMES)
+    with pytest.raises(DataError, match="names"):
+        overlay(image, halves(), ())
+    with pytest.raises(DataError, match="palette"):
+        overlay(image, halves(), NAMES, palette(2))
+
+
+def test_on_real_photos(realdata: Path) -> None:
+    for path in sorted((realdata / "photos").glob("*"))[:3]:
+        image = Image.open(path)
+        label = halves(*image.size)
+        sheet = overlay(image, label, NAMES)
+        assert sheet.mode == "RGB" and sheet.width >= image.width
