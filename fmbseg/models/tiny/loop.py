@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Log = Callable[[str], None]
 
@@ -30,6 +31,7 @@ class Recipe:
     warmup: int = 150
     decay: float = 0.35
     seed: int = 0
+    mixed: bool = True  # bfloat16 products, float32 weights
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -47,13 +49,14 @@ def train(
     export: Callable[[], None],
     report: Callable[[], str] | None = None,
     every: int = 500,
+    save_every: float = 120.0,
     log: Log = print,
 ) -> None:
     """Train `model` in place for `recipe.steps` steps, resuming from `state_file` if it is there.
 
     `loss_of(rng, step)` returns the scalar loss of one batch; its generator is seeded by (seed,
     step), so a resumed run draws the batches an undisturbed one would have drawn. `export()` writes
-    the weights; it is called whenever the state is saved.
+    the weights; it is called whenever the state is saved, every `save_every` seconds.
     """
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -79,7 +82,10 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step)
         torch.manual_seed(recipe.seed * 1_000_003 + step)
-        loss = loss_of(np.random.default_rng((recipe.seed, step)), step)
+        # bfloat16 products; attention as plain products, since the fused kernel's backward pass
+        # on the CPU takes longer in bfloat16 than all the rest.
+        with torch.autocast("cpu", torch.bfloat16, recipe.mixed), sdpa_kernel(SDPBackend.MATH):
+            loss = loss_of(np.random.default_rng((recipe.seed, step)), step)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -94,7 +100,7 @@ def train(
             with torch.no_grad():
                 log(f"step {done} held out: {report()}")
             model.train()
-        if time.monotonic() - saved > 120 or done == recipe.steps:
+        if time.monotonic() - saved > save_every or done == recipe.steps:
             save_state(state_file, model, optimiser, done)
             export()
             saved = time.monotonic()

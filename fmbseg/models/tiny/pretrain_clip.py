@@ -58,11 +58,13 @@ class Contrast(nn.Module):
         """Logits [N, W] of pixels [N, 3, 64, 64] and prompts [W, 24]: whole image, patches."""
         text = self.clip.encode_text(prompts, normalize=True)
         image, dense = self.visual(pixels)
-        whole = image @ text.T
-        local = dense @ text.T
-        pooled = ((POOLING * local).softmax(1) * local).sum(1)
-        scale = self.scales.exp()
-        return scale[0] * whole + self.biases[0], scale[1] * pooled + self.biases[1]
+        with torch.autocast("cpu", enabled=False):
+            text = text.float()
+            whole = image.float() @ text.T
+            local = dense.float() @ text.T
+            pooled = ((POOLING * local).softmax(1) * local).sum(1)
+            scale = self.scales.exp()
+            return scale[0] * whole + self.biases[0], scale[1] * pooled + self.biases[1]
 
 
 def main() -> None:

@@ -86,7 +86,8 @@ def main() -> None:
         pure = torch.nonzero(purity > 0.6).squeeze(1)
         on, off = pure[glyph[pure] >= 0], pure[glyph[pure] < 0]
         keep = torch.cat([on[torch.randperm(len(on))[:1100]], off[torch.randperm(len(off))[:500]]])
-        return correspondence_loss(z[keep], glyph[keep], uv[keep])
+        with torch.autocast("cpu", enabled=False):
+            return correspondence_loss(z[keep], glyph[keep], uv[keep])
 
     def report() -> str:
         return str(linear_probe(model.encoder, images=700, steps=200))

@@ -136,6 +136,7 @@ def main() -> None:
             prompt = draw_prompts(rng, data["instance"][row], arguments.prompts)
             if prompt is not None:
                 low, iou = model.decode(embedding, prompt[0], prompt[1])
+                low, iou = low.float(), iou.float()
                 losses.append(mask_loss(low, iou, prompt[2], valid_of(data["size"][row])))
         return torch.stack(losses).mean()
 

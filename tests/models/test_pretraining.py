@@ -1,0 +1,135 @@
+"""The pretraining scripts: their data, losses, and that a cut-off run resumes to the same weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from fmbseg.data.scene_classes import SCENE_CLASSES
+from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.models.tiny.captions import VOCABULARIES, words
+from fmbseg.models.tiny.loop import Recipe, train
+from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
+from fmbseg.models.tiny.pretrain_sam import draw_prompts
+from fmbseg.models.tiny.samples import captioned_crops, corresponding_pair, instance_scene
+
+
+def test_every_name_of_every_vocabulary_is_a_word() -> None:
+    vocabulary, meaning = words()
+    assert meaning.shape == (len(vocabulary), len(SCENE_CLASSES))
+    for name in VOCABULARIES:
+        missing = {q.lower() for q in load_vocabulary(name).queries[0]} - set(vocabulary)
+        assert not missing, f"{name}: {missing}"
+    named = dict(zip(vocabulary, meaning, strict=True))
+    names = [c.name for c in SCENE_CLASSES]
+    assert named["aeroplane"].nonzero().tolist() == [[names.index("airplane")]]
+    assert not named["microwave"].any(), "nothing drawn is a microwave"
+
+
+def test_captions_name_what_is_in_the_crop() -> None:
+    for index in range(5):
+        for crop in captioned_crops(index):
+            assert crop["image"].shape == (64, 64, 3)
+            shares = crop["share"].astype(float) / 255
+            assert 0.95 < shares.sum() < 1.05
+            assert set(np.unique(crop["patch"])) <= set(np.flatnonzero(crop["share"]))
+
+
+def test_corresponding_patches_show_the_same_spot() -> None:
+    shared = 0
+    for index in range(20):
+        pair = corresponding_pair(index)[0]
+        first, second = pair["glyph"]
+        assert not set(first[first < 0]) & set(second[second < 0]), "backgrounds are unrelated"
+        shared += bool(set(first[first >= 0]) & set(second[second >= 0]))
+    assert shared >= 15
+
+
+def test_correspondence_loss_equals_loops() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(14, 8, generator=generator, dtype=torch.float64)
+    z = z / z.norm(dim=1, keepdim=True)
+    glyph = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, -5, -5, -9, -9, 3, 0])
+    uv = torch.rand(14, 2, generator=generator, dtype=torch.float64)
+    uv[5:8] = 0.5
+    terms = []
+    for i in range(14):
+        near, others = [], []
+        for j in range(14):
+            if i == j:
+                continue
+            score = float(z[i] @ z[j]) / TEMPERATURE
+            if glyph[i] == glyph[j]:
+                close = float((uv[i] - uv[j]).abs().max()) < NEAR
+                if close or glyph[i] < 0:
+                    near.append(score)
+                    others.append(score)
+            elif not (glyph[i] < 0 and glyph[j] < 0):
+                others.append(score)
+        if near:
+            log_sum = float(np.log(np.sum(np.exp(others))))
+            terms.append(log_sum - float(np.mean(near)))
+    assert correspondence_loss(z, glyph, uv).item() == pytest.approx(np.mean(terms), abs=1e-9)
+
+
+def test_prompts_lie_inside_their_masks() -> None:
+    record = instance_scene(3)[0]
+    prompt = draw_prompts(np.random.default_rng(0), record["instance"], 40)
+    assert prompt is not None
+    places, kinds, masks = prompt
+    for row in range(40):
+        for (x, y), kind in zip(places[row].tolist(), kinds[row].tolist(), strict=True):
+            if kind == 1:
+                assert masks[row, int(y), int(x)]
+    assert {-1, 1, 2, 3} <= set(kinds.flatten().tolist())
+
+
+def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
+    data = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
+
+    def run(state: Path, stop_after: int | None) -> nn.Linear:
+        torch.manual_seed(3)
+        model = nn.Linear(5, 2)
+
+        def loss_of(rng: np.random.Generator, step: int) -> torch.Tensor:
+            if step == stop_after:
+                raise KeyboardInterrupt
+            chosen = torch.from_numpy(rng.choice(64, 8))
+            noise = torch.randn(8, 2)  # torch's own generator resumes too
+            loss: torch.Tensor = (model(data[chosen]) - noise).square().mean()
+            return loss
+
+        recipe = Recipe(steps=12, learning_rate=0.05, warmup=3, mixed=False)
+        train(
+            model, recipe, loss_of, state, export=lambda: None, save_every=0.0, log=lambda _: None
+        )
+        return model
+
+    whole = run(tmp_path / "whole.pt", None)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut.pt", 7)
+    resumed = run(tmp_path / "cut.pt", None)
+    assert torch.equal(whole.weight, resumed.weight)
+    assert torch.equal(whole.bias, resumed.bias)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "size"),
+    [("encoder", "--pairs=60"), ("clip", "--scenes=60"), ("sam", "--scenes=80")],
+)
+def test_scripts_run_from_zero(script: str, size: str, tmp_path: Path) -> None:
+    out = tmp_path / "weights.safetensors"
+    command = [sys.executable, "-m", f"fmbseg.models.tiny.pretrain_{script}", size]
+    command += ["--steps=2", "--batch=8", "--threads=1", f"--work={tmp_path}", f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "held out" in done.stdout
+    assert load_file(out)
