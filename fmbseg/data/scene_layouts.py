@@ -128,12 +128,16 @@ def write_scenes(
     on, and the files are the same bytes.
 
     Raises:
-        DataError: unknown layout, or a seed outside 0..99.
+        DataError: unknown layout, negative counts, a seed outside 0..99, or `out` holds scenes of
+            another seed.
     """
     if layout not in SCENE_LAYOUTS:
         known = ", ".join(SCENE_LAYOUTS)
         raise DataError(f"scenes have no layout {layout!r}: choose one of {known}")
+    if train < 0 or val < 0 or train + val == 0:
+        raise DataError(f"{train} train and {val} val scenes: ask for at least one, none below 0")
     record = SCENE_LAYOUTS[layout]
+    _claim(out, {"layout": layout, "seed": seed, "development": development})
     source = {"train": "training", "val": "development" if development else "evaluation"}
     jobs = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
     rows: list[Row] = []
@@ -188,6 +192,18 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     shutil.rmtree(paths.scenes, ignore_errors=True)
     os.replace(staged, paths.scenes)
     return StageReport("scenes", key, count, 0)
+
+
+def _claim(out: Path, request: dict[str, object]) -> None:
+    """Note in the folder what its scenes are, so that two sets are never mixed."""
+    note = out / "scenes.json"
+    if note.is_file():
+        there = json.loads(note.read_text(encoding="utf-8"))
+        if there != request:
+            raise DataError(f"{out} holds other scenes ({there}): choose an empty folder")
+        return
+    text = json.dumps(request) + "\n"
+    _atomically(note, partial(_write_text, text))
 
 
 def _mapped(

@@ -107,9 +107,12 @@ def render_scene(
         correspondence: fill `glyph` and `uv`.
 
     Raises:
-        DataError: unknown class or glyph, or a size below 16 px.
+        DataError: unknown class or glyph, a size below 16 px, a negative seed, or a least number
+            of objects above the most.
     """
     width, height = size
+    if seed < 0 or not 0 <= n_objects[0] <= n_objects[1]:
+        raise DataError(f"seed {seed}, {n_objects} objects: both from 0 up, the least one first")
     if min(size) < 16:
         raise DataError(f"a scene of {width} x {height} px is too small: take at least 16 x 16")
     rng = np.random.default_rng(seed)

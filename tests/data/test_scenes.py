@@ -183,6 +183,13 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="voc2012"):
         write_scenes("voc2007", tmp_path, train=1, val=1)
+    with pytest.raises(DataError, match="at least one"):
+        write_scenes("voc2012", tmp_path, train=-3, val=4)
+    write_scenes("voc2012", tmp_path, train=1, val=1, seed=1)
+    with pytest.raises(DataError, match="other scenes"):
+        write_scenes("voc2012", tmp_path, train=1, val=1, seed=2)
+    with pytest.raises(DataError, match="least"):
+        render_scene(0, n_objects=(4, 1))
     with pytest.raises(DataError, match="unicorn"):
         render_scene(0, objects=[("unicorn", 0)])
     with pytest.raises(DataError, match="glyphs"):

@@ -1,4 +1,4 @@
-"""The pretraining scripts: their data, losses, and that a cut-off run resumes to the same weights."""
+"""The pretraining scripts: data, losses, and that a cut-off run resumes to the same weights."""
 
 from __future__ import annotations
 
