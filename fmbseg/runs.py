@@ -20,6 +20,7 @@ Curve = list[tuple[int, dict[str, float]]]
 # Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
 # parameters: one can be added to a run that is already there.
 _NOT_PARAMS = {"tracking", "run.cache_gb", "evaluate.benchmarks"}
+_IMAGES = {"split", "limit"}
 
 
 def flat_params(config: Config) -> dict[str, str]:
@@ -92,3 +93,9 @@ def scores(result: Mapping[str, Any], benchmark: str) -> dict[str, float]:
     named = {key: result.get(key) for key in ("miou", "miou_present", "pixel_accuracy")}
     named["miou_without_held_out_glyphs"] = unseen.get("miou")
     return {f"{key}/{benchmark}": float(v) for key, v in named.items() if v is not None}
+
+
+def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result was made with, apart from the images it was made on."""
+    own = {key: value for key, value in result["protocol"].items() if key not in _IMAGES}
+    return {"checkpoint_sha256": result["checkpoint_sha256"], **own}

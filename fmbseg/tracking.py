@@ -23,6 +23,7 @@ from fmbseg.runs import (
     checkpoint_sha256,
     class_table,
     flat_params,
+    protocol,
     read_curve,
     read_json,
     run_key,
@@ -159,12 +160,11 @@ class _MlflowTracker(Tracker):
         # The other benchmarks of the same checkpoint and protocol belong to this run as well,
         # although nothing had to be computed for them: without them its row would have holes.
         client, _ = self._open()
-        same = ("checkpoint_sha256", "protocol")
         results = {benchmark: result}
         for name in config.evaluate.benchmarks:
             path = folder / f"{name}.json"
             other = read_json(path) if name != benchmark and path.is_file() else {}
-            if other and all(other.get(key) == result.get(key) for key in same):
+            if other and protocol(other) == protocol(result):
                 results[name] = other
         logged = client.get_run(run_id).data.metrics
         for name, values in results.items():

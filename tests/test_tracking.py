@@ -71,7 +71,7 @@ def _result(
         "pixel_accuracy": None,
         "per_class_iou": {"dog": miou, "tree, bush": None},
         "images": 4,
-        "protocol": {"short_side": 128},
+        "protocol": {"split": f"val of {benchmark}", "limit": None, "short_side": 128},
         "checkpoint_sha256": sha256,
         "vocabulary_sha256": "v",
         **more,

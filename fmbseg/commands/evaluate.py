@@ -14,6 +14,7 @@ from fmbseg.commands.options import (
     Checkpoint,
     Overrides,
     Params,
+    lenient_config,
 )
 
 
@@ -42,3 +43,21 @@ def evaluate(
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Score one method on one benchmark; nothing of the pipeline's own results is touched."""
+    config = lenient_config(params, overrides)
+
+    from fmbseg.data.datasets import load_dataset
+    from fmbseg.evaluate.benchmark import evaluate_benchmark, write_result
+    from fmbseg.evaluate.predictors import load_predictor
+    from fmbseg.progress import console_progress
+
+    # Before the models: a wrong path should not cost their loading.
+    dataset = load_dataset(benchmark, root, split)
+    dataset.require_labels()
+    predictor = load_predictor(method.value, config, checkpoint)
+    result = evaluate_benchmark(
+        benchmark, method.value, predictor, dataset, root, console_progress(), limit
+    )
+    write_result(result, json)
+    miou = result["miou"]
+    shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
+    print(f"{method.value} on {benchmark}: {shown}, {result['images']} images -> {json}")

@@ -1,0 +1,171 @@
+"""`fmbseg predict` and `evaluate` in processes of their own, with a head of random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
+from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.data.vocabulary import vocabulary_from_names
+from fmbseg.errors import WeightsError
+from fmbseg.models import tiny
+from fmbseg.models.build import build_clip, build_encoder, build_sam
+from fmbseg.models.weights import WEIGHTS_VARIABLE, resolve, weights_digest, weights_record
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """With random weights for the models whose trained ones are not in the package."""
+    folder = tmp_path_factory.mktemp("cli-weights")
+    torch.manual_seed(0)
+    for kind, build in (("clip", build_clip), ("sam", build_sam), ("encoder", build_encoder)):
+        try:
+            resolve(f"tiny-{kind}")
+        except WeightsError:
+            state = build(tiny.architecture(kind)).state_dict()
+            state = {name: value.contiguous().clone() for name, value in state.items()}
+            save_file(state, folder / weights_record(f"tiny-{kind}").file)
+    return os.environ | {WEIGHTS_VARIABLE: str(folder)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli-checkpoint")
+    models = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEIGHTS_VARIABLE, environment[WEIGHTS_VARIABLE])
+        for name in ("tiny-clip", "tiny-encoder"):
+            models[name] = ModelReference(name, weights_digest(name))
+    encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
+    config = HeadConfig("linear", encoder, tiny.architecture("clip")["embed_dim"], 4)
+    info = CheckpointInfo(
+        encoder=models["tiny-encoder"],
+        clip=models["tiny-clip"],
+        vocabulary=vocabulary_from_names(["dog", "cat"]),
+        templates="single",
+        short_side=64,
+        training={},
+        metrics={},
+    )
+    save_checkpoint(folder, seeded_head(config, 0), info)
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """Outside of any project, with pictures of which two have one name and one is cut off."""
+    rng = np.random.default_rng(0)
+    for name in ("a.b.png", "more/a.b.png", "more/b.jpg", "broken.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    whole = (tmp_path / "broken.jpg").read_bytes()
+    (tmp_path / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def run(
+    command: str, workplace: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fmbseg.cli", *command.split()],
+        cwd=workplace,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_predict_does_all_pictures_it_can_and_names_the_others(
+    workplace: Path, checkpoint: Path, environment: dict[str, str]
+) -> None:
+    done = run(
+        f"predict a.b.png broken.jpg gone.png more --classes dog,grass --out out/here "
+        f"--checkpoint {checkpoint}",
+        workplace,
+        environment,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fmbseg: 2 of 5 not done: broken.jpg is broken")
+    assert "gone.png does not exist" in line
+    out = workplace / "out" / "here"
+    endings = (".json", ".label.png", ".overlay.png")
+    names = {f"{name}{ending}" for name in ("a.b", "a.b-2", "b") for ending in endings}
+    assert {path.name for path in out.iterdir()} == names
+
+    record = json.loads((out / "a.b-2.json").read_text())
+    assert record["image"] == "more/a.b.png"
+    assert record["classes"] == ["dog", "grass"]
+    assert (record["width"], record["height"]) == (70, 50)
+    assert sum(entry["pixels"] for entry in record["areas"]) == 70 * 50
+    with Image.open(out / "a.b-2.label.png") as image:
+        assert image.mode == "P"
+        label = np.asarray(image)
+    assert label.shape == (50, 70)
+    for entry in record["areas"]:
+        assert entry["pixels"] == int((label == entry["index"]).sum())
+    with Image.open(out / "a.b.overlay.png") as image:
+        assert image.mode == "RGB"
+
+
+def test_predict_with_a_benchmarks_names(
+    workplace: Path, checkpoint: Path, environment: dict[str, str]
+) -> None:
+    done = run(
+        f"predict a.b.png --vocabulary voc21 --out out --checkpoint {checkpoint} "
+        "--set evaluate.background_threshold=1.0 --set evaluate.short_side=64",
+        workplace,
+        environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    record = json.loads((workplace / "out" / "a.b.json").read_text())
+    assert len(record["classes"]) == 21
+    # The --set reached the segmenter: below a threshold of 1 everything is background.
+    assert [entry["class"] for entry in record["areas"]] == ["background"]
+
+
+def test_evaluate_scores_a_folder_of_scenes(
+    workplace: Path, checkpoint: Path, environment: dict[str, str]
+) -> None:
+    made = run(
+        "data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace, environment
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == "VOC2012: 4 training and 1 validation scenes\n"
+    for method, more in (("maskclip", "--split train --limit 3"), ("fmbseg", "")):
+        done = run(
+            f"evaluate --benchmark voc20 --root VOC2012 --method {method} "
+            f"--json results/{method}.json --checkpoint {checkpoint} {more}",
+            workplace,
+            environment,
+        )
+        assert done.returncode == 0, done.stderr
+    scored = {
+        method: json.loads((workplace / "results" / f"{method}.json").read_text())
+        for method in ("maskclip", "fmbseg")
+    }
+    for method, result in scored.items():
+        assert result["benchmark"] == "voc20"
+        assert result["method"] == method
+        assert len(result["per_class_iou"]) == 20
+    assert scored["maskclip"]["images"] == 3
+    assert scored["fmbseg"]["images"] == 1
+    sha256 = json.loads((checkpoint / "checkpoint.json").read_text())["sha256"]
+    assert scored["fmbseg"]["checkpoint_sha256"] == sha256
+    assert scored["maskclip"]["checkpoint_sha256"] is None
+    assert {path.name for path in workplace.iterdir()} >= {"VOC2012", "results"}
+    assert not (workplace / "metrics").exists()
