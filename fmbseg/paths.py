@@ -17,29 +17,34 @@ class Paths:
     root: Path = Path(".")
 
     @property
+    def work(self) -> Path:
+        """Partial work and caches, keyed by content; queued experiments share the project's."""
+        return project_folder(self.root) / ".fmbseg"
+
+    @property
     def shards(self) -> Path:
         """Shards of unfinished and finished stages, by stage and content key."""
-        return self.root / ".fmbseg" / "shards"
+        return self.work / "shards"
 
     @property
     def encodings(self) -> Path:
         """CLIP and SAM encodings shared by the stages (a cache with a budget)."""
-        return self.root / ".fmbseg" / "encodings"
+        return self.work / "encodings"
 
     @property
     def feature_store(self) -> Path:
         """Encoder patch features as shards, by content key; too large for DVC."""
-        return self.root / ".fmbseg" / "features"
+        return self.work / "features"
 
     @property
     def training(self) -> Path:
         """States from which a killed training goes on, by content key."""
-        return self.root / ".fmbseg" / "align"
+        return self.work / "align"
 
     @property
     def drawn_scenes(self) -> Path:
         """Scenes while they are drawn, by content key."""
-        return self.root / ".fmbseg" / "scenes"
+        return self.work / "scenes"
 
     @property
     def data(self) -> Path:
@@ -95,3 +100,15 @@ class Paths:
     def metrics(self) -> Path:
         """`<method>/<benchmark>.json`."""
         return self.root / "metrics"
+
+
+def project_folder(root: Path) -> Path:
+    """The project a workspace belongs to: itself, or what DVC copied it from.
+
+    DVC runs queued experiments in copies below `.dvc/tmp/exps`, which hold no caches and are
+    removed at the end.
+    """
+    for parent in root.resolve().parents:
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return root

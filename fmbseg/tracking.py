@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
+from fmbseg.paths import Paths, project_folder
 from fmbseg.runs import (
     Curve,
     checkpoint_sha256,
@@ -88,15 +88,7 @@ def tracking_uri(uri: str, root: Path) -> str:
     scheme, separator, name = uri.partition(":///")
     if not separator or not scheme.startswith("sqlite") or name.startswith("/"):
         return uri
-    return f"{scheme}:///{_project(root) / name}"
-
-
-def _project(root: Path) -> Path:
-    root = root.resolve()
-    for parent in root.parents:
-        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
-            return parent.parents[2]
-    return root
+    return f"{scheme}:///{project_folder(root).resolve() / name}"
 
 
 @contextmanager
@@ -239,7 +231,7 @@ class _MlflowTracker(Tracker):
             return str(found.experiment_id)
         # A server knows where artefacts go; beside a local database they go into mlruns/.
         local = uri.startswith("sqlite")
-        place = (_project(self._root) / "mlruns").as_uri() if local else None
+        place = (project_folder(self._root).resolve() / "mlruns").as_uri() if local else None
         try:
             return str(client.create_experiment(name, artifact_location=place))
         except Exception:

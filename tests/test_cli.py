@@ -106,6 +106,23 @@ def test_a_stage_without_its_input_says_what_to_run(project: Path) -> None:
     assert "data/scenes/coco_stuff164k" in mistake(fmbseg("run", "detect", cwd=project))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "differs"),
+    [
+        ("--set scenes.seed=1", True),
+        ("--params other.yaml", True),
+        ("--set scenes.seed=0", False),
+        ("--set tracking.enabled=false", False),
+    ],
+)
+def test_a_run_with_other_parameters_says_so(project: Path, arguments: str, differs: bool) -> None:
+    (project / "params.yaml").write_text("scenes: {layouts: {voc2012: {val: 2}}}\n")
+    (project / "other.yaml").write_text("scenes: {layouts: {voc2012: {val: 1}}}\n")
+    done = fmbseg("run", "scenes", *arguments.split(), cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert ("not the result of params.yaml" in done.stderr) == differs
+
+
 def test_version_and_help(tmp_path: Path) -> None:
     assert fmbseg("--version", cwd=tmp_path).stdout == f"fmbseg {__version__}\n"
     shown = fmbseg("run", "--help", cwd=tmp_path).stdout

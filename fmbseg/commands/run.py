@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params
-from fmbseg.config import load_config
+from fmbseg.config import Config, load_config
 
 
 def run(
@@ -31,10 +31,11 @@ def run(
     from fmbseg.stages import find_stage, run_stage
 
     find_stage(stage, config)
-    if config != load_config(params):
+    recorded = load_config(DEFAULT_PARAMS if DEFAULT_PARAMS.is_file() else params)
+    if _results(config) != _results(recorded):
         print(
-            f"fmbseg: --set changes the configuration: what `run {stage}` makes is not the result "
-            f"of {params}; `dvc repro` will make it again",
+            f"fmbseg: what `run {stage}` makes now is not the result of {DEFAULT_PARAMS}: the "
+            "configuration differs; `dvc repro` will make it again",
             file=sys.stderr,
         )
     from fmbseg.paths import Paths
@@ -45,3 +46,8 @@ def run(
     report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
     done = f"{report.computed} computed, {report.taken_over} taken over"
     print(f"{stage}: {done} (key {report.key[:12]})")
+
+
+def _results(config: Config) -> dict[str, object]:
+    """The parameters that a result may depend on."""
+    return config.model_dump(exclude={"tracking"})
