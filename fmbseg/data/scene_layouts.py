@@ -118,14 +118,15 @@ def write_scenes(
     seed: int = 0,
     development: bool = False,
     progress: Progress | None = None,
-    processes: int = 2,
+    processes: int = 1,
 ) -> int:
     """Write a scene data set in a benchmark's layout; returns how many images it has.
 
     Training images come from the training seeds, validation images from the evaluation seeds, or
     from the development seeds if asked for. `scenes.parquet` (image_id, name, glyph, held_out,
     visible_pixels; one row an object) and the split lists come last: a run that was cut off goes
-    on, and the files are the same bytes.
+    on, and the files are the same bytes. A script that asks for more than one process needs the
+    usual `if __name__ == "__main__":`.
 
     Raises:
         DataError: unknown layout, negative counts, a seed outside 0..99, or `out` holds scenes of
@@ -181,7 +182,13 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     for name, layout in section.layouts.items():
         folder = drawn / SCENE_LAYOUTS[name].folder
         write_scenes(
-            name, folder, train=layout.train, val=layout.val, seed=section.seed, progress=progress
+            name,
+            folder,
+            train=layout.train,
+            val=layout.val,
+            seed=section.seed,
+            progress=progress,
+            processes=config.run.threads,
         )
     drawn.mkdir(parents=True, exist_ok=True)
     record = {"stage": "scenes", "key": key, "images": count}
