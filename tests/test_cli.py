@@ -123,11 +123,29 @@ def test_a_run_with_other_parameters_says_so(project: Path, arguments: str, diff
     assert ("not the result of params.yaml" in done.stderr) == differs
 
 
+def test_scenes_are_not_mixed_with_anything_else(tmp_path: Path) -> None:
+    def scenes(layout: str, images: int, seed: int, out: str) -> subprocess.CompletedProcess[str]:
+        command = f"data scenes --layout {layout} --images {images} --seed {seed} --out {out}"
+        return fmbseg(*command.split(), cwd=tmp_path)
+
+    done = scenes("coco_stuff164k", 4, 3, "s")
+    assert (done.returncode, done.stdout) == (0, "s: 4 training and 1 validation scenes\n")
+    assert len(list((tmp_path / "s" / "images" / "train2017").iterdir())) == 4
+    assert scenes("coco_stuff164k", 4, 3, "s").returncode == 0
+    assert "holds 5 scenes, more than 3" in mistake(scenes("coco_stuff164k", 2, 3, "s"))
+    assert "holds other scenes" in mistake(scenes("coco_stuff164k", 4, 2, "s"))
+    assert "holds other scenes" in mistake(scenes("voc2012", 4, 3, "s"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.txt").touch()
+    assert "mine holds something else" in mistake(scenes("voc2012", 4, 3, "mine"))
+
+
 def test_version_and_help(tmp_path: Path) -> None:
     assert fmbseg("--version", cwd=tmp_path).stdout == f"fmbseg {__version__}\n"
     shown = fmbseg("run", "--help", cwd=tmp_path).stdout
     assert all(name in shown for name in STAGES)
-    assert "at least 1" in fmbseg("data", "scenes", "--help", cwd=tmp_path).stdout
+    explained = " ".join(fmbseg("data", "scenes", "--help", cwd=tmp_path).stdout.split())
+    assert "max(1, N // 4)" in explained
 
 
 def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +9,6 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="Data sets.", rich_markup_mode=None)
-
-# Says what a folder of scenes was made with.
-RECORD = "scenes.json"
 
 
 class Layout(StrEnum):
@@ -56,20 +51,19 @@ def scenes(
 
     train, val = images, max(1, images // 4)
     scene_seed("training", images, seed)  # out of range: before any folder is made
-    _claim(out, {"layout": layout.value, "train": train, "val": val, "seed": seed})
+    _refuse_other_content(out, train + val)
     write_scenes(layout.value, out, train=train, val=val, seed=seed, progress=console_progress())
     print(f"{out}: {train} training and {val} validation scenes")
 
 
-def _claim(root: Path, record: Mapping[str, object]) -> None:
-    """Mark a folder as this call's; the same call may go on in it, any other is refused."""
-    from fmbseg.atomic import write_atomically
+def _refuse_other_content(root: Path, images: int) -> None:
+    """A folder may be empty, or hold a part of the very scenes that are asked for."""
     from fmbseg.errors import DataError
 
-    path, text = root / RECORD, json.dumps(record) + "\n"
-    if root.is_dir() and any(root.iterdir()):
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise DataError(f"{root} holds something else already: choose another folder")
-    else:
-        root.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+    if not root.is_dir() or not any(root.iterdir()):
+        return
+    if not (root / "scenes.json").is_file():
+        raise DataError(f"{root} holds something else already: choose an empty folder")
+    there = sum(1 for _ in root.rglob("*.jpg"))
+    if there > images:
+        raise DataError(f"{root} holds {there} scenes, more than {images}: choose an empty folder")
