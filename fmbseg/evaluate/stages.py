@@ -1,19 +1,106 @@
-"""The scoring stages: each method on each benchmark, into metrics/<method>/<benchmark>.json."""
+"""The scoring stages: each method on each benchmark, into metrics/<method>/<benchmark>.json.
+
+Pixel counts are kept as shards under the content key, so a run that was killed goes on, and a
+result whose `key` fits is taken as it is.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fmbseg.config import BenchmarkRoot, Config
-from fmbseg.data.datasets import SegmentationDataset, load_dataset
-from fmbseg.evaluate.benchmark import evaluate_benchmark, write_result
-from fmbseg.evaluate.predictors import METHODS, Predictor, load_predictor
+from fmbseg import predict
+from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint
+from fmbseg.config import Config
+from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
+from fmbseg.device import set_threads
+from fmbseg.errors import ConfigError, DataError
+from fmbseg.evaluate.benchmark import (
+    PixelCounts,
+    benchmark_result,
+    count_pixels,
+    held_out_images,
+)
+from fmbseg.evaluate.predictors import Predictor, load_predictor
+from fmbseg.evaluate.results import METHODS, Result, read_result, result_bytes, write_result
+from fmbseg.models.weights import weights_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
-from fmbseg.store import StageReport, json_digest
+from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
+from fmbseg.store import (
+    ShardReport,
+    ShardStore,
+    StageReport,
+    content_key,
+    file_digest,
+    json_digest,
+    run_shards,
+)
+
+_SCHEMA = 1
+_COUNTS = "counts.npz"
+_RECORD = "record.json"
+_READERS = 4
+_PACKAGE = Path(__file__).parents[1]
+_SOURCES = (
+    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("benchmark", "metrics", "predictors")),
+    *(_PACKAGE / "data" / f"{name}.py" for name in ("datasets", "images", "layouts")),
+    Path(__file__),
+    Path(predict.__file__),
+    *CLIP_SOURCES,
+    *TEXT_SOURCES,
+)
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What decides a method's labels, besides the protocol that all share.
+
+    Attributes:
+        sections: sections of params.yaml.
+        models: sections whose `model` names weights.
+        sources: source files, besides those of all methods.
+        trained: whether it has a checkpoint.
+    """
+
+    sections: tuple[str, ...]
+    models: tuple[str, ...]
+    sources: tuple[Path, ...]
+    trained: bool = False
+
+
+_TRAINED = _Method(
+    sections=(),
+    models=(),
+    sources=(
+        *(_PACKAGE / "align" / f"{name}.py" for name in ("checkpoint", "features", "heads")),
+        _PACKAGE / "models" / "backbone.py",
+        _PACKAGE / "models" / "tiny" / "encoder.json",
+    ),
+    trained=True,
+)
+_METHODS: Mapping[str, _Method] = {
+    "fmbseg": _TRAINED,
+    "oracle": _TRAINED,
+    "maskclip": _Method(sections=("clip",), models=("clip",), sources=()),
+    "pseudo": _Method(
+        sections=("clip", "detection", "query", "sam", "masks", "label"),
+        models=("clip", "sam"),
+        sources=(
+            *SAM_SOURCES,
+            *(
+                _PACKAGE / "pseudo" / f"{name}.py"
+                for name in ("classification", "detection", "labels", "pipeline", "querying")
+            ),
+        ),
+    ),
+}
 
 
 def evaluate(
@@ -25,37 +112,166 @@ def evaluate(
 ) -> StageReport:
     """Score one method on benchmarks of `evaluate.benchmarks` (all of them by default).
 
+    The report counts shards, summed over the benchmarks.
+
     Raises:
+        ConfigError: no such method or benchmark.
         DataError: a benchmark is missing or has no labels.
-        CheckpointError: the method's head is not trained yet.
+        CheckpointError: the method's head is not trained yet, or with other weights.
+        WeightsError: the weights of a model are missing or damaged.
     """
-    assert method in METHODS
-    checkpoint = paths.oracle if method == "oracle" else paths.align
-    predictor = load_predictor(method, config, checkpoint)
-    names = list(config.evaluate.benchmarks) if benchmarks is None else list(benchmarks)
-    results = []
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+    set_threads(config.run.threads)
+    names = tuple(config.evaluate.benchmarks) if benchmarks is None else tuple(benchmarks)
+    scoring = _Scoring(config, paths, progress, method)
+    keys, reports = [], []
     for name in names:
-        entry = config.evaluate.benchmarks[name]
-        result = score(name, method, predictor, paths.root / entry.root, entry, progress)
-        write_result(result, paths.metrics / method / f"{name}.json")
-        results.append(result)
-    key = json_digest([method, *results])
-    return StageReport(f"evaluate {method}", key, sum(r["images"] for r in results), 0)
+        key, report = scoring.run(name)
+        keys.append(key)
+        reports.append(report)
+    return StageReport(
+        stage=f"evaluate {method}",
+        key=keys[0] if len(keys) == 1 else json_digest(keys),
+        computed=sum(report.computed for report in reports),
+        taken_over=sum(report.taken_over for report in reports),
+    )
 
 
-def score(
-    benchmark: str,
-    method: str,
-    predictor: Predictor,
-    root: Path,
-    entry: BenchmarkRoot,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Load one benchmark and score a method on it; see `evaluate_benchmark`."""
-    dataset: SegmentationDataset = load_dataset(benchmark, root, entry.split)
-    return evaluate_benchmark(benchmark, method, predictor, dataset, root, progress, entry.limit)
+class _Scoring:
+    """One method over several benchmarks; its models are loaded when something is to be done."""
+
+    def __init__(self, config: Config, paths: Paths, progress: Progress, method: str) -> None:
+        self._config = config
+        self._paths = paths
+        self._progress = progress
+        self._name = method
+        self._method = _METHODS[method]
+        self._checkpoint = paths.oracle if method == "oracle" else paths.align
+
+    def run(self, benchmark: str) -> tuple[str, ShardReport]:
+        dataset, limit = self._dataset(benchmark)
+        samples = dataset[:limit]
+        key = self._key(dataset, samples, limit)
+        target = self._paths.metrics / self._name / f"{benchmark}.json"
+        size = self._config.run.shard_size
+        shards = -(-len(samples) // size)
+        store = ShardStore(self._paths.shards, f"evaluate-{self._name}", key)
+        if _published(target, key) and not store.has(shards - 1):
+            return key, ShardReport(computed=0, taken_over=shards)
+        held_out = held_out_images(dataset.root)
+
+        def process(part: Sequence[Sample], directory: Path) -> None:
+            counts = count_pixels(
+                self._predictor, part, dataset.vocabulary, held_out, self._batch_size
+            )
+            counts.save(directory / _COUNTS)
+            record = {
+                "protocol": self._predictor.protocol(dataset.vocabulary),
+                "checkpoint_sha256": self._predictor.checkpoint_sha256,
+            }
+            (directory / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+        report = run_shards(store, samples, size, process, self._progress)
+        counts = PixelCounts(len(dataset.vocabulary))
+        for index in range(shards):
+            counts.merge(PixelCounts.load(store.shard_path(index) / _COUNTS))
+        record = json.loads((store.shard_path(0) / _RECORD).read_text(encoding="utf-8"))
+        result = benchmark_result(
+            benchmark,
+            self._name,
+            counts,
+            dataset.vocabulary,
+            protocol={"split": dataset.split, "limit": limit, **record["protocol"]},
+            checkpoint_sha256=record["checkpoint_sha256"],
+            scenes=held_out is not None,
+        )
+        result["key"] = key
+        if not target.is_file() or target.read_bytes() != result_bytes(result):
+            write_result(result, target)
+        return key, report
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return load_predictor(self._name, self._config, self._checkpoint)
+
+    @property
+    def _batch_size(self) -> int:
+        return self._config.evaluate.batch_size
+
+    def _dataset(self, benchmark: str) -> tuple[SegmentationDataset, int | None]:
+        entry = self._config.evaluate.benchmarks.get(benchmark)
+        if entry is None:
+            known = ", ".join(self._config.evaluate.benchmarks) or "none"
+            raise ConfigError(f"evaluate.benchmarks has no {benchmark!r}: it has {known}")
+        dataset = load_dataset(benchmark, self._paths.root / entry.root, entry.split)
+        dataset.require_labels()
+        return dataset, entry.limit
+
+    def _key(self, dataset: SegmentationDataset, samples: Sequence[Sample], limit: Any) -> str:
+        config, method = self._config, self._method
+        inputs = {"samples": _samples_digest(samples, self._progress)}
+        if held_out_images(dataset.root) is not None:
+            inputs["scenes"] = file_digest(dataset.root / "scenes.parquet")
+        weights = {}
+        for section in method.models:
+            name = getattr(config, section).model
+            weights[name] = weights_digest(name)
+        if method.trained:
+            checkpoint = load_checkpoint(self._checkpoint)
+            inputs["checkpoint"] = checkpoint.sha256
+            inputs["checkpoint_info"] = _info_digest(checkpoint.info)
+            for model in (checkpoint.info.encoder, checkpoint.info.clip):
+                weights[model.name] = weights_digest(model.name)
+        params: dict[str, Any] = {
+            "evaluate": config.evaluate.model_dump(exclude={"benchmarks"}),
+            "dtype": config.run.dtype,
+            "split": dataset.split,
+            "limit": limit,
+            "vocabulary": dataset.vocabulary.digest,
+            "benchmark": dataset.name,
+        }
+        for section in method.sections:
+            params[section] = getattr(config, section).model_dump()
+        return content_key(
+            f"evaluate-{self._name}",
+            schema=_SCHEMA,
+            params=params,
+            inputs=inputs,
+            weights=weights,
+            sources=(*_SOURCES, *method.sources),
+            threads=config.run.threads,
+        )
 
 
-def read_results(metrics: Path) -> list[dict[str, Any]]:
-    """All results below a metrics folder, by method and benchmark."""
-    return [json.loads(path.read_text()) for path in sorted(metrics.glob("*/*.json"))]
+def _published(target: Path, key: str) -> bool:
+    try:
+        result: Result = read_result(target)
+    except DataError:
+        return False
+    return result.get("key") == key
+
+
+def _samples_digest(samples: Sequence[Sample], progress: Progress) -> str:
+    """Digest of images and truth as they are read, whatever files the truth lies in."""
+    digests = []
+    # Reading, decoding and hashing release the interpreter lock.
+    with progress.task("digest", len(samples)) as task, ThreadPoolExecutor(_READERS) as pool:
+        for digest in pool.map(_sample_digest, samples):
+            digests.append(digest)
+            task.advance(1)
+    return json_digest(digests)
+
+
+def _sample_digest(sample: Sample) -> list[str]:
+    label = sample.label
+    if label is None:
+        raise DataError(f"{sample.image_path} has no annotation: score a split that has truth")
+    # Labels are 0 to 255; eight times less to hash.
+    values = hashlib.sha256(repr(label.shape).encode() + label.astype("uint8").tobytes())
+    return [sample.image_id, file_digest(sample.image_path), values.hexdigest()]
+
+
+def _info_digest(info: CheckpointInfo) -> str:
+    # What inference reads; where and how the head was trained does not matter here.
+    return json_digest([info.templates, info.encoder.name, info.clip.name])

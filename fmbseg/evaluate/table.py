@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fmbseg.errors import DataError
-from fmbseg.evaluate.predictors import METHODS
-from fmbseg.evaluate.stages import read_results
+from fmbseg.evaluate.results import METHODS, Result, read_results
 
-NOTE = "oracle: the same encoder and head trained on the training split's truth - the ceiling."
+ORACLE = "oracle = same encoder and head, trained on truth: the ceiling"
 UNSEEN = "(in brackets: only images without glyphs that pretraining never saw)"
+TINY = "tiny models: the numbers show that the pipeline works, do not compare them with published"
 
 
 def result_table(metrics: Path) -> str:
     """MIoU of every method on every benchmark, as plain text.
 
     Raises:
-        DataError: there are no results yet.
+        DataError: there are no results yet, or a file among them is damaged.
     """
     results = read_results(metrics)
     if not results:
         raise DataError(f"no results in {metrics}: run `make demo` or `dvc repro` first")
     benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
-    found = {(r["benchmark"], r["method"]): r for r in results}
-    methods = [m for m in METHODS if any(r["method"] == m for r in results)]
+    found = {(result["benchmark"], result["method"]): result for result in results}
+    there = {result["method"] for result in results}
+    methods = [*(name for name in METHODS if name in there), *sorted(there - set(METHODS))]
     rows = [["mIoU, %", *methods, "images"]]
-    bracketed = False
     for benchmark in benchmarks:
-        cells, images = [], ""
-        for method in methods:
-            result = found.get((benchmark, method))
-            if result is None:
-                cells.append("-")
-                continue
-            images = str(result["images"])
-            cells.append(_percent(result["miou"]))
-            if "without_held_out_glyphs" in result:
-                cells[-1] += f" ({_percent(result['without_held_out_glyphs']['miou'])})"
-                bracketed = True
-        rows.append([benchmark, *cells, images])
+        of_benchmark = [found.get((benchmark, method)) for method in methods]
+        cells = [_cell(result) for result in of_benchmark]
+        rows.append([benchmark, *cells, _images(of_benchmark)])
+    lines = _aligned(rows)
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    if "oracle" in methods:
+        lines.append(ORACLE)
+    if any("without_held_out_glyphs" in result for result in results):
+        lines.append(UNSEEN)
+    if any(_is_tiny(result) for result in results):
+        lines.append(TINY)
+    return "\n".join(lines)
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return "-"
+    cell = _percent(result["miou"])
+    if "without_held_out_glyphs" in result:
+        cell += f" ({_percent(result['without_held_out_glyphs']['miou'])})"
+    return cell
+
+
+def _images(results: Sequence[Result | None]) -> str:
+    counts = {int(result["images"]) for result in results if result is not None}
+    # Methods scored on different numbers of images must not look comparable.
+    return "/".join(str(count) for count in sorted(counts))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
+    return [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    if "oracle" in methods:
-        lines.append(NOTE)
-    if bracketed:
-        lines.append(UNSEEN)
-    return "\n".join(lines)
+
+
+def _is_tiny(result: Result) -> bool:
+    weights = result.get("protocol", {}).get("weights", {})
+    return any(name.startswith("tiny-") for name in weights)
 
 
 def _percent(value: float | None) -> str:

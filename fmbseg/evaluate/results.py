@@ -1,0 +1,52 @@
+"""Result files: `metrics/<method>/<benchmark>.json`. Light to import, for tables and reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fmbseg.atomic import write_atomically
+from fmbseg.errors import DataError
+
+METHODS = ("fmbseg", "maskclip", "pseudo", "oracle")
+"""Everything that can be scored, in the order of tables."""
+
+Result = dict[str, Any]
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write a result as JSON, whole or not at all; missing folders are made."""
+    write_atomically(path, result_bytes(result))
+
+
+def result_bytes(result: Result) -> bytes:
+    """A result file's content, UTF-8; raises ValueError for a number JSON has no form for."""
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def read_result(path: Path) -> Result:
+    """Read what `write_result` wrote.
+
+    Raises:
+        DataError: the file is missing or no result.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: run `fmbseg run evaluate`") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: remove it and score again") from error
+    if not isinstance(result, dict) or not {"benchmark", "method", "miou"} <= set(result):
+        raise DataError(f"{path} is no result of a benchmark: remove it from this folder")
+    return result
+
+
+def read_results(metrics: Path) -> list[Result]:
+    """All results below a metrics folder, by method and benchmark.
+
+    Raises:
+        DataError: a file in it is damaged or no result.
+    """
+    return [read_result(path) for path in sorted(metrics.glob("*/*.json"))]

@@ -1,0 +1,163 @@
+"""The scoring stages on disk: what is made, what is taken over, what makes them run again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
+from fmbseg.align.heads import seeded_head
+from fmbseg.config import Config
+from fmbseg.data import load_dataset
+from fmbseg.errors import CheckpointError, ConfigError, DataError
+from fmbseg.evaluate.benchmark import evaluate_benchmark
+from fmbseg.evaluate.predictors import load_predictor
+from fmbseg.evaluate.results import read_result
+from fmbseg.evaluate.stages import evaluate
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.store import StageReport
+
+MakeConfig = Callable[..., Config]
+
+
+def run(config: Config, paths: Paths, method: str = "fmbseg") -> StageReport:
+    return evaluate(config, paths, silent_progress(), method)
+
+
+def result_file(paths: Paths, method: str = "fmbseg") -> Path:
+    return paths.metrics / method / "coco_stuff.json"
+
+
+@pytest.mark.parametrize("method", ["fmbseg", "oracle", "maskclip", "pseudo"])
+def test_the_stage_gives_what_one_go_gives(
+    method: str, workspace: Paths, make_config: MakeConfig
+) -> None:
+    if method == "oracle":
+        shutil.copytree(workspace.align, workspace.oracle)
+    config = make_config()
+    report = run(config, workspace, method)
+    assert (report.computed, report.taken_over) == (3, 0)
+    result = read_result(result_file(workspace, method))
+    assert result.pop("key") == report.key
+    root = workspace.root / "coco"
+    once = evaluate_benchmark(
+        "coco_stuff",
+        method,
+        load_predictor(method, config, workspace.align),
+        load_dataset("coco_stuff", root, "val2017"),
+        root,
+        silent_progress(),
+        batch_size=2,
+    )
+    assert result == once
+
+
+def test_a_second_run_computes_nothing(workspace: Paths, make_config: MakeConfig) -> None:
+    first = run(make_config(), workspace)
+    before = result_file(workspace).read_bytes()
+    again = run(make_config(), workspace)
+    assert (again.key, again.computed, again.taken_over) == (first.key, 0, 3)
+    # Lost: made again from the shards.
+    result_file(workspace).unlink()
+    assert run(make_config(), workspace).computed == 0
+    assert result_file(workspace).read_bytes() == before
+    # Edited: likewise.
+    result_file(workspace).write_text(before.decode().replace('"images": 5', '"images": 6'))
+    assert run(make_config(), workspace).computed == 0
+    assert result_file(workspace).read_bytes() == before
+
+
+def test_a_published_result_counts_without_shards(
+    workspace: Paths, make_config: MakeConfig
+) -> None:
+    run(make_config(), workspace)
+    shutil.rmtree(workspace.shards)
+    report = run(make_config(), workspace)
+    assert (report.computed, report.taken_over) == (0, 3)
+    assert not workspace.shards.exists()
+    result_file(workspace).write_text("{")
+    assert run(make_config(), workspace).computed == 3
+
+
+def test_a_killed_run_goes_on(workspace: Paths, make_config: MakeConfig) -> None:
+    broken = workspace.root / "coco" / "images" / "val2017" / "000000000004.jpg"
+    whole = broken.read_bytes()
+    run(make_config(), workspace)
+    expected = result_file(workspace).read_bytes()
+    result_file(workspace).unlink()
+    last = next(workspace.shards.rglob("000002"))
+    shutil.rmtree(last)
+    report = run(make_config(), workspace)
+    assert (report.computed, report.taken_over) == (1, 2)
+    assert result_file(workspace).read_bytes() == expected
+    assert broken.read_bytes() == whole
+
+
+def test_shard_size_does_not_change_the_result(workspace: Paths, make_config: MakeConfig) -> None:
+    config = make_config()
+    run(config, workspace)
+    expected = result_file(workspace).read_bytes()
+    shutil.rmtree(workspace.shards)
+    result_file(workspace).unlink()
+    other = config.model_copy(update={"run": config.run.model_copy(update={"shard_size": 64})})
+    assert run(other, workspace).computed == 1
+    assert result_file(workspace).read_bytes() == expected
+
+
+def test_what_is_scored_again(workspace: Paths, make_config: MakeConfig) -> None:
+    config = make_config()
+    first = run(config, workspace).key
+    maskclip = run(config, workspace, "maskclip").key
+    changed = make_config(clip={"stride": 64})
+    assert run(changed, workspace).key == first
+    assert run(changed, workspace, "maskclip").key != maskclip
+    evaluation = config.evaluate.model_dump()
+    assert run(make_config(evaluate=evaluation | {"logit_scale": 20.0}), workspace).key != first
+
+    # The truth changes one pixel; its file's encoding alone would not count.
+    path = workspace.root / "coco" / "annotations" / "val2017" / "000000000000.png"
+    with Image.open(path) as image:
+        label = image.copy()
+    label.save(path, compress_level=0)
+    assert run(config, workspace).key == first
+    label.putpixel((95, 63), 3)
+    label.save(path)
+    after = run(config, workspace)
+    assert after.key != first
+    assert (after.computed, after.taken_over) == (3, 0)
+
+
+def test_another_head_is_scored_again(workspace: Paths, make_config: MakeConfig) -> None:
+    config = make_config()
+    first = run(config, workspace).key
+    maskclip = run(config, workspace, "maskclip").key
+    checkpoint = load_checkpoint(workspace.align)
+    save_checkpoint(workspace.align, seeded_head(checkpoint.head.config, 1), checkpoint.info)
+    assert run(config, workspace).key != first
+    assert run(config, workspace, "maskclip").key == maskclip
+
+
+def test_limit(workspace: Paths, make_config: MakeConfig) -> None:
+    benchmarks = {"coco_stuff": {"root": "coco", "split": "val2017", "limit": 3}}
+    config = make_config(evaluate={"short_side": 64, "benchmarks": benchmarks})
+    assert run(config, workspace).computed == 2
+    result = read_result(result_file(workspace))
+    assert result["images"] == 3
+    assert result["protocol"]["limit"] == 3
+
+
+def test_mistakes(workspace: Paths, make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="unknown method"):
+        run(make_config(), workspace, "sam")
+    with pytest.raises(ConfigError, match="no 'voc21'"):
+        evaluate(make_config(), workspace, silent_progress(), "fmbseg", ["voc21"])
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        run(make_config(), workspace, "oracle")
+    gone = make_config(evaluate={"benchmarks": {"coco_stuff": {"root": "x", "split": "val2017"}}})
+    with pytest.raises(DataError, match="x"):
+        run(gone, workspace)

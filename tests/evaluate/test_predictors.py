@@ -1,0 +1,119 @@
+"""The methods under test, with the library's own classes and small weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from fmbseg.errors import CheckpointError, ConfigError
+from fmbseg.evaluate.predictors import MaskClip, PseudoLabels, load_predictor
+from fmbseg.models.clip import load_clip
+from fmbseg.models.sam import load_sam
+from fmbseg.models.text import class_similarity
+from fmbseg.paths import Paths
+from fmbseg.predict import load_segmenter
+from fmbseg.pseudo.pipeline import label_image
+
+MakeConfig = Callable[..., Config]
+PLAIN = Vocabulary("plain", tuple(map(VocabularyClass, ("dog", "grass", "sky"))))
+WITH_BACKGROUND = Vocabulary("background", PLAIN.classes, background=1)
+
+
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    coarse = [Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)) for _ in range(3)]
+    sizes = ((96, 64), (70, 81), (96, 64))
+    return [
+        image.resize(size, Image.Resampling.BICUBIC)
+        for image, size in zip(coarse, sizes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("method", ["fmbseg", "maskclip", "pseudo"])
+def test_labels_have_the_images_size_and_the_protocol_is_json(
+    method: str, workspace: Paths, make_config: MakeConfig
+) -> None:
+    predictor = load_predictor(method, make_config(), workspace.align)
+    images = pictures()
+    labels = predictor.predict_labels(images, PLAIN)
+    for image, label in zip(images, labels, strict=True):
+        assert label.shape == (image.height, image.width)
+        assert label.dtype == np.int64
+        allowed = {0, 1, 2, 255} if method == "pseudo" else {0, 1, 2}
+        assert set(np.unique(label)) <= allowed
+        assert (predictor.predict_label(image, PLAIN) == label).all()
+    protocol = predictor.protocol(PLAIN)
+    assert json.loads(json.dumps(protocol)) == protocol
+    assert {"short_side", "templates", "background_rule", "threads", "dtype", "weights"} <= set(
+        protocol
+    )
+    # No benchmark or vocabulary is part of it: results of one run are told by equal protocols.
+    assert predictor.protocol(load_vocabulary("voc21")) == protocol
+    assert (predictor.checkpoint_sha256 is None) == (method != "fmbseg")
+
+
+def test_aligned_is_the_segmenter(workspace: Paths, make_config: MakeConfig) -> None:
+    config = make_config()
+    predictor = load_predictor("fmbseg", config, workspace.align)
+    segmenter = load_segmenter(workspace.align, config.evaluate, config.run)
+    for image in pictures():
+        for vocabulary in (PLAIN, WITH_BACKGROUND):
+            expected = segmenter.predict(image, vocabulary=vocabulary).label_map
+            assert (predictor.predict_label(image, vocabulary) == expected).all()
+
+
+def test_maskclip_is_dense_clip_upsampled(make_config: MakeConfig) -> None:
+    # The protocol's image size is evaluate's, as for the aligned encoder, not that of stage 1.
+    config = make_config(clip={"short_side": 64}, evaluate={"short_side": 96})
+    image = pictures()[1]
+    clip = load_clip("tiny-clip")
+    section = config.clip.model_copy(update={"short_side": 96})
+    dense = torch.from_numpy(clip.encode_image_windows(image, section).dense).float()
+    similarity = class_similarity(dense, clip.text_embeddings(PLAIN)).permute(2, 0, 1)
+    scores = torch.nn.functional.interpolate(
+        similarity[None], (image.height, image.width), mode="bilinear"
+    )[0]
+    label = torch.from_numpy(MaskClip(config).predict_label(image, PLAIN))
+    # Where two classes are equally similar, either may win.
+    chosen = scores.gather(0, label[None])[0]
+    assert torch.allclose(chosen, scores.max(dim=0).values, atol=1e-5)
+
+
+def test_below_the_threshold_is_background(make_config: MakeConfig) -> None:
+    # A small scale: with three classes the probability could else round to 1, which is not below 1.
+    section = {"short_side": 64, "logit_scale": 1.0}
+    everything = MaskClip(make_config(evaluate={**section, "background_threshold": 1.0}))
+    nothing = MaskClip(make_config(evaluate={**section, "background_threshold": 0.0}))
+    image = pictures()[0]
+    assert (everything.predict_label(image, WITH_BACKGROUND) == 1).all()
+    plain = nothing.predict_label(image, PLAIN)
+    assert (nothing.predict_label(image, WITH_BACKGROUND) == plain).all()
+    assert (everything.predict_label(image, PLAIN) == plain).all()
+
+
+def test_pseudo_labels_are_stage_1s_and_unlabelled_is_background(make_config: MakeConfig) -> None:
+    # One query point and no automatic masks: surely something stays unlabelled.
+    config = make_config(label={"use_masks": False})
+    image = pictures()[0]
+    clip, sam = load_clip("tiny-clip"), load_sam("tiny-sam")
+    text = clip.text_embeddings(PLAIN)
+    expected = label_image(image, clip, sam, text, config).label.astype(np.int64)
+    predictor = PseudoLabels(config)
+    assert (predictor.predict_label(image, PLAIN) == expected).all()
+    filled = predictor.predict_label(image, WITH_BACKGROUND)
+    assert (filled == np.where(expected == 255, 1, expected)).all()
+
+
+def test_unknown_method_and_missing_head(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sam.*fmbseg, maskclip"):
+        load_predictor("sam", make_config(), tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_predictor("oracle", make_config(), tmp_path)
