@@ -165,7 +165,7 @@ def overlay(
     Raises:
         DataError: sizes do not fit, there are no names, or fewer colours than names.
     """
-    colours = _colours_for(names, colours)
+    colours = colours_for(names, colours)
     picture = blend(image, label, colours, opacity)
     # A narrow picture gets a legend wider than itself: class names come first.
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
@@ -247,7 +247,8 @@ def _entry(index: int, share: float | None, names: Sequence[str]) -> str:
     return f"{name}  {percent:.0f} %" if percent >= 9.5 else f"{name}  {max(percent, 0.1):.1f} %"
 
 
-def _colours_for(names: Sequence[str], colours: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def colours_for(names: Sequence[str], colours: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """The given colours [K, 3] uint8, or the palette's; a DataError where they are too few."""
     if not names:
         raise DataError("no class names: a legend needs the names of the label map's classes")
     if colours is None:
