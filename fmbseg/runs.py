@@ -20,15 +20,22 @@ Curve = list[tuple[int, dict[str, float]]]
 # Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
 # parameters: one can be added to a run that is already there.
 _NOT_PARAMS = {"tracking", "run.cache_gb", "evaluate.benchmarks"}
+_TRAINING = {"align", "data", "features"}
 _IMAGES = {"split", "limit"}
 
 
-def flat_params(config: Config) -> dict[str, str]:
-    """`section.key` -> value of all parameters that may change a result."""
+def flat_params(config: Config, *, trained: bool = True) -> dict[str, str]:
+    """`section.key` -> value of all parameters that may change a result.
+
+    Args:
+        config: all sections.
+        trained: whether the result comes from a trained head.
+    """
     flat: dict[str, str] = {}
+    left_out = _NOT_PARAMS if trained else _NOT_PARAMS | _TRAINING
 
     def walk(name: str, value: Any) -> None:
-        if name in _NOT_PARAMS:
+        if name in left_out:
             return
         if isinstance(value, Mapping):
             for key, inner in value.items():
@@ -42,7 +49,8 @@ def flat_params(config: Config) -> dict[str, str]:
 
 def run_key(config: Config, method: str, checkpoint_sha256: str | None) -> str:
     """The key of a pipeline run: equal for the same method, checkpoint and parameters."""
-    return json_digest([method, checkpoint_sha256, flat_params(config)])
+    params = flat_params(config, trained=checkpoint_sha256 is not None)
+    return json_digest([method, checkpoint_sha256, params])
 
 
 def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:

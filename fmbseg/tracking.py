@@ -206,7 +206,8 @@ class _MlflowTracker(Tracker):
         if (first := oldest()) is not None and first != made:
             client.delete_run(made)  # two processes made it at once: the older one stays
             return first
-        _log_params(client, made, {"method": method, **flat_params(config)})
+        params = flat_params(config, trained=sha256 is not None)
+        _log_params(client, made, {"method": method, **params})
         return made
 
     def _open(self) -> tuple[MlflowClient, str]:

@@ -65,9 +65,9 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def repro(self) -> set[str]:
+    def repro(self, *targets: str) -> set[str]:
         """Names of the stages `dvc repro` ran."""
-        return set(re.findall(r"Running stage '(.+?)'", self.run("dvc", "repro")))
+        return set(re.findall(r"Running stage '(.+?)'", self.run("dvc", "repro", *targets)))
 
     def set(self, old: str, new: str) -> None:
         path = self.root / "params.yaml"
@@ -205,19 +205,26 @@ def test_experiment_with_another_head(project: Project) -> None:
 def test_data_and_benchmark_outside_the_project(project: Project, tmp_path: Path) -> None:
     outside = tmp_path / "coco"
     shutil.copytree(project.root / "data" / "scenes" / "coco_stuff164k", outside)
-    project.set("data/scenes/coco_stuff164k", os.path.relpath(outside, project.root))
-    ran = project.repro()
-    # The same images: every stage is called because of the path, none computes anything new.
-    assert "detect" in ran
-    assert "scenes" not in ran
-    assert "evaluate@coco_stuff" in ran
-    (outside / "images" / "train2017").rename(outside / "gone")
+    root = os.path.relpath(outside, project.root)
+    before = project.metrics("fmbseg", "coco_stuff")
+
+    project.set("coco_stuff: {root: data/scenes/coco_stuff164k", f"coco_stuff: {{root: {root}")
+    assert project.repro("evaluate@coco_stuff") == {"evaluate@coco_stuff"}
+    assert project.metrics("fmbseg", "coco_stuff") == before
+    project.set("root: data/scenes/coco_stuff164k", f"root: {root}")
+    assert project.repro("features") == {"features"}
+
+    # A change of the images is seen, and their loss is one line.
+    (outside / "images" / "train2017" / "000000000001.jpg").unlink()
+    assert project.repro("features") == {"features"}
+    shutil.rmtree(outside / "images" / "train2017")
     done = subprocess.run(
-        ["dvc", "repro", "detect"],
+        ["fmbseg", "run", "features"],
         cwd=project.root,
         env=project.environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fmbseg: ")

@@ -181,6 +181,12 @@ def test_a_baseline_is_a_run_of_its_own_with_the_same_columns(
     tracker.evaluation(config, paths, "maskclip", ["voc21"], lambda benchmark: picture)
     (run,) = _parents(config)
     assert run.data.params["method"] == "maskclip"
+    assert run.data.params["clip.model"] == "tiny-clip"
+    # Nothing was trained: another head is no other baseline.
+    assert "align.head" not in run.data.params
+    other = _head(config, "linear")
+    open_tracker(other, tmp_path).evaluation(other, paths, "maskclip", ["voc21"])
+    assert len(_parents(config)) == 1
     assert run.data.metrics["miou/voc21"] == 3.0
     client = MlflowClient(tracking_uri=config.tracking.uri)
     assert [file.path for file in client.list_artifacts(run.info.run_id, "overlay")] == [
