@@ -46,8 +46,9 @@ def evaluate(
     config = lenient_config(params, overrides)
 
     from fmbseg.data.datasets import load_dataset
-    from fmbseg.evaluate.benchmark import evaluate_benchmark, write_result
+    from fmbseg.evaluate.benchmark import evaluate_benchmark
     from fmbseg.evaluate.predictors import load_predictor
+    from fmbseg.evaluate.results import write_result
     from fmbseg.progress import console_progress
 
     # Before the models: a wrong path should not cost their loading.
@@ -55,7 +56,14 @@ def evaluate(
     dataset.require_labels()
     predictor = load_predictor(method.value, config, checkpoint)
     result = evaluate_benchmark(
-        benchmark, method.value, predictor, dataset, root, console_progress(), limit
+        benchmark,
+        method.value,
+        predictor,
+        dataset,
+        root,
+        console_progress(),
+        limit,
+        config.evaluate.batch_size,
     )
     write_result(result, json)
     miou = result["miou"]
