@@ -57,6 +57,9 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script."""
+    # Before torch starts its threads: those that wait must not spin, which on a busy machine costs
+    # many times the work itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(_main(sys.argv[1:]))
 
 

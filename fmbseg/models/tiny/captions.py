@@ -89,7 +89,12 @@ def words() -> tuple[tuple[str, ...], Tensor]:
     for index, scene_class in enumerate(SCENE_CLASSES):
         for word in (scene_class.name, *scene_class.synonyms):
             meaning.setdefault(word.lower(), set()).add(index)
+    # In the vocabulary that captions are written in, a word means its own class alone: there
+    # "food" is what is neither pizza nor cake, as in COCO-Stuff's "food-other".
+    own_words = set(load_vocabulary("coco_stuff").queries[0])
     for word, classes in GENERAL.items():
+        if word in own_words:
+            continue
         drawn = {names.index(name) for name in classes if name in names}
         if drawn:
             meaning.setdefault(word, set()).update(drawn)
