@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
 from fmbseg.data.vocabulary import vocabulary_from_names
-from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
-from fmbseg.models.build import build_clip, build_encoder, build_sam
-from fmbseg.models.weights import WEIGHTS_VARIABLE, resolve, weights_digest, weights_record
+from fmbseg.models.weights import weights_digest
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """With random weights for the models whose trained ones are not in the package."""
-    folder = tmp_path_factory.mktemp("cli-weights")
-    torch.manual_seed(0)
-    for kind, build in (("clip", build_clip), ("sam", build_sam), ("encoder", build_encoder)):
-        try:
-            resolve(f"tiny-{kind}")
-        except WeightsError:
-            state = build(tiny.architecture(kind)).state_dict()
-            state = {name: value.contiguous().clone() for name, value in state.items()}
-            save_file(state, folder / weights_record(f"tiny-{kind}").file)
-    return os.environ | {WEIGHTS_VARIABLE: str(folder)}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head with random weights over the tiny models."""
     folder = tmp_path_factory.mktemp("cli-checkpoint")
-    models = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(WEIGHTS_VARIABLE, environment[WEIGHTS_VARIABLE])
-        for name in ("tiny-clip", "tiny-encoder"):
-            models[name] = ModelReference(name, weights_digest(name))
     encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
     config = HeadConfig("linear", encoder, tiny.architecture("clip")["embed_dim"], 4)
     info = CheckpointInfo(
-        encoder=models["tiny-encoder"],
-        clip=models["tiny-clip"],
+        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
+        clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
         vocabulary=vocabulary_from_names(["dog", "cat"]),
         templates="single",
         short_side=64,
@@ -75,13 +51,10 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(
-    command: str, workplace: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
+def run(command: str, workplace: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fmbseg.cli", *command.split()],
         cwd=workplace,
-        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -89,13 +62,12 @@ def run(
 
 
 def test_predict_does_all_pictures_it_can_and_names_the_others(
-    workplace: Path, checkpoint: Path, environment: dict[str, str]
+    workplace: Path, checkpoint: Path
 ) -> None:
     done = run(
         f"predict a.b.png broken.jpg gone.png more --classes dog,grass --out out/here "
         f"--checkpoint {checkpoint}",
         workplace,
-        environment,
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -121,14 +93,11 @@ def test_predict_does_all_pictures_it_can_and_names_the_others(
         assert image.mode == "RGB"
 
 
-def test_predict_with_a_benchmarks_names(
-    workplace: Path, checkpoint: Path, environment: dict[str, str]
-) -> None:
+def test_predict_with_a_benchmarks_names(workplace: Path, checkpoint: Path) -> None:
     done = run(
         f"predict a.b.png --vocabulary voc21 --out out --checkpoint {checkpoint} "
         "--set evaluate.background_threshold=1.0 --set evaluate.short_side=64",
         workplace,
-        environment,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -138,12 +107,8 @@ def test_predict_with_a_benchmarks_names(
     assert [entry["class"] for entry in record["areas"]] == ["background"]
 
 
-def test_evaluate_scores_a_folder_of_scenes(
-    workplace: Path, checkpoint: Path, environment: dict[str, str]
-) -> None:
-    made = run(
-        "data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace, environment
-    )
+def test_evaluate_scores_a_folder_of_scenes(workplace: Path, checkpoint: Path) -> None:
+    made = run("data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace)
     assert made.returncode == 0, made.stderr
     assert made.stdout == "VOC2012: 4 training and 1 validation scenes\n"
     for method, more in (("maskclip", "--split train --limit 3"), ("fmbseg", "")):
@@ -151,7 +116,6 @@ def test_evaluate_scores_a_folder_of_scenes(
             f"evaluate --benchmark voc20 --root VOC2012 --method {method} "
             f"--json results/{method}.json --checkpoint {checkpoint} {more}",
             workplace,
-            environment,
         )
         assert done.returncode == 0, done.stderr
     scored = {

@@ -12,15 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
-from safetensors.torch import save_file
 
 from fmbseg.config import load_config
-from fmbseg.errors import WeightsError
-from fmbseg.models import tiny
-from fmbseg.models.build import build_clip, build_encoder, build_sam
-from fmbseg.models.weights import resolve, weights_record
 from fmbseg.stages import STAGES
 
 pytestmark = pytest.mark.slow
@@ -38,14 +32,13 @@ CHANGES = {
 class Project:
     """A copy of the working tree in git, and commands in it."""
 
-    def __init__(self, root: Path, weights: Path) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         # Its own package and not the installed one: what runs is what DVC watches.
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(root),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "FMBSEG_WEIGHTS": str(weights),
             "GIT_AUTHOR_NAME": "Test",
             "GIT_AUTHOR_EMAIL": "test@example.org",
             "GIT_COMMITTER_NAME": "Test",
@@ -86,25 +79,7 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, for the models whose trained ones are not in the package."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    builders = {"clip": build_clip, "sam": build_sam, "encoder": build_encoder}
-    for kind, build in builders.items():
-        try:
-            resolve(f"tiny-{kind}")
-        except WeightsError:
-            state = build(tiny.architecture(kind)).state_dict()
-            state = {name: value.contiguous().clone() for name, value in state.items()}
-            save_file(state, folder / weights_record(f"tiny-{kind}").file)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def project(
-    tmp_path_factory: pytest.TempPathFactory, weights: Path, repository: Path
-) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project") / "fmbseg"
     shutil.copytree(repository / "fmbseg", root / "fmbseg", ignore=shutil.ignore_patterns("__py*"))
     for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
@@ -112,7 +87,7 @@ def project(
     (root / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
         shutil.copy(repository / ".dvc" / name, root / ".dvc")
-    made = Project(root, weights)
+    made = Project(root)
     for old, new in CHANGES.items():
         made.set(old, new)
     made.run("git", "init", "-q")
