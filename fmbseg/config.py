@@ -143,6 +143,9 @@ class AlignSection(Section):
     loss: Literal["tsupcon", "supcon", "text"] = "tsupcon"
     temperature: float = Field(0.1, gt=0)
     purity: float = Field(0.5, ge=0, le=1, description="least share of a patch one label covers")
+    patches_per_class: int = Field(
+        0, ge=0, description="labelled patches of one class in a batch, drawn at random; 0: all"
+    )
     epochs: int = Field(20, ge=1)
     batch_images: int = Field(8, ge=1)
     learning_rate: float = Field(1e-3, gt=0)

@@ -78,7 +78,7 @@ def picture(tmp_path: Path) -> Path:
         ("evaluate --benchmark voc21 --root . --method sam --json m.json", "'sam' is not one of"),
         ("data", "Missing command: see `fmbseg data --help`"),
         ("data scenes --layout zoo --images 3 --out o", "'zoo' is not one of"),
-        ("data scenes --layout voc2012 --images 0 --out o", "0 is not in the range"),
+        ("data scenes --layout voc2012 --images 0 --out o", "Invalid value for '--images'"),
         ("models verify tiny-dino", "unknown model 'tiny-dino': choose one of tiny-clip"),
         ("table --metrics none", "none"),
     ],

@@ -24,7 +24,7 @@ CHANGES = {
     "{val: 120}": "{val: 4}",
     "shard_size: 64": "shard_size: 4",
     "points_per_side: 12": "points_per_side: 4",
-    "epochs: 20": "epochs: 2",
+    "epochs: 12": "epochs: 2",
     "threads: 2": "threads: 1",
 }
 

@@ -178,9 +178,11 @@ class _Run:
                 x = torch.from_numpy(stacked).to(self._device.device).float()
                 embedded.append(self.head(x).flatten(0, 2))
                 targets.append(np.stack([labels[i] for i in part]).astype(np.int64).ravel())
+        labelled = np.concatenate(targets)
+        chosen = torch.from_numpy(self._sample(labelled)).to(self._device.device)
         loss = tsupcon(
-            torch.cat(embedded),
-            torch.from_numpy(np.concatenate(targets)).to(self._device.device),
+            torch.cat(embedded)[chosen],
+            torch.from_numpy(labelled).to(self._device.device)[chosen],
             text,
             self._section.temperature,
             self._section.loss,
@@ -190,6 +192,19 @@ class _Run:
         self._optimizer.step()
         self._done += 1
         return loss.detach()
+
+    def _sample(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Indices of the patches of a batch that enter the loss, ascending.
+
+        Equation 1 weighs every labelled patch alike, so large stuff regions drown small things and
+        the text term, of which there is one a class; `patches_per_class` evens that out.
+        """
+        most = self._section.patches_per_class
+        if most == 0:
+            return np.arange(len(labels))
+        order = torch.randperm(len(labels), generator=self._generator).numpy()
+        kept = [order[labels[order] == k][:most] for k in np.unique(labels).tolist() if k != IGNORE]
+        return np.sort(np.concatenate(kept)) if kept else np.arange(0)
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""

@@ -108,10 +108,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 4])
-def test_resumes_to_the_byte(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(("after", "most"), [(1, 0), (4, 0), (4, 3)])
+def test_resumes_to_the_byte(tmp_path: Path, after: int, most: int) -> None:
     data = ClusteredPatches()
-    whole = train(tmp_path / "whole", data)
+    whole = train(tmp_path / "whole", data, patches_per_class=most)
     seen: list[int] = []
 
     def kill(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -119,7 +119,8 @@ def test_resumes_to_the_byte(tmp_path: Path, after: int) -> None:
         if epoch == after:
             raise Killed
 
-    arguments = (data, data.labels, anchors(), section(), 0, tmp_path / "cut", silent_progress())
+    chosen = section(patches_per_class=most)
+    arguments = (data, data.labels, anchors(), chosen, 0, tmp_path / "cut", silent_progress())
     with pytest.raises(Killed):
         train_head(*arguments, on_metrics=kill)
     torch.manual_seed(99)  # what the process drew meanwhile does not matter
@@ -127,6 +128,25 @@ def test_resumes_to_the_byte(tmp_path: Path, after: int) -> None:
     assert resumed.resumed == after
     assert seen == [1, 2, 3, 4, 5, 6]
     assert_same_bytes(whole, resumed)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_no_class_has_more_patches_in_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    counts: list[list[int]] = []
+    real = training.tsupcon
+
+    def counting(z: Tensor, labels: Tensor, *rest: Any) -> Tensor:
+        assert len(z) == len(labels)
+        counts.append(torch.unique(labels, return_counts=True)[1].tolist())
+        return real(z, labels, *rest)
+
+    monkeypatch.setattr(training, "tsupcon", counting)
+    data = ClusteredPatches()
+    trained = train(tmp_path, data, patches_per_class=most, epochs=15, learning_rate=1e-2)
+    assert max(max(count) for count in counts) == most
+    assert accuracy(trained, data) > 0.65  # chance: a class in four or so
 
 
 def test_a_finished_training_is_only_read(tmp_path: Path) -> None:
