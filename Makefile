@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-short test lint format typecheck ui clean lock
+.PHONY: help install demo demo-short test test-slow lint format typecheck ui clean lock
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -42,8 +42,11 @@ demo: install  ## run the whole pipeline on synthetic scenes and print the resul
 demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
 	.ci/demo-short
 
-test: install  ## run the tests (ARGS="-m 'not slow'" is handed to pytest)
-	pytest $(ARGS)
+test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
+	pytest -m 'not slow' $(ARGS)
+
+test-slow: install  ## run the slow tests: whole pipelines through DVC, pretraining scripts
+	pytest -m slow $(ARGS)
 
 lint: install  ## check style and formatting
 	ruff check .
