@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
@@ -22,10 +22,10 @@ _PRETRAINING_ONLY = ("mask_token",)
 
 
 class Backbone:
-    """A frozen vision transformer of timm; computes without gradients.
+    """A frozen encoder of timm; computes without gradients.
 
-    Any image size that is a multiple of the patch is taken: timm interpolates the position
-    embedding (bicubic) to the image's grid.
+    Any image size that is a multiple of the patch is taken: timm resamples learned position
+    embeddings (bicubic) to the image's grid.
 
     Attributes:
         module: the timm model, float32 weights; runs in `dtype` by autocast.
@@ -37,7 +37,7 @@ class Backbone:
 
     def __init__(
         self,
-        module: VisionTransformer,
+        module: nn.Module,
         record: WeightsRecord,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -46,8 +46,9 @@ class Backbone:
         self.device = torch.device(device)
         self.dtype = dtype
         self.mean, self.std = record.mean, record.std
-        self.patch_size: int = module.patch_embed.patch_size[0]
-        self.dim: int = module.num_features
+        last = feature_info(module)[-1]
+        self.patch_size: int = last["reduction"]
+        self.dim: int = last["num_chs"]
 
     @torch.no_grad()
     def features(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
@@ -67,7 +68,7 @@ class Backbone:
             raise ConfigError(
                 f"images are {pixels.dtype} {tuple(pixels.shape)}: give uint8 [N, H, W, 3]"
             )
-        count, height, width, _ = pixels.shape
+        _, height, width, _ = pixels.shape
         patch = self.patch_size
         if height % patch or width % patch or not height or not width:
             raise ConfigError(
@@ -77,9 +78,29 @@ class Backbone:
         inputs = (pixels.to(self.device).float() / 255 - mean) / std
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-            tokens = self.module.forward_features(inputs.permute(0, 3, 1, 2).contiguous())
-        patches = tokens[:, self.module.num_prefix_tokens :].float()
-        return patches.reshape(count, height // patch, width // patch, self.dim)
+            maps = patch_features(self.module, inputs.permute(0, 3, 1, 2).contiguous())
+        return maps.float().permute(0, 2, 3, 1)
+
+
+def feature_info(module: Any) -> list[dict[str, Any]]:
+    """Each block's record by timm: `num_chs` channels and `reduction` pixels a patch."""
+    return list(module.feature_info)
+
+
+def patch_features(module: Any, pixels: Tensor) -> Tensor:
+    """Patch features after the last block and the final norm.
+
+    Args:
+        module: any encoder of timm with `forward_intermediates`.
+        pixels: [N, 3, H, W] normalised.
+
+    Returns:
+        [N, D, H / patch, W / patch].
+    """
+    maps: list[Tensor] = module.forward_intermediates(
+        pixels, indices=1, norm=True, intermediates_only=True
+    )
+    return maps[0]
 
 
 def load_backbone(

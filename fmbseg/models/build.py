@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import open_clip
 import timm
@@ -16,7 +16,6 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fmbseg.models import tiny
@@ -73,11 +72,13 @@ def build_sam(config: Mapping[str, Any]) -> Sam:
     return sam.eval()
 
 
-def build_encoder(config: Mapping[str, Any]) -> VisionTransformer:
-    """A timm vision transformer with random weights.
+def build_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """An encoder of timm with random weights.
 
     Args:
         config: `architecture` (timm's name) and `model_args` (arguments of its class).
     """
-    model = timm.create_model(config["architecture"], pretrained=False, **config["model_args"])
-    return cast(VisionTransformer, model.eval())
+    module: nn.Module = timm.create_model(
+        config["architecture"], pretrained=False, **config["model_args"]
+    )
+    return module.eval()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmbseg.errors import ConfigError
-from fmbseg.models import tiny
 from fmbseg.models.backbone import Backbone, build_encoder, load_backbone
+from fmbseg.models.weights import weights_record
 
 
 def _images(count: int, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -27,8 +28,9 @@ def _normalised(images: npt.NDArray[np.uint8], backbone: Backbone) -> Tensor:
 def test_features_are_timms_patch_tokens(backbone: Backbone, height: int, width: int) -> None:
     images = _images(2, height, width)
     features = backbone.features(images)
+    module: Any = backbone.module
     with torch.no_grad():
-        tokens = backbone.module.forward_features(_normalised(images, backbone))
+        tokens = module.forward_features(_normalised(images, backbone))
     assert features.shape == (2, height // 8, width // 8, backbone.dim)
     assert features.dtype == torch.float32
     for row in range(height // 8):
@@ -40,7 +42,7 @@ def test_features_are_timms_patch_tokens(backbone: Backbone, height: int, width:
 
 def test_features_carry_the_final_norm(backbone: Backbone) -> None:
     features = backbone.features(_images(1, 64, 64))[0]
-    norm = backbone.module.norm
+    norm: Any = backbone.module.norm
     before = (features - norm.bias) / norm.weight
     assert before.mean(dim=-1).abs().max() < 1e-3
     torch.testing.assert_close(
@@ -48,8 +50,16 @@ def test_features_carry_the_final_norm(backbone: Backbone) -> None:
     )
 
 
-def test_the_position_embedding_is_interpolated_to_the_grid(backbone: Backbone) -> None:
-    module = backbone.module
+def test_a_learned_position_embedding_is_interpolated_to_the_grid() -> None:
+    arguments = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    module: Any = build_encoder(
+        {
+            "architecture": "vit_tiny_patch16_224",
+            "model_args": {**arguments, "num_classes": 0, "dynamic_img_size": True},
+        }
+    )
+    vit = Backbone(module, weights_record("tiny-encoder", "timm"))
     images = _images(1, 128, 96)
     prefix, grid = module.pos_embed[:, :1], module.pos_embed[:, 1:]
     moved = F.interpolate(
@@ -57,10 +67,11 @@ def test_the_position_embedding_is_interpolated_to_the_grid(backbone: Backbone) 
     )
     place = torch.cat([prefix, moved.flatten(2).transpose(1, 2)], dim=1)
     with torch.no_grad():
-        patches = module.patch_embed.proj(_normalised(images, backbone))
+        patches = module.patch_embed.proj(_normalised(images, vit))
         tokens = torch.cat([module.cls_token, patches.flatten(2).transpose(1, 2)], dim=1) + place
         expected = module.norm(module.blocks(module.norm_pre(tokens)))[:, 1:]
-    torch.testing.assert_close(backbone.features(images).flatten(1, 2), expected, atol=1e-4, rtol=0)
+    assert (vit.patch_size, vit.dim) == (8, 48)
+    torch.testing.assert_close(vit.features(images).flatten(1, 2), expected, atol=1e-4, rtol=0)
 
 
 def test_images_of_a_batch_do_not_touch_each_other(backbone: Backbone) -> None:
@@ -104,7 +115,7 @@ def test_dinov2_takes_any_multiple_of_its_patch() -> None:
         "model_args": {"num_classes": 0, "dynamic_img_size": True},
     }
     with torch.device("meta"):
-        module = build_encoder(config)
+        module: Any = build_encoder(config)
         tokens = module.forward_features(torch.zeros(1, 3, 28, 56))
     assert tokens.shape == (1, 1 + 2 * 4, 768)
     # As published: 37 x 37 patches and a class token, layer scale in every block.
@@ -115,7 +126,7 @@ def test_dinov2_takes_any_multiple_of_its_patch() -> None:
 @pytest.mark.slow
 def test_dinov2s_published_layout_loads(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = build_encoder(
+    module: Any = build_encoder(
         {
             "architecture": "vit_base_patch14_dinov2",
             "model_args": {"num_classes": 0, "dynamic_img_size": True},
@@ -130,7 +141,3 @@ def test_dinov2s_published_layout_loads(tmp_path: Path) -> None:
     features = backbone.features(images)
     assert features.shape == (1, 5, 6, 768)
     torch.testing.assert_close(features.flatten(1, 2), tokens[:, 1:], atol=1e-4, rtol=0)
-
-
-def test_the_tiny_encoder_takes_other_sizes_than_its_own() -> None:
-    assert tiny.architecture("encoder")["model_args"]["dynamic_img_size"] is True

@@ -70,7 +70,7 @@ class Contrast(nn.Module):
 def main() -> None:
     """Parse arguments, render, train, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".fmbseg/pretraining/clip"))
+    parser.add_argument("--work", type=Path, default=Path(".pretraining/clip"))
     parser.add_argument("--out", type=Path, default=FOLDER / "clip.safetensors")
     parser.add_argument("--steps", type=int, default=3300)
     parser.add_argument("--scenes", type=int, default=14000, help="rendered twice, three crops")

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.models.backbone import build_encoder
+from fmbseg.models.backbone import build_encoder, feature_info, patch_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.loop import Recipe, export_weights, train
@@ -33,13 +33,14 @@ class Projected(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = build_encoder(architecture("encoder"))
-        dim = int(self.encoder.embed_dim)
+        dim = feature_info(self.encoder)[-1]["num_chs"]
         self.projection = nn.Sequential(nn.Linear(dim, 256), nn.GELU(), nn.Linear(256, 64))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[N, 3, 64, 64] -> unit patch features [N * 64, 64]."""
-        tokens = self.encoder.forward_features(pixels)[:, 1:]
-        return F.normalize(self.projection(tokens).float(), dim=-1).flatten(0, 1)
+        maps = patch_features(self.encoder, pixels)
+        tokens = maps.flatten(2).transpose(1, 2).flatten(0, 1)
+        return F.normalize(self.projection(tokens).float(), dim=-1)
 
 
 def correspondence_loss(z: Tensor, glyph: Tensor, uv: Tensor) -> Tensor:
@@ -63,9 +64,9 @@ def correspondence_loss(z: Tensor, glyph: Tensor, uv: Tensor) -> Tensor:
 def main() -> None:
     """Parse arguments, render, train, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".fmbseg/pretraining/encoder"))
+    parser.add_argument("--work", type=Path, default=Path(".pretraining/encoder"))
     parser.add_argument("--out", type=Path, default=FOLDER / "encoder.safetensors")
-    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--pairs", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=48, help="pairs a step")
     parser.add_argument("--threads", type=int, default=2)
@@ -92,7 +93,7 @@ def main() -> None:
     def report() -> str:
         return str(linear_probe(model.encoder, images=700, steps=200))
 
-    recipe = Recipe(steps=arguments.steps, learning_rate=1e-3)
+    recipe = Recipe(steps=arguments.steps, learning_rate=4e-3)
     train(
         model,
         recipe,

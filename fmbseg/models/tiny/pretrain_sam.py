@@ -109,7 +109,7 @@ def mask_loss(low: Tensor, iou: Tensor, masks: NDArray[np.bool_], valid: Tensor)
 def main() -> None:
     """Parse arguments, render, train, write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".fmbseg/pretraining/sam"))
+    parser.add_argument("--work", type=Path, default=Path(".pretraining/sam"))
     parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
     parser.add_argument("--steps", type=int, default=3300)
     parser.add_argument("--scenes", type=int, default=9000)

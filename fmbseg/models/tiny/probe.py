@@ -6,7 +6,6 @@ The probe is trained on scenes' truth; the encoder never sees it.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.scenes import render_scene, scene_seed
+from fmbseg.models.backbone import patch_features
 from fmbseg.models.tiny.augment import to_pixels
 
 SIZE, PATCH = 128, 8
@@ -37,9 +37,9 @@ def probe_scenes(images: int) -> tuple[Tensor, Tensor, Tensor]:
 def linear_probe(encoder: nn.Module, images: int = 1500, steps: int = 400) -> dict[str, float]:
     """Accuracy in percent on the last fifth of the scenes: all patches, and thing patches."""
     pixels, label, purity = probe_scenes(images)
-    features: Any = encoder
     with torch.no_grad():
-        tokens = torch.cat([features.forward_features(p)[:, 1:] for p in torch.split(pixels, 50)])
+        maps = torch.cat([patch_features(encoder, p) for p in torch.split(pixels, 50)])
+    tokens = maps.flatten(2).transpose(1, 2)
     split = images * 4 // 5
     tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
     things = sum(c.kind == "thing" for c in SCENE_CLASSES)
