@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/encoder"))
     parser.add_argument("--out", type=Path, default=FOLDER / "encoder.safetensors")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--pairs", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=48, help="pairs a step")
     parser.add_argument("--threads", type=int, default=2)
