@@ -74,7 +74,8 @@ def predict(
         for name, path in jobs:
             try:
                 image = read_image(path)
-                _write(out / name, path, image, segmenter.predict(image, vocabulary=words))
+                found = segmenter.predict(image, vocabulary=words)
+                _write(out / name, path, image, found, words.background)
             except DataError as error:
                 failures.append(str(error))
             task.advance()
@@ -124,7 +125,9 @@ def _jobs(images: Sequence[Path]) -> list[tuple[str, Path]]:
     return jobs
 
 
-def _write(target: Path, path: Path, image: Image.Image, found: Segmentation) -> None:
+def _write(
+    target: Path, path: Path, image: Image.Image, found: Segmentation, background: int | None
+) -> None:
     """Write the three results of the picture `path`."""
     import numpy as np
 
@@ -135,7 +138,7 @@ def _write(target: Path, path: Path, image: Image.Image, found: Segmentation) ->
     names = [*found.classes]
     label = found.label_map.astype(np.uint8)
     picture = io.BytesIO()
-    overlay(image, label, names).save(picture, format="PNG")
+    overlay(image, label, names, background=background).save(picture, format="PNG")
     write_atomically(_with(target, ".overlay.png"), picture.getvalue())
     save_label(_with(target, ".label.png"), label)
     areas: list[dict[str, Any]] = [

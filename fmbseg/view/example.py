@@ -27,4 +27,5 @@ def example_overlay(config: Config, paths: Paths, benchmark: str) -> Image.Image
     image = dataset[0].image
     segmenter = load_segmenter(paths.align, config.evaluate, config.run)
     found = segmenter.predict(image, vocabulary=dataset.vocabulary)
-    return overlay(image, found.label_map, found.classes)
+    vocabulary = dataset.vocabulary
+    return overlay(image, found.label_map, found.classes, background=vocabulary.background)

@@ -148,6 +148,7 @@ def overlay(
     names: Sequence[str],
     colours: NDArray[np.uint8] | None = None,
     opacity: float = 0.55,
+    background: int | None = None,
 ) -> Image.Image:
     """The blended picture with a legend below it: colour, class name and area share.
 
@@ -157,6 +158,7 @@ def overlay(
         names: class names in index order.
         colours: [K, 3] uint8 RGB, `palette(len(names))` when left out.
         opacity: share of the colour, 0 to 1.
+        background: index of the class that means "none of the others"; it is left unpainted.
 
     Returns:
         RGB; the picture in the upper part (see `blend` for its size), the legend below it, so
@@ -166,10 +168,12 @@ def overlay(
         DataError: sizes do not fit, there are no names, or fewer colours than names.
     """
     colours = colours_for(names, colours)
-    picture = blend(image, label, colours, opacity)
+    painted = label if background is None else np.where(label == background, UNLABELLED, label)
+    picture = blend(image, painted, colours, opacity)
     # A narrow picture gets a legend wider than itself: class names come first.
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
-    key = legend(area_shares(label, len(names)), names, colours, width, picture.height)
+    rows = area_shares(label, len(names))
+    key = legend(rows, names, colours, width, picture.height, background)
     sheet = Image.new("RGB", (width, picture.height + key.height), _PAPER)
     sheet.paste(picture, (0, 0))
     sheet.paste(key, (0, picture.height))
@@ -182,6 +186,7 @@ def legend(
     colours: NDArray[np.uint8],
     width: int,
     height: int = 0,
+    background: int | None = None,
 ) -> Image.Image:
     """Entries in as many columns as fit; the text grows with the picture it belongs to.
 
@@ -191,6 +196,7 @@ def legend(
         colours: [K, 3] uint8 RGB.
         width: pixels, of the legend.
         height: pixels, of the picture above it (0: judge the text size by the width alone).
+        background: index of a class that is not painted.
 
     Returns:
         RGB, `width` pixels wide.
@@ -210,7 +216,7 @@ def legend(
         column, line = divmod(position, lines)
         x, y = gap + column * ((width - gap) // columns), gap // 2 + line * line_height
         box = (x, y + line_height // 6, x + swatch, y + line_height // 6 + swatch)
-        if index == UNLABELLED:
+        if index in (UNLABELLED, background):
             draw.rectangle(box, outline=_SWATCH_EMPTY, width=max(1, size // 10))
         else:
             draw.rectangle(box, fill=_rgb(colours[index]), outline=_INK)

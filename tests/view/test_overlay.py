@@ -134,3 +134,12 @@ def test_on_real_photos(realdata: Path) -> None:
         label = halves(*image.size)
         sheet = overlay(image, label, NAMES)
         assert sheet.mode == "RGB" and sheet.width >= image.width
+
+
+def test_the_background_class_is_left_as_the_image_has_it() -> None:
+    image = Image.new("RGB", (600, 400), (90, 90, 90))
+    sheet = np.asarray(overlay(image, halves(600, 400), NAMES, background=0))
+    assert (sheet[200, 50] == 90).all(), "class 0 is not painted"
+    painted = np.asarray(overlay(image, halves(600, 400), NAMES))
+    assert (sheet[200, 550] == painted[200, 550]).all(), "class 2 is"
+    assert (sheet[:, 50:] != painted[:, 50:]).any()
