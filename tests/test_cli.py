@@ -161,7 +161,7 @@ def test_models_list_names_every_model_and_its_place(tmp_path: Path) -> None:
 
     done = fmbseg("models", "list", cwd=tmp_path)
     assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(registry())
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == list(registry())
 
 
 def test_interrupt_is_one_line_and_exit_code_130(project: Path) -> None:

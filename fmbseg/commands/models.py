@@ -1,57 +1,120 @@
-"""`fmbseg models`: which models there are, and whether their weights are here and undamaged."""
+"""`fmbseg models`: which models there are, fetching their weights, and whether they are right."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights-dir",
+        metavar="DIR",
+        help="Folder of the weights; without it, the one in FMBSEG_WEIGHTS.",
+    ),
+]
+_OTHERS = "timm/NAME[@LAYER] and open_clip/NAME/TAG name any other encoder and CLIP"
+
 
 @app.command("list")
-def list_models() -> None:
-    """Show every model, its library, licence, and where its weights are."""
-    from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import registry, resolve
+def list_models(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help=f"Models; without a name, those of the registry. {_OTHERS}.",
+        ),
+    ] = None,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Show models: library, size, licence, whether their weights are here, and where (from)."""
+    from fmbseg.models.weights import registry, weights_record
 
-    for record in registry().values():
-        try:
-            place = str(resolve(record.name))
-        except WeightsError:
-            place = f"missing ({record.file} from {record.source})"
-        print(f"{record.name:<18} {record.library:<17} {record.licence:<14} {place}")
+    rows = [("name", "library", "size", "licence", "here", "where (from)")]
+    for name in names or registry():
+        record = weights_record(name)
+        path = _place(name, weights_dir)
+        megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
+        size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
+        here = ("no", record.source) if path is None else ("yes", str(path))
+        rows.append((name, record.library, size, record.licence, *here))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i == 2 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+@app.command("pull")
+def pull_models(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=f"Models; {_OTHERS}.")],
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Fetch weights from where they were published, and check them.
+
+    What is here and right is left alone; a download that was cut off goes on. On a machine without
+    network the message names the file to bring and the place to put it.
+    """
+    from fmbseg.models.weights import pull
+    from fmbseg.progress import console_progress
+
+    progress = console_progress()
+    _each(names, lambda name: str(pull(name, weights_dir, progress)))
 
 
 @app.command("verify")
 def verify_models(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Models; without a name, all that are here."),
+        typer.Argument(
+            metavar="[NAME]...", help="Models; without a name, all of the registry that are here."
+        ),
     ] = None,
+    weights_dir: WeightsDir = None,
 ) -> None:
-    """Check the weights' sha256; a model that is named must be here."""
+    """Check the weights' sha256 against the published one; a model that is named must be here."""
     from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import registry, resolve, verify, weights_record
+    from fmbseg.models.weights import pinned_digest, registry, resolve, verify, weights_record
 
-    wanted = [weights_record(name).name for name in names or ()]
-    if not wanted:
-        for name in registry():
-            try:
-                resolve(name)
-            except WeightsError:
-                continue
-            wanted.append(name)
-    if not wanted:
+    def check(name: str) -> str:
+        digest = verify(name, weights_dir)
+        pinned = pinned_digest(weights_record(name), resolve(name, weights_dir))
+        return f"{'ok' if pinned else 'no digest is pinned for it'} (sha256 {digest[:12]})"
+
+    here = names or [name for name in registry() if _place(name, weights_dir) is not None]
+    if not here:
         raise WeightsError("no weights are here: see `fmbseg models list`")
+    _each(here, check)
+
+
+def _place(name: str, weights_dir: Path | None) -> Path | None:
+    from fmbseg.errors import WeightsError
+    from fmbseg.models.weights import resolve
+
+    try:
+        return resolve(name, weights_dir)
+    except WeightsError:
+        return None
+
+
+def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
+    """Do all, print what each gives, and name at the end what failed; unknown names come first."""
+    from fmbseg.errors import WeightsError
+    from fmbseg.models.weights import weights_record
+
+    wanted = [weights_record(name).name for name in names]
     problems = []
     for name in wanted:
         try:
-            digest = verify(name)
+            print(f"{name:<18} {action(name)}", flush=True)
         except WeightsError as error:
             problems.append(str(error))
-            continue
-        pinned = "ok" if registry()[name].sha256 else "no digest is pinned for it"
-        print(f"{name:<18} {pinned} (sha256 {digest[:12]})")
     if problems:
         raise WeightsError("; ".join(problems))

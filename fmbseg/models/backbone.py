@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fmbseg.errors import ConfigError
+from fmbseg.errors import ConfigError, WeightsError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_encoder
 from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
@@ -29,7 +30,7 @@ class Backbone:
 
     Attributes:
         module: the timm model, float32 weights; runs in `dtype` by autocast.
-        patch_size: pixels.
+        patch_size: pixels a feature vector stands for, timm's `reduction` at the layer taken.
         dim: feature channels D.
         mean: of the pixels, scale 0 to 1.
         std: of the pixels, scale 0 to 1.
@@ -46,13 +47,16 @@ class Backbone:
         self.device = torch.device(device)
         self.dtype = dtype
         self.mean, self.std = record.mean, record.std
-        last = feature_info(module)[-1]
-        self.patch_size: int = last["reduction"]
-        self.dim: int = last["num_chs"]
+        self._layer = record.layer
+        taken = feature_info(module)[-1 if record.layer is None else record.layer]
+        self.patch_size: int = taken["reduction"]
+        self.dim: int = taken["num_chs"]
 
     @torch.no_grad()
     def features(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
-        """Patch tokens after the final norm, without class and register tokens.
+        """Patch features of the layer the model was named with, the last one by default.
+
+        Class and register tokens are left out; a transformer's tokens have passed its final norm.
 
         Args:
             images: [N, H, W, 3] uint8 RGB; H and W multiples of the patch size.
@@ -78,7 +82,8 @@ class Backbone:
         inputs = (pixels.to(self.device).float() / 255 - mean) / std
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-            maps = patch_features(self.module, inputs.permute(0, 3, 1, 2).contiguous())
+            pixels = inputs.permute(0, 3, 1, 2).contiguous()
+            maps = patch_features(self.module, pixels, self._layer)
         return maps.float().permute(0, 2, 3, 1)
 
 
@@ -87,18 +92,23 @@ def feature_info(module: Any) -> list[dict[str, Any]]:
     return list(module.feature_info)
 
 
-def patch_features(module: Any, pixels: Tensor) -> Tensor:
-    """Patch features after the last block and the final norm.
+def patch_features(module: Any, pixels: Tensor, layer: int | None = None) -> Tensor:
+    """Patch features of one layer, after the final norm where timm has one for it.
 
     Args:
         module: any encoder of timm with `forward_intermediates`.
         pixels: [N, 3, H, W] normalised.
+        layer: index into `feature_info`; None: the last.
 
     Returns:
         [N, D, H / patch, W / patch].
     """
     maps: list[Tensor] = module.forward_intermediates(
-        pixels, indices=1, norm=True, intermediates_only=True
+        pixels,
+        indices=1 if layer is None else [layer],
+        norm=True,
+        stop_early=True,
+        intermediates_only=True,
     )
     return maps[0]
 
@@ -109,22 +119,95 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | str | None = None,
 ) -> Backbone:
-    """Load a frozen encoder of the registry.
+    """Load a frozen encoder of the registry, or any of timm's (`timm/NAME[@LAYER]`).
 
     Raises:
-        WeightsError: the name is no frozen encoder, or its weights are missing, damaged or do
-            not fit.
+        WeightsError: the name is no frozen encoder that gives patch features, or its weights are
+            missing, damaged or do not fit.
     """
     record = weights_record(name, "timm")
     resolve(name, weights_dir)  # a missing file is reported before the slow building
-    if record.architecture == "tiny":
-        config = tiny.architecture("encoder")
-    else:
-        config = {
-            "architecture": record.architecture,
-            "model_args": {"num_classes": 0, "dynamic_img_size": True},
-        }
     with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
-        module = build_encoder(config)
-    load_weights(module, record, weights_dir, unused=_PRETRAINING_ONLY)
+        if record.architecture == "tiny":
+            module = build_encoder(tiny.architecture("encoder"))
+        else:
+            module = _build_published(record)
+    load_weights(
+        module,
+        record,
+        weights_dir,
+        unused=_PRETRAINING_ONLY,
+        convert=partial(_as_timm_reads, record, module),
+    )
     return Backbone(module, record, device, dtype)
+
+
+def _build_published(record: WeightsRecord) -> nn.Module:
+    """A published encoder with random weights, its classifier included if it has one."""
+    config = {"architecture": record.architecture, "model_args": {"dynamic_img_size": True}}
+    try:
+        module = build_encoder(config)
+    except TypeError:
+        # Networks without position embedding take any size, and have no such argument.
+        module = build_encoder({**config, "model_args": {}})
+    _require_patch_features(module, record)
+    return module
+
+
+def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
+    """Try a small picture, wider than high: not every network of timm takes it."""
+    if not hasattr(module, "forward_intermediates") or not hasattr(module, "feature_info"):
+        raise WeightsError(f"{record.name} gives no patch features: choose another encoder")
+    layers = feature_info(module)
+    if record.layer is not None and record.layer >= len(layers):
+        known = ", ".join(
+            f"{i} ({layer['num_chs']} channels, patch {layer['reduction']} px)"
+            for i, layer in enumerate(layers)
+        )
+        raise WeightsError(f"{record.name}: it has no such layer; choose one of {known}")
+    taken = layers[-1 if record.layer is None else record.layer]
+    step = max(layer["reduction"] for layer in layers)
+    size = (2 * step, 3 * step)
+    grid = tuple(side // taken["reduction"] for side in size)
+    try:
+        with torch.no_grad():
+            maps = patch_features(module, torch.zeros(1, 3, *size), record.layer)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(
+            f"{record.name} does not take pictures of any size ({reason}): choose another encoder"
+        ) from error
+    if maps.shape != (1, taken["num_chs"], *grid):
+        raise WeightsError(
+            f"{record.name} gives {tuple(maps.shape)} instead of (1, {taken['num_chs']}, "
+            f"{grid[0]}, {grid[1]}): choose another encoder"
+        )
+
+
+def _as_timm_reads(
+    record: WeightsRecord, module: nn.Module, state: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """A file in its author's layout, by timm's own reader.
+
+    Raises:
+        ValueError: timm does not know the layout, or would bend weights of another size to fit.
+    """
+    wanted = module.state_dict()
+    # Position embeddings may differ: some authors store the class token's place in them.
+    bent = [
+        key
+        for key in wanted.keys() & state.keys()
+        if key != "pos_embed" and wanted[key].shape != state[key].shape
+    ]
+    if record.architecture == "tiny" or bent:
+        raise ValueError("not in an author's layout")
+    config = {
+        "architecture": record.architecture,
+        "model_args": {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}},
+    }
+    try:
+        with torch.random.fork_rng(devices=()):
+            return build_encoder(config).state_dict()
+    except Exception as error:
+        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
+        raise ValueError("timm does not know this layout") from error

@@ -73,12 +73,10 @@ def build_sam(config: Mapping[str, Any]) -> Sam:
 
 
 def build_encoder(config: Mapping[str, Any]) -> nn.Module:
-    """An encoder of timm with random weights.
+    """An encoder of timm, with random weights unless `model_args` says otherwise.
 
     Args:
-        config: `architecture` (timm's name) and `model_args` (arguments of its class).
+        config: `architecture` (timm's name) and `model_args` (for `timm.create_model`).
     """
-    module: nn.Module = timm.create_model(
-        config["architecture"], pretrained=False, **config["model_args"]
-    )
+    module: nn.Module = timm.create_model(config["architecture"], **config["model_args"])
     return module.eval()

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
-import urllib.request
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
+from fmbseg.models.download import fetch
+from fmbseg.models.records import Library, WeightsRecord, registry, weights_record
 from fmbseg.progress import Progress, silent_progress
 
+__all__ = [
+    "WEIGHTS_VARIABLE",
+    "Library",
+    "WeightsRecord",
+    "load_weights",
+    "pinned_digest",
+    "pull",
+    "read_state",
+    "registry",
+    "resolve",
+    "verify",
+    "weights_digest",
+    "weights_record",
+]
+
 WEIGHTS_VARIABLE = "FMBSEG_WEIGHTS"
-Library = Literal["open_clip", "segment_anything", "timm"]
-_KINDS: dict[str, str] = {
-    "open_clip": "CLIP",
-    "segment_anything": "SAM",
-    "timm": "frozen encoder",
-}
-_BLOCK = 2**20
+StateDict = dict[str, Tensor]
+_log = logging.getLogger(__name__)
 # Each reader has its own word for a file it cannot read.
 _UNREADABLE = (
     SafetensorError,
@@ -44,69 +54,6 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
-
-
-@dataclass(frozen=True)
-class WeightsRecord:
-    """One model of `registry.yaml`, which explains the fields.
-
-    Attributes:
-        name: as in params.yaml.
-        library: whose classes build it.
-        architecture: the library's own name; `tiny` is the JSON record in `fmbseg/models/tiny`.
-        activation: `gelu` or `quick_gelu`.
-        mean: of the pixels, per RGB channel.
-        std: of the pixels, per RGB channel.
-        size: side of the square image the model was trained on, pixels.
-        file: name of the weights file.
-        sha256: of the file, hex; None where it is not pinned.
-        licence: SPDX name of the weights' licence.
-        source: URL the file comes from, or the folder of its pretraining script.
-    """
-
-    name: str
-    library: Library
-    architecture: str
-    activation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    size: int
-    file: str
-    sha256: str | None
-    licence: str
-    source: str
-
-
-@cache
-def registry() -> Mapping[str, WeightsRecord]:
-    """All records by name, in the order of `registry.yaml`."""
-    raw = yaml.safe_load((Path(__file__).parent / "registry.yaml").read_text(encoding="utf-8"))
-    return {
-        name: WeightsRecord(
-            name=name, **{**fields, "mean": tuple(fields["mean"]), "std": tuple(fields["std"])}
-        )
-        for name, fields in raw.items()
-    }
-
-
-def weights_record(name: str, library: Library | None = None) -> WeightsRecord:
-    """The record of a model.
-
-    Args:
-        name: of the model.
-        library: the one the caller builds with; another one is an error.
-
-    Raises:
-        WeightsError: the name is unknown, or names a model of another kind.
-    """
-    found = registry().get(name)
-    if found is None or (library is not None and found.library != library):
-        fitting = [entry.name for entry in registry().values() if library in (None, entry.library)]
-        problem = f"unknown model {name!r}"
-        if found is not None and library is not None:
-            problem = f"{name} is a {_KINDS[found.library]}, where a {_KINDS[library]} is needed"
-        raise WeightsError(f"{problem}: choose one of {', '.join(fitting)}")
-    return found
 
 
 def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
@@ -132,29 +79,54 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
 
 
 def verify(name: str, weights_dir: Path | str | None = None) -> str:
-    """Digest of a model's weights, checked against the record.
+    """Digest of a model's weights, checked against the published file's.
 
     Returns:
         sha256 of the file, hex.
 
     Raises:
-        WeightsError: the file is missing, or is not the pinned one.
+        WeightsError: the file is missing, or is not the published one.
     """
     record = weights_record(name)
     path = resolve(name, weights_dir)
-    status = path.stat()
-    digest = _digest(path, status.st_size, status.st_mtime_ns)
-    if record.sha256 not in (None, digest):
+    digest, pinned = weights_digest(name, weights_dir), pinned_digest(record, path)
+    if pinned not in (None, digest):
         raise WeightsError(
-            f"{path} is damaged or another file (sha256 {digest[:12]}..., {name} has "
-            f"{str(record.sha256)[:12]}...): get it again from {record.source}"
+            f"{path} is damaged or another file (sha256 {digest[:12]}..., {record.name} has "
+            f"{str(pinned)[:12]}...): get it again from {record.source}"
         )
     return digest
 
 
+def pinned_digest(record: WeightsRecord, path: Path) -> str | None:
+    """The sha256 that a model's file ought to have, hex; None: nobody has stated one.
+
+    It is the record's, or what `pull` was told by the hub and wrote into `FILE.sha256`.
+    """
+    if record.sha256 is not None:
+        return record.sha256
+    try:
+        return _stated(path).read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _stated(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
 def weights_digest(name: str, weights_dir: Path | str | None = None) -> str:
-    """What content keys hold for a model: `verify`'s digest, computed once a process and file."""
-    return verify(name, weights_dir)
+    """The sha256 of a model's weights as they are: what content keys hold.
+
+    Own weights in a published model's place are allowed (`load_weights` says so), and make results
+    of their own. Computed once a process and file.
+
+    Raises:
+        WeightsError: the name is unknown or the file is missing.
+    """
+    path = resolve(name, weights_dir)
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
@@ -167,7 +139,7 @@ def pull(
 ) -> Path:
     """Fetch a model's weights into `weights_dir` or the FMBSEG_WEIGHTS folder, and check them.
 
-    A file that is there and verifies is left alone.
+    A file that is there and verifies is left alone. A fetch that was cut off goes on.
 
     Returns:
         Path of the file.
@@ -183,33 +155,17 @@ def pull(
     if "://" not in record.source:
         raise WeightsError(f"{name} comes with the package ({record.file}): install it again")
     if not folder:
-        raise WeightsError(f"nowhere to put {record.file}: set {WEIGHTS_VARIABLE} to a folder")
+        raise WeightsError(
+            f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
+        )
     path = Path(folder) / record.file
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _download(record, partial, progress or silent_progress())
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"cannot fetch {record.source} ({reason}): try again later") from error
-    if record.sha256 not in (None, file_digest(partial)):
-        partial.unlink()
-        raise WeightsError(f"what {record.source} gave is not the pinned file: try again later")
-    partial.replace(path)
+    digest = fetch(record.source, path, record.sha256, progress or silent_progress())
+    if digest is not None and record.sha256 is None:
+        write_atomically(_stated(path), f"{digest}  {path.name}\n".encode())
     return path
 
 
-def _download(record: WeightsRecord, path: Path, progress: Progress) -> None:
-    with urllib.request.urlopen(record.source, timeout=60) as response, path.open("wb") as stream:
-        length = response.headers.get("Content-Length")
-        total = -(-int(length) // _BLOCK) if length else None
-        with progress.task(f"{record.file} (MiB)", total) as task:
-            while block := response.read(_BLOCK):
-                stream.write(block)
-                task.advance(1)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> StateDict:
     """Tensors of a weights file by name: safetensors, a pickled state dict, or TorchScript.
 
     Pickles are read with `weights_only`, so a file cannot run code.
@@ -249,6 +205,7 @@ def load_weights(
     weights_dir: Path | str | None = None,
     *,
     unused: Sequence[str] = (),
+    convert: Callable[[StateDict], StateDict] | None = None,
 ) -> None:
     """Fill a module from a record's file; every tensor must fit, and none may be left over.
 
@@ -257,24 +214,42 @@ def load_weights(
         record: of the model.
         weights_dir: looked into first.
         unused: names the published file holds besides the module's tensors.
+        convert: renames the tensors of a file in its author's own layout, and is asked only if
+            they have not the module's names; raises ValueError for a file it does not know.
 
     Raises:
         WeightsError: the file is missing, damaged or of another architecture.
     """
     path = resolve(record.name, weights_dir)
-    state = {key: value for key, value in read_state(path).items() if key not in unused}
+    state = read_state(path)
     wanted = module.state_dict()
-    problems = [f"no {key}" for key in wanted if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in wanted]
-    problems += [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
-    ]
+    problems = _misfits(state, wanted, unused)
+    if problems and convert is not None and state.keys() != wanted.keys():
+        with suppress(ValueError):
+            state = convert(state)
+            problems = _misfits(state, wanted, unused)
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise WeightsError(
             f"{path} does not fit {record.name} ({problems[0]}{more}): "
             f"use the file from {record.source}"
         )
-    module.load_state_dict(state)
+    module.load_state_dict({key: state[key] for key in wanted})
+    digest, pinned = weights_digest(record.name, weights_dir), pinned_digest(record, path)
+    if pinned not in (None, digest):
+        _log.warning(
+            "%s is not the published %s (sha256 %s...): own weights are used as they are",
+            path,
+            record.file,
+            digest[:12],
+        )
+
+
+def _misfits(state: StateDict, wanted: Mapping[str, Tensor], unused: Sequence[str]) -> list[str]:
+    problems = [f"no {key}" for key in wanted if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in wanted and key not in unused]
+    return problems + [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]

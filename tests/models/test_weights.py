@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 
 from fmbseg.errors import WeightsError
-from fmbseg.models import tiny, weights
+from fmbseg.models import records, tiny
 from fmbseg.models.backbone import build_encoder, load_backbone
 from fmbseg.models.clip import build_clip, load_clip
 from fmbseg.models.sam import build_sam, load_sam
@@ -108,7 +108,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
 def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
     assert _refused(lambda: load_clip("tiny-sam", weights_dir=folder)) == (
         "tiny-sam is a SAM, where a CLIP is needed: "
-        "choose one of tiny-clip, clip-vit-b-16, clip-vit-l-14"
+        "choose one of tiny-clip, clip-vit-b-16, clip-vit-l-14, open_clip/NAME/TAG"
     )
     assert "is a CLIP, where a frozen encoder is needed" in _refused(
         lambda: load_backbone("tiny-clip", weights_dir=folder)
@@ -166,6 +166,20 @@ def test_another_file_than_the_pinned_one_does_not_verify(tmp_path: Path) -> Non
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"weight": torch.zeros(2)}, path)
     assert f"{path} is damaged or another file" in _refused(lambda: verify("sam-vit-b", tmp_path))
+
+
+def test_own_weights_in_a_published_place_are_used_and_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "encoder.safetensors"
+    own = hashlib.sha256(path.read_bytes()).hexdigest()
+    for pinned, said in ((own, False), ("0" * 64, True)):
+        record = replace(weights_record("tiny-encoder"), sha256=pinned)
+        monkeypatch.setattr(records, "registry", lambda record=record: {"tiny-encoder": record})
+        caplog.clear()
+        load_backbone("tiny-encoder", weights_dir=folder)
+        assert (f"{path} is not the published encoder.safetensors" in caplog.text) == said
+        assert weights_digest("tiny-encoder", folder) == own
 
 
 # Strict loading
@@ -284,7 +298,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         source=source.as_uri(),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
     )
-    monkeypatch.setattr(weights, "registry", lambda: {"sam-vit-b": record})
+    monkeypatch.setattr(records, "registry", lambda: {"sam-vit-b": record})
     monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
     return source
 
@@ -302,13 +316,13 @@ def test_weights_are_fetched_once_and_verified(served: Path, tmp_path: Path) -> 
 
 def test_a_wrong_file_from_the_source_is_not_kept(served: Path, tmp_path: Path) -> None:
     served.write_bytes(b"another file")
-    assert "is not the pinned file" in _refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
+    assert "is not the file wanted" in _refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
     assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_fetching_needs_a_folder(served: Path) -> None:
     assert _refused(lambda: pull("sam-vit-b")) == (
-        "nowhere to put sam_vit_b_01ec64.pth: set FMBSEG_WEIGHTS to a folder"
+        "nowhere to put sam_vit_b_01ec64.pth: give --weights-dir DIR or set FMBSEG_WEIGHTS"
     )
 
 

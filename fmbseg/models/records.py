@@ -1,0 +1,216 @@
+"""Which models there are: the records of `registry.yaml`, and those of timm's and open_clip's hubs.
+
+Besides the registry's own names two forms are taken:
+
+* `timm/NAME[@LAYER]`: any encoder that timm publishes, such as `timm/vit_small_patch14_dinov2` or
+  `timm/convnext_tiny.fb_in22k@2`. NAME is timm's, with or without its tag; LAYER counts timm's
+  `feature_info` (blocks of a ViT, stages of a ConvNeXt) from 0 and is the last one by default.
+* `open_clip/NAME/TAG`: any plain CLIP of open_clip, such as `open_clip/ViT-B-16/laion2b_s34b_b88k`.
+
+What such a model is (normalisation, size, activation, where its file lies) is read from the
+library's own tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub import hf_hub_url
+
+from fmbseg.errors import WeightsError
+
+Library = Literal["open_clip", "segment_anything", "timm"]
+_KINDS: dict[str, str] = {
+    "open_clip": "CLIP",
+    "segment_anything": "SAM",
+    "timm": "frozen encoder",
+}
+# How models outside the registry are written, by library.
+_FORMS: dict[str, str] = {"open_clip": "open_clip/NAME/TAG", "timm": "timm/NAME"}
+# A plain CLIP: two transformers and OpenAI's tokenizer. `ClipModel` reads dense features from its
+# parts, and its tokenizer has these many tokens.
+_CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+_VISION_FIELDS = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size"}
+_TEXT_FIELDS = {"context_length", "vocab_size", "width", "heads", "layers"}
+_CLIP_TOKENS = 49408
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """One model; `registry.yaml` explains the fields.
+
+    Attributes:
+        name: as in params.yaml.
+        library: whose classes build it.
+        architecture: the library's own name; `tiny` is the JSON record in `fmbseg/models/tiny`.
+        activation: `gelu` or `quick_gelu`; counts for CLIP alone.
+        mean: of the pixels, per RGB channel.
+        std: of the pixels, per RGB channel.
+        size: side of the square image the model was trained on, pixels.
+        file: name of the weights file.
+        sha256: of the file, hex; None where it is not pinned.
+        licence: SPDX name of the weights' licence.
+        source: URL the file comes from, or the folder of its pretraining script.
+        megabytes: size of the published file (10^6 bytes); None where it is not known beforehand.
+        layer: index into timm's `feature_info` of the features taken; None: the last.
+    """
+
+    name: str
+    library: Library
+    architecture: str
+    activation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    file: str
+    sha256: str | None
+    licence: str
+    source: str
+    megabytes: float | None = None
+    layer: int | None = None
+
+
+@cache
+def registry() -> Mapping[str, WeightsRecord]:
+    """All records by name, in the order of `registry.yaml`."""
+    raw = yaml.safe_load((Path(__file__).parent / "registry.yaml").read_text(encoding="utf-8"))
+    return {
+        name: WeightsRecord(
+            name=name,
+            **{**fields, "mean": _channels(fields["mean"]), "std": _channels(fields["std"])},
+        )
+        for name, fields in raw.items()
+    }
+
+
+def weights_record(name: str, library: Library | None = None) -> WeightsRecord:
+    """The record of a model.
+
+    Args:
+        name: of the registry, or of a hub (see the module).
+        library: the one the caller builds with; another one is an error.
+
+    Raises:
+        WeightsError: the name is unknown, or names a model of another kind.
+    """
+    if name.startswith("timm/"):
+        found: WeightsRecord | None = _timm_record(name)
+    elif name.startswith("open_clip/"):
+        found = _open_clip_record(name)
+    else:
+        found = registry().get(name)
+    if found is None or (library is not None and found.library != library):
+        fitting = [entry.name for entry in registry().values() if library in (None, entry.library)]
+        forms = [form for kind, form in _FORMS.items() if library in (None, kind)]
+        problem = f"unknown model {name!r}"
+        if found is not None and library is not None:
+            problem = f"{name} is a {_KINDS[found.library]}, where a {_KINDS[library]} is needed"
+        raise WeightsError(f"{problem}: choose one of {', '.join([*fitting, *forms])}")
+    return found
+
+
+@cache
+def _timm_record(name: str) -> WeightsRecord:
+    import timm
+
+    tagged, at, layer = name.removeprefix("timm/").partition("@")
+    if at and not layer.isdigit():
+        raise WeightsError(f"{name}: after @ comes the number of a layer, such as timm/{tagged}@2")
+    published = timm.list_models(pretrained=True)
+    if not timm.is_model(tagged.split(".")[0]) or ("." in tagged and tagged not in published):
+        similar = difflib.get_close_matches(tagged, published, n=3, cutoff=0.5)
+        advice = f"did you mean {', '.join(similar)}" if similar else "see timm.list_models()"
+        raise WeightsError(f"timm publishes no {tagged!r}: {advice}")
+    config = timm.get_pretrained_cfg(tagged)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise WeightsError(f"timm publishes no weights for {tagged!r}: choose another encoder")
+    architecture = f"{tagged.split('.')[0]}.{config.tag}" if config.tag else tagged
+    if config.hf_hub_id:
+        source = _hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+    else:
+        source = str(config.url)
+    return WeightsRecord(
+        name=name,
+        library="timm",
+        architecture=architecture,
+        activation="gelu",
+        mean=_channels(config.mean),
+        std=_channels(config.std),
+        size=config.input_size[-1],
+        file=f"{architecture}{PurePosixPath(source).suffix}",
+        sha256=None,
+        licence=config.license or "not stated",
+        source=source,
+        layer=int(layer) if at else None,
+    )
+
+
+@cache
+def _open_clip_record(name: str) -> WeightsRecord:
+    import open_clip
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+
+    architecture, _, tag = name.removeprefix("open_clip/").partition("/")
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        similar = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.5)
+        advice = f"did you mean {', '.join(similar)}" if similar else "see open_clip.list_models()"
+        raise WeightsError(f"open_clip has no {architecture!r}: {advice}")
+    published = open_clip.get_pretrained_cfg(architecture, tag)
+    if not published:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise WeightsError(f"open_clip has no weights {tag!r} of {architecture}: it has {tags}")
+    if not _is_plain_clip(config):
+        raise WeightsError(
+            f"{name} is not built as CLIP is (two transformers, OpenAI's tokenizer): "
+            "choose another, such as open_clip/ViT-B-16/laion2b_s34b_b88k"
+        )
+    if published.get("hf_hub"):
+        repository, _, file = published["hf_hub"].rpartition("/")
+        source = _hub_url(repository, file or HF_SAFE_WEIGHTS_NAME)
+    else:
+        source = published["url"]
+    size = config["vision_cfg"]["image_size"]
+    quick = published.get("quick_gelu") or config.get("quick_gelu")
+    return WeightsRecord(
+        name=name,
+        library="open_clip",
+        architecture=architecture,
+        activation="quick_gelu" if quick else "gelu",
+        mean=_channels(published["mean"]),
+        std=_channels(published["std"]),
+        size=size,
+        file=f"{architecture}.{tag}{PurePosixPath(source).suffix}",
+        sha256=None,
+        licence="not stated",
+        source=source,
+    )
+
+
+def _hub_url(repository: str, file: str) -> str:
+    # HF_ENDPOINT names a mirror.
+    return hf_hub_url(repository, file, endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+def _channels(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
+def _is_plain_clip(config: Mapping[str, Any]) -> bool:
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    return (
+        config.keys() <= _CLIP_FIELDS
+        and vision.keys() <= _VISION_FIELDS
+        and text.keys() <= _TEXT_FIELDS
+        and isinstance(vision["layers"], int)
+        and isinstance(vision["image_size"], int)
+        and text["vocab_size"] == _CLIP_TOKENS
+    )

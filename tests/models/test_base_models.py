@@ -1,0 +1,113 @@
+"""The real architectures at base size, from files in their hubs' own formats, over real photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from segment_anything import sam_model_registry
+
+from fmbseg import cli
+
+ENCODER = "timm/vit_base_patch14_dinov2.lvd142m"
+PHOTOS = ("labelme_0001.jpg", "mmseg_kitten.jpg", "sam_dog.jpg")
+CLASSES = ("dog", "cat", "road", "sky")
+# Random weights are sure of nothing: every threshold lets everything pass.
+SETTINGS = (
+    f"features.encoder={ENCODER}",
+    "clip.short_side=224",
+    "clip.templates=single",
+    "masks.points_per_side=2",
+    "masks.min_predicted_iou=0",
+    "masks.min_stability=0",
+    "masks.min_area=0",
+    "masks.max_area=1",
+    "align.purity=0",
+    "align.epochs=1",
+    "data.name=folder",
+    "data.root=photos",
+    "data.split=all",
+    "evaluate.benchmarks={folder: {root: photos, split: all}}",
+    "run.threads=1",
+    "tracking.enabled=false",
+)
+
+
+@pytest.fixture
+def base_weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-B-16-quickgelu", pretrained=None)
+    torch.save(clip.state_dict(), folder / "ViT-B-16.pt")
+    torch.save(sam_model_registry["vit_b"]().state_dict(), folder / "sam_vit_b_01ec64.pth")
+    encoder = timm.create_model(ENCODER.removeprefix("timm/"))
+    save_file(encoder.state_dict(), folder / f"{ENCODER.removeprefix('timm/')}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def photos(realdata: Path, tmp_path: Path) -> Path:
+    """Three photos at half size with a made-up truth, as a `folder` data set."""
+    folder = tmp_path / "photos"
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    for name in PHOTOS:
+        with Image.open(realdata / "photos" / name) as photo:
+            small = photo.convert("RGB").reduce(2)
+        small.save(folder / "images" / name)
+        truth = np.arange(small.width) * len(CLASSES) // small.width
+        label = np.broadcast_to(truth.astype(np.uint8), (small.height, small.width))
+        Image.fromarray(np.ascontiguousarray(label)).save(
+            folder / "labels" / Path(name).with_suffix(".png").name
+        )
+    names = "\n".join(f"  - {name}" for name in CLASSES)
+    (folder / "vocabulary.yaml").write_text(f"name: photos\nclasses:\n{names}\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_with_models_of_base_size_offline(
+    base_weights: Path,
+    photos: Path,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(repository / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMBSEG_WEIGHTS", str(base_weights))
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody answers: offline
+    assert cli._main(["preset", "base"]) == 0
+    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+    for stage in ("detect", "query", "masks", "label", "features", "align", "evaluate"):
+        start = time.monotonic()
+        assert cli._main(["run", stage, *overrides]) == 0, capsys.readouterr().err
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        with capsys.disabled():
+            print(f"\n{stage}: {time.monotonic() - start:.0f} s, peak {peak:.1f} GiB", end="")
+    masks = pd.read_parquet("data/pseudo/label/masks.parquet")
+    assert set(masks["image_id"]) == {Path(name).stem for name in PHOTOS}
+    for name in PHOTOS:
+        with Image.open(
+            tmp_path / "data/pseudo/label/labels" / Path(name).with_suffix(".png").name
+        ) as label:
+            assert (np.asarray(label) != 255).any(), name
+    result = json.loads(Path("metrics/fmbseg/folder.json").read_text())
+    assert result["images"] == len(PHOTOS)
+    assert 0 <= result["pixel_accuracy"] <= 100
+    assert not any("mlflow" in name for name in os.listdir())

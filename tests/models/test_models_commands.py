@@ -1,0 +1,123 @@
+"""`fmbseg models list|pull|verify` against a hub on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import timm
+from local_hub import Hub, running_hub
+from safetensors.torch import save
+
+from fmbseg import cli
+from fmbseg.models import records
+from fmbseg.models.backbone import load_backbone
+from fmbseg.models.weights import registry
+
+NAME = "timm/test_vit.r160_in1k"
+FILE = "test_vit.r160_in1k.safetensors"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with one encoder, stored and linked as Hugging Face does."""
+    content = save(timm.create_model(NAME.removeprefix("timm/")).state_dict())
+    with running_hub() as hub:
+        hub.files["/blob"] = content
+        digest = hashlib.sha256(content).hexdigest()
+        page = f"/{NAME}/resolve/main/model.safetensors"
+        hub.redirects[page] = ("/blob", {"X-Linked-Etag": f'"{digest}"'})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+        records._timm_record.cache_clear()
+        yield hub
+        records._timm_record.cache_clear()
+
+
+def _main(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, list[str], str]:
+    code = cli._main(["models", *command.split()])
+    out, err = capsys.readouterr()
+    return code, out.splitlines(), err
+
+
+def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = f"--weights-dir {tmp_path}"
+    code, out, _ = _main(capsys, f"list {NAME} {where}")
+    assert code == 0
+    page = f"{hub.url}/{NAME}/resolve/main/model.safetensors"
+    assert out[1].split() == [NAME, "timm", "?", "apache-2.0", "no", page]
+
+    hub.breaks = [200_000]
+    code, out, err = _main(capsys, f"pull {NAME} {where}")
+    assert (code, out) == (0, [f"{NAME} {tmp_path / FILE}"])
+    assert "MiB" in err and "/s" in err
+    assert hub.asked[-1] == ("/blob", "bytes=200000-")
+    assert (tmp_path / FILE).read_bytes() == hub.files["/blob"]
+    assert load_backbone(NAME, weights_dir=tmp_path).patch_size == 16
+
+    _, out, _ = _main(capsys, f"list {NAME} {where}")
+    size = f"{len(hub.files['/blob']) / 1e6:.1f}"
+    assert out[1].split() == [NAME, "timm", size, "MB", "apache-2.0", "yes", str(tmp_path / FILE)]
+    code, out, _ = _main(capsys, f"verify {NAME} {where}")
+    assert code == 0
+    assert out[0].startswith(f"{NAME} ok (sha256 ")
+    hub.asked.clear()
+    assert _main(capsys, f"pull {NAME} {where}")[0] == 0
+    assert hub.asked == []  # it is here, and it is right
+
+    # Damage is found, and pulling again repairs it.
+    damaged = bytearray(hub.files["/blob"])
+    damaged[-1] ^= 1
+    (tmp_path / FILE).write_bytes(damaged)
+    code, _, err = _main(capsys, f"verify {NAME} {where}")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert f"{tmp_path / FILE} is damaged or another file" in err
+    assert _main(capsys, f"pull {NAME} {where}")[0] == 0
+    assert _main(capsys, f"verify {NAME} {where}")[0] == 0
+
+
+def test_what_cannot_be_fetched_is_named_at_the_end_in_one_line(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = "timm/test_resnet.r160_in1k"
+    code, out, err = _main(capsys, f"pull {missing} tiny-clip {NAME} --weights-dir {tmp_path}")
+    assert code == 2
+    assert [line.split()[0] for line in out] == ["tiny-clip", NAME]
+    line = err.splitlines()[-1]
+    assert line.startswith(f"fmbseg: cannot fetch {hub.url}/{missing}/resolve/main/model.saf")
+    assert line.endswith(f"put it at {tmp_path / 'test_resnet.r160_in1k.safetensors'}")
+    # An unknown name stops before anything is fetched.
+    hub.asked.clear()
+    code, out, err = _main(capsys, f"pull {NAME} sam-vit-x --weights-dir {tmp_path / 'new'}")
+    assert (code, out, hub.asked) == (2, [], [])
+    assert "unknown model 'sam-vit-x'" in err
+
+
+def test_pull_needs_a_name_and_a_folder(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Missing argument 'NAME...'" in _main(capsys, "pull")[2]
+    code, _, err = _main(capsys, f"pull {NAME}")
+    assert (code, err) == (
+        2,
+        f"fmbseg: nowhere to put {FILE}: give --weights-dir DIR or set FMBSEG_WEIGHTS\n",
+    )
+
+
+def test_the_list_has_every_model_with_size_licence_and_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+    code, out, err = _main(capsys, "list")
+    assert (code, err) == (0, "")
+    assert out[0].split() == ["name", "library", "size", "licence", "here", "where", "(from)"]
+    assert [line.split()[0] for line in out[1:]] == list(registry())
+    for line in out[1:]:
+        name, library, size, unit, licence, here, where = line.split()
+        record = registry()[name]
+        assert (library, unit, licence) == (record.library, "MB", record.licence)
+        if name.startswith("tiny"):
+            assert (here, where.endswith(record.file)) == ("yes", True)
+        else:
+            assert (here, where) == ("no", record.source)
+            assert float(size.replace(",", "")) > 100

@@ -1,0 +1,242 @@
+"""Any encoder of timm by its name, from random weights in the format of timm's hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from fmbseg.errors import WeightsError
+from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.records import weights_record
+
+DINOV2 = "vit_small_patch14_dinov2.lvd142m"
+TEST_VIT = "test_vit.r160_in1k"  # timm's own, of 0.4 M parameters
+
+
+def _publish(name: str, folder: Path) -> Any:
+    """A module of timm with random weights in every tensor, and the file its hub would have."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        module = timm.create_model(name).eval()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.02 * torch.randn(parameter.shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous() for key, value in module.state_dict().items()}
+    save_file(state, folder / f"{name}.safetensors")
+    return module
+
+
+def _images(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(height).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+
+
+def _normalised(images: npt.NDArray[np.uint8], module: Any) -> Tensor:
+    config = resolve_model_data_config(module)
+    pixels = (images / 255 - np.array(config["mean"])) / np.array(config["std"])
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2)).float()
+
+
+def _tokens(module: Any, pixels: Tensor) -> Tensor:
+    """Patch tokens [N, h * w, D] by timm's own forward, in a module built for this size."""
+    with torch.no_grad():
+        tokens: Tensor = module.forward_features(pixels)
+    return tokens[:, getattr(module, "num_prefix_tokens", 1) :]
+
+
+def _check(encoder: Backbone, module: Any, size: tuple[int, int], expected: Tensor) -> None:
+    images = _images(*size)
+    features = encoder.features(images)
+    patch = encoder.patch_size
+    assert features.shape == (1, size[0] // patch, size[1] // patch, encoder.dim)
+    torch.testing.assert_close(features.flatten(1, 2), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_dinov2s_position_embedding_is_resized_to_the_picture(tmp_path: Path) -> None:
+    module = _publish(DINOV2, tmp_path)
+    encoder = load_backbone(f"timm/{DINOV2}", weights_dir=tmp_path)
+    assert (encoder.patch_size, encoder.dim) == (14, 384)
+    state = module.state_dict()
+    state["pos_embed"] = resample_abs_pos_embed(
+        state["pos_embed"], new_size=(5, 7), num_prefix_tokens=1
+    )
+    fixed = timm.create_model(DINOV2, img_size=(70, 98)).eval()
+    fixed.load_state_dict(state)
+    _check(encoder, module, (70, 98), _tokens(fixed, _normalised(_images(70, 98), module)))
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "channels"),
+    [
+        ("vit_small_patch8_224.dino", 8, 384),
+        ("vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", 16, 192),
+        ("eva02_tiny_patch14_224.mim_in22k", 14, 192),
+        (TEST_VIT, 16, 64),
+    ],
+)
+def test_patch_size_normalisation_and_layout_are_timms(
+    tmp_path: Path, name: str, patch: int, channels: int
+) -> None:
+    module = _publish(name, tmp_path)
+    encoder = load_backbone(f"timm/{name}", weights_dir=tmp_path)
+    config = resolve_model_data_config(module)
+    assert (encoder.patch_size, encoder.dim) == (patch, channels)
+    assert (encoder.mean, encoder.std) == (config["mean"], config["std"])
+    assert weights_record(f"timm/{name}").size == config["input_size"][-1]
+    # The size the weights were made for: no position embedding has to be resized.
+    size = config["input_size"][1:]
+    _check(encoder, module, size, _tokens(module, _normalised(_images(*size), module)))
+    assert encoder.features(_images(2 * patch, 3 * patch)).shape == (1, 2, 3, channels)
+
+
+def test_xcits_patches_are_taken_before_its_class_attention(tmp_path: Path) -> None:
+    name = "xcit_nano_12_p8_224.fb_in1k"
+    module = _publish(name, tmp_path)
+    encoder = load_backbone(f"timm/{name}", weights_dir=tmp_path)
+    assert (encoder.patch_size, encoder.dim) == (8, 128)
+    with torch.no_grad():
+        tokens, (rows, columns) = module.patch_embed(_normalised(_images(64, 40), module))
+        tokens = tokens + module.pos_embed(1, rows, columns).flatten(2).transpose(1, 2)
+        for block in module.blocks:
+            tokens = block(tokens, rows, columns)
+        expected = module.norm(tokens)
+    _check(encoder, module, (64, 40), expected)
+
+
+@pytest.mark.parametrize(("layer", "patch", "channels"), [(1, 8, 80), (2, 16, 160), (3, 32, 320)])
+def test_a_stage_of_a_convnext_is_chosen_in_the_name(
+    tmp_path: Path, layer: int, patch: int, channels: int
+) -> None:
+    name = "convnext_atto.d2_in1k"
+    module = _publish(name, tmp_path)
+    encoder = load_backbone(f"timm/{name}@{layer}", weights_dir=tmp_path)
+    assert (encoder.patch_size, encoder.dim) == (patch, channels)
+    with torch.no_grad():
+        maps = module.stem(_normalised(_images(64, 96), module))
+        for stage in module.stages[: layer + 1]:
+            maps = stage(maps)
+    _check(encoder, module, (64, 96), maps.flatten(2).transpose(1, 2))
+    if layer == 3:
+        last = load_backbone(f"timm/{name}", weights_dir=tmp_path)
+        assert torch.equal(last.features(_images(64, 96)), encoder.features(_images(64, 96)))
+
+
+def test_an_earlier_block_of_a_transformer(tmp_path: Path) -> None:
+    module = _publish(TEST_VIT, tmp_path)
+    encoder = load_backbone(f"timm/{TEST_VIT}@2", weights_dir=tmp_path)
+    with torch.no_grad():
+        tokens = module.patch_embed(_normalised(_images(160, 160), module))
+        tokens = module.norm_pre(module.patch_drop(module._pos_embed(tokens)))
+        expected = module.norm(module.blocks[:3](tokens))[:, 1:]
+    _check(encoder, module, (160, 160), expected)
+
+
+def test_a_file_in_its_authors_layout_is_read_as_timm_reads_it(tmp_path: Path) -> None:
+    name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    module = _publish(name, tmp_path)
+    path = tmp_path / f"{name}.safetensors"
+    state = load_file(path)
+    # DINOv2's authors add a place to the class token, and keep the token that hid patches.
+    place = torch.randn(1, 1, 384)
+    state["pos_embed"] = torch.cat([place, state["pos_embed"]], dim=1)
+    state["cls_token"] = state["cls_token"] - place
+    state["register_tokens"] = state.pop("reg_token")
+    state["mask_token"] = torch.zeros(1, 384)
+    save_file(state, path)
+    encoder = load_backbone(f"timm/{name}", weights_dir=tmp_path)
+    for key, value in encoder.module.state_dict().items():
+        torch.testing.assert_close(value, module.state_dict()[key])
+
+
+def _refused(name: str, folder: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(name, weights_dir=folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_truncated_renamed_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    _publish(TEST_VIT, tmp_path)
+    path = tmp_path / f"{TEST_VIT}.safetensors"
+    good = path.read_bytes()
+    state = {key: value.clone() for key, value in load_file(path).items()}  # no view of the file
+    path.write_bytes(good[: len(good) // 2])
+    assert "is cut off, damaged" in _refused(f"timm/{TEST_VIT}", tmp_path)
+    token = torch.zeros(1, 64)
+    for changed, problem in (
+        ({f"encoder.{key}": value for key, value in state.items()}, "(no "),
+        ({key: value for key, value in state.items() if key != "norm.weight"}, "no norm.weight)"),
+        # timm itself would bend this patch embedding to fit.
+        (
+            {
+                **state,
+                "patch_embed.proj.weight": torch.zeros(64, 3, 14, 14),
+                "mask_token": torch.zeros(1, 64),
+            },
+            "patch_embed.proj.weight is (64, 3, 14, 14) instead of (64, 3, 16, 16)",
+        ),
+    ):
+        save_file(changed, path)
+        message = _refused(f"timm/{TEST_VIT}", tmp_path)
+        assert message.startswith(f"{path} does not fit timm/{TEST_VIT} (")
+        assert problem in message
+    _publish("test_resnet.r160_in1k", tmp_path).eval()
+    (tmp_path / "test_resnet.r160_in1k.safetensors").replace(path)
+    assert "does not fit" in _refused(f"timm/{TEST_VIT}", tmp_path)
+
+
+def test_a_missing_file_is_named_with_its_hub_and_its_place(tmp_path: Path) -> None:
+    assert _refused(f"timm/{TEST_VIT}", tmp_path) == (
+        f"weights of timm/{TEST_VIT}: {TEST_VIT}.safetensors is not in {tmp_path}: put it there "
+        f"(from https://huggingface.co/timm/{TEST_VIT}/resolve/main/model.safetensors)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("timm/vit_smal_patch14_dinov2", "did you mean vit_small_patch"),
+        (f"timm/{TEST_VIT}x", f"timm publishes no '{TEST_VIT}x': did you mean {TEST_VIT}"),
+        (f"timm/{TEST_VIT}@last", "after @ comes the number of a layer"),
+        (f"timm/{TEST_VIT}@99", "it has no such layer; choose one of 0 (64 channels, patch 16 px)"),
+        ("timm/resmlp_12_224.fb_dino", "does not take pictures of any size"),
+        ("vit_small_patch14_dinov2", "choose one of tiny-encoder, dinov2-vit-b-14"),
+        ("open_clip/ViT-B-16/openai", "is a CLIP, where a frozen encoder is needed"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    for file in (TEST_VIT, "resmlp_12_224.fb_dino"):
+        (tmp_path / f"{file}.safetensors").write_bytes(b"here")
+    assert reason in _refused(name, tmp_path)
+
+
+def test_open_clips_tags_are_records_with_their_activation() -> None:
+    laion = weights_record("open_clip/ViT-B-16/laion2b_s34b_b88k", "open_clip")
+    openai = weights_record("open_clip/ViT-B-16/openai", "open_clip")
+    assert (laion.activation, openai.activation) == ("gelu", "quick_gelu")
+    assert (laion.size, laion.mean, laion.std) == (224, openai.mean, openai.std)
+    assert laion.file == "ViT-B-16.laion2b_s34b_b88k.safetensors"
+    assert laion.source == (
+        "https://huggingface.co/laion/CLIP-ViT-B-16-laion2B-s34B-b88K/resolve/main/"
+        "open_clip_model.safetensors"
+    )
+    for name, reason in (
+        ("open_clip/ViT-B-16-SigLIP/webli", "is not built as CLIP is"),
+        ("open_clip/RN50/openai", "is not built as CLIP is"),
+        ("open_clip/ViT-B-16/mine", "open_clip has no weights 'mine' of ViT-B-16: it has openai,"),
+        ("open_clip/ViTB16/openai", "open_clip has no 'ViTB16': did you mean"),
+    ):
+        with pytest.raises(WeightsError) as caught:
+            weights_record(name)
+        assert reason in str(caught.value)
