@@ -89,7 +89,7 @@ def apply_preset(name: str, path: Path) -> list[Change]:
     return changes
 
 
-class _Representer(RoundTripRepresenter):  # type: ignore[misc]
+class _Representer(RoundTripRepresenter):
     """Writes null as `null`, not as nothing."""
 
     def represent_none(self, data: None) -> ScalarNode:

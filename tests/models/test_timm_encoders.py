@@ -173,7 +173,6 @@ def test_truncated_renamed_and_foreign_files_are_refused(tmp_path: Path) -> None
     state = {key: value.clone() for key, value in load_file(path).items()}  # no view of the file
     path.write_bytes(good[: len(good) // 2])
     assert "is cut off, damaged" in _refused(f"timm/{TEST_VIT}", tmp_path)
-    token = torch.zeros(1, 64)
     for changed, problem in (
         ({f"encoder.{key}": value for key, value in state.items()}, "(no "),
         ({key: value for key, value in state.items() if key != "norm.weight"}, "no norm.weight)"),
