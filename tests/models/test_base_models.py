@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ SETTINGS = (
 
 
 @pytest.fixture
-def base_weights(tmp_path: Path) -> Path:
+def base_weights(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "weights"
     folder.mkdir()
     torch.manual_seed(0)
@@ -55,7 +56,8 @@ def base_weights(tmp_path: Path) -> Path:
     torch.save(sam_model_registry["vit_b"]().state_dict(), folder / "sam_vit_b_01ec64.pth")
     encoder = timm.create_model(ENCODER.removeprefix("timm/"))
     save_file(encoder.state_dict(), folder / f"{ENCODER.removeprefix('timm/')}.safetensors")
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # a gigabyte; pytest would keep it
 
 
 @pytest.fixture
