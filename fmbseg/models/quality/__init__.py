@@ -49,6 +49,7 @@ def evaluate_models(
     photos = [] if bsds500 is None else find_photos(bsds500)
     choice = choose_device(config.run)
     names = (config.clip.model, config.sam.model, config.features.encoder)
+    digests = {name: weights_digest(name) for name in names}
     clip = load_clip(names[0], choice.device, choice.dtype)
     sam = load_sam(names[1], choice.device, choice.dtype)
     encoder = load_backbone(names[2], choice.device, choice.dtype)
@@ -59,7 +60,7 @@ def evaluate_models(
     figures += encoder_figures(encoder, names[2], clip, config, scenes * 25 // 2, progress)
     sections = ("run", "clip", "detection", "masks", "features")
     return {
-        "weights": {name: weights_digest(name) for name in names},
+        "weights": digests,
         "params": {name: getattr(config, name).model_dump() for name in sections},
         "scenes": scenes,
         "figures": [figure.record() for figure in figures],
