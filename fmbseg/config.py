@@ -67,7 +67,7 @@ class ClipSection(Section):
     short_side: int = Field(128, ge=8)
     window: int = Field(64, ge=8)
     stride: int = Field(32, ge=1)
-    dense: Literal["value"] = "value"
+    dense: Literal["value", "sclip", "clearclip", "naclip"] = "value"
     templates: Templates = "single"
     batch_size: int = Field(64, ge=1)
 

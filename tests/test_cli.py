@@ -80,6 +80,9 @@ def picture(tmp_path: Path) -> Path:
         ("data scenes --layout zoo --images 3 --out o", "'zoo' is not one of"),
         ("data scenes --layout voc2012 --images 0 --out o", "Invalid value for '--images'"),
         ("models verify tiny-dino", "unknown model 'tiny-dino': choose one of tiny-clip"),
+        ("models evaluate --scenes 1", "Invalid value for '--scenes'"),
+        ("models evaluate --bsds500 none", "holds 0 photos: give a folder of BSDS500"),
+        ("models evaluate --set clip.dense=sharp", "clip.dense: Input should be 'value', 'sclip'"),
         ("table --metrics none", "none"),
     ],
 )

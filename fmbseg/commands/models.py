@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, lenient_config
+
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
 WeightsDir = Annotated[
@@ -118,3 +120,40 @@ def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
             problems.append(str(error))
     if problems:
         raise WeightsError("; ".join(problems))
+
+
+@app.command("evaluate")
+def evaluate_models(
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Where the figures go, as JSON.")
+    ] = None,
+    scenes: Annotated[
+        int,
+        typer.Option(
+            "--scenes",
+            min=2,
+            help="Scenes for CLIP; SAM gets half of them, the encoder's probe 12.5 times as many.",
+        ),
+    ] = 120,
+    bsds500: Annotated[
+        Path | None,
+        typer.Option(
+            "--bsds500",
+            metavar="PATH",
+            help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Measure CLIP, SAM and the frozen encoder by themselves, on scenes nothing was trained on."""
+    config = lenient_config(params, overrides)
+
+    from fmbseg.evaluate.results import write_result
+    from fmbseg.models.quality import evaluate_models, quality_table
+    from fmbseg.progress import console_progress
+
+    result = evaluate_models(config, scenes, bsds500, console_progress())
+    if json is not None:
+        write_result(result, json)
+    print(quality_table(result))

@@ -25,6 +25,7 @@ from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
+from fmbseg.models.dense import Dense, dense_features
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
 
@@ -138,11 +139,14 @@ class ClipModel:
         return TextEmbeddings(queries, query_class, F.normalize(sums, dim=-1))
 
     @torch.no_grad()
-    def encode_windows(self, pixels: Tensor | npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    def encode_windows(
+        self, pixels: Tensor | npt.NDArray[np.uint8], dense: Dense = "value"
+    ) -> tuple[Tensor, Tensor]:
         """Global and dense embeddings of windows, from one pass (see `visual_tokens`).
 
         Args:
             pixels: uint8 [N, S, S, 3] RGB, or float [N, 3, S, S] normalised; S = `image_size`.
+            dense: way of the patches through the last block.
 
         Returns:
             image [N, D] and dense [N, S / patch, S / patch, D], float32, unit.
@@ -157,7 +161,7 @@ class ClipModel:
             raise ConfigError(f"windows are {found} px: this CLIP takes {side} x {side}")
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-            return visual_tokens(self.module.visual, inputs)
+            return visual_tokens(self.module.visual, inputs, dense)
 
     def encode_image_windows(self, image: Image.Image, section: ClipSection) -> ClipEncoding:
         """Encode the sliding windows of one image (1.1 Detection and Querying).
@@ -168,7 +172,7 @@ class ClipModel:
 
         Args:
             image: RGB.
-            section: sizes in pixels, batch size.
+            section: sizes in pixels, way to the dense features, batch size.
 
         Raises:
             ConfigError: window or stride is not a multiple of the patch size.
@@ -188,7 +192,7 @@ class ClipModel:
         windows = []
         for part in _batches(offsets, section.batch_size):
             pixels = np.stack([self._crop(resized, offset, crop) for offset in part])
-            embeddings, dense = self.encode_windows(pixels)
+            embeddings, dense = self.encode_windows(pixels, section.dense)
             windows.append(embeddings)
             for (top, left), features in zip(part, _regrid(dense, rows, columns), strict=True):
                 i, j = top // patch, left // patch
@@ -218,21 +222,20 @@ class ClipModel:
         return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def visual_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def visual_tokens(visual: Any, pixels: Tensor, dense: Dense = "value") -> tuple[Tensor, Tensor]:
     """Global and dense embeddings of an image tower from one pass, differentiable.
 
-    The global one is the tower's own output. The dense ones take MaskCLIP's value path through
-    the last block: its first norm, the value and output projections of its attention, then the
-    tower's final norm and projection; no attention weights, no residual, no MLP.
+    The global one is the tower's own output. The dense ones go through the last block in the way
+    `dense` (see `fmbseg.models.dense`).
 
     Args:
         visual: `open_clip.CLIP.visual`, a vision transformer.
         pixels: [N, 3, H, W] float, normalised, of the tower's size.
+        dense: way of the patches through the last block.
 
     Returns:
         image [N, D] and dense [N, H / patch, W / patch, D], float32, unit.
     """
-    block = visual.transformer.resblocks[-1]
     overheard: list[Tensor] = []
     thread = threading.get_ident()
 
@@ -242,21 +245,15 @@ def visual_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
             overheard.append(arguments[0])
 
     # The stock forward stays in charge; the hook only keeps what the last block is given.
-    hook = block.register_forward_pre_hook(overhear)
+    hook = visual.transformer.resblocks[-1].register_forward_pre_hook(overhear)
     try:
         image = visual(pixels)
     finally:
         hook.remove()
-    tokens = overheard[0]
-    width = tokens.shape[-1]
-    # in_proj stacks the query, key and value projections; the patches follow the class token.
-    weight, bias = block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :]
-    values = F.linear(block.ln_1(tokens[:, 1:]), weight, bias)
-    dense = visual.ln_post(block.ls_1(block.attn.out_proj(values))) @ visual.proj
-    rows, columns = (pixels.shape[i + 2] // visual.patch_size[i] for i in range(2))
+    grid = (pixels.shape[2] // visual.patch_size[0], pixels.shape[3] // visual.patch_size[1])
     return (
         F.normalize(image.float(), dim=-1),
-        F.normalize(dense.float(), dim=-1).view(len(dense), rows, columns, -1),
+        dense_features(visual, overheard[0], grid, dense),
     )
 
 

@@ -29,6 +29,7 @@ _READING = (_PACKAGE / "data" / "images.py", _MODELS / "build.py", _MODELS / "re
 
 CLIP_SOURCES = (
     _MODELS / "clip.py",
+    _MODELS / "dense.py",
     _MODELS / "tiny" / "clip.json",
     _PACKAGE / "data" / "windows.py",
     *_READING,

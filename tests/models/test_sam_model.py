@@ -12,6 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_
 from torch import Tensor
 
 from fmbseg.config import MasksSection
+from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.models.sam import SamEncoding, SamModel, load_sam
 
@@ -142,6 +143,37 @@ def test_automatic_masks_are_the_stock_generators(
     np.testing.assert_allclose(found.stability, [item["stability_score"] for item in expected])
     np.testing.assert_array_equal(found.area, found.masks.sum(axis=(1, 2)))
     assert (np.diff(found.predicted_iou) <= 0).all()
+
+
+def test_the_shipped_weights_give_the_stock_classes_masks_on_a_scene() -> None:
+    sam = load_sam("tiny-sam")
+    hook = sam.module.image_encoder.register_forward_hook(lambda *call: call[2].half().float())
+    scene = render_scene(scene_seed("development", 5), size=(160, 128))
+    encoding = sam.encode(scene.image)
+    predictor = SamPredictor(sam.module)
+    predictor.set_image(scene.image)
+    points = np.array([[[40.5, 30.5], [80.5, 64.5]], [[150.5, 120.5], [10.5, 100.5]]])
+    found = sam.predict_points(encoding, points)
+    for prompt in range(2):
+        masks, iou, _ = predictor.predict(points[prompt], np.ones(2, dtype=int))
+        assert (found.masks[prompt] != masks).mean() < 1e-3
+        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
+    # The thresholds of params.yaml.
+    section = MasksSection(min_predicted_iou=0.6, min_stability=0.6)
+    expected = [
+        item
+        for item in _stock(sam, section, 64).generate(scene.image)
+        if section.min_area <= item["area"] / (160 * 128) <= section.max_area
+    ]
+    hook.remove()
+    automatic = sam.automatic_masks(encoding, section)
+    assert len(expected) >= 2
+    np.testing.assert_array_equal(
+        automatic.masks, np.array([item["segmentation"] for item in expected])
+    )
+    np.testing.assert_allclose(
+        automatic.stability, [item["stability_score"] for item in expected], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("change", FILTERS.values(), ids=FILTERS)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import StoreError
 from fmbseg.models.clip import load_clip
+from fmbseg.models.dense import Dense
 from fmbseg.models.sam import load_sam
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -278,6 +280,24 @@ def test_keys_follow_what_matters_only(tmp_path: Path, make_config: MakeConfig) 
     ]
     threads = run_all(make_config(run={"threads": 2}), paths)
     assert all(threads[name].key != first[name].key for name in STAGES)
+
+
+def test_another_way_to_the_dense_features_encodes_again(
+    dataset: Path, tmp_path: Path, make_config: MakeConfig, count_encodings: CountEncodings
+) -> None:
+    paths, keys = Paths(tmp_path), set()
+    for variant in get_args(Dense):
+        config = make_config(clip={"dense": variant})
+        with count_encodings() as counts:
+            reports = run_all(config, paths)
+        assert counts["clip"] == windows_of(dataset, config)
+        keys |= {reports[name].key for name in ("detect", "query", "label")}
+        with count_encodings() as counts:
+            detect(
+                make_config(clip={"dense": variant}, query={"points": 2}), paths, silent_progress()
+            )
+        assert counts["clip"] == 0  # its own encodings are found again
+    assert len(keys) == 3 * len(get_args(Dense))
 
 
 def test_out_names_no_place_or_time(dataset: Path, tmp_path: Path, make_config: MakeConfig) -> None:

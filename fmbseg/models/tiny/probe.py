@@ -39,10 +39,33 @@ def linear_probe(encoder: nn.Module, images: int = 1500, steps: int = 400) -> di
     pixels, label, purity = probe_scenes(images)
     with torch.no_grad():
         maps = torch.cat([patch_features(encoder, p) for p in torch.split(pixels, 50)])
-    tokens = maps.flatten(2).transpose(1, 2)
     split = images * 4 // 5
-    tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
+    right = fit_probe(maps.flatten(2).transpose(1, 2), label, purity, split, steps) == label[split:]
     things = sum(c.kind == "thing" for c in SCENE_CLASSES)
+    pure = purity[split:] > 0.5
+    thing = pure & (label[split:] < things)
+    return {
+        "patches": round(100 * right[pure].float().mean().item(), 1),
+        "thing patches": round(100 * right[thing].float().mean().item(), 1),
+    }
+
+
+def fit_probe(
+    tokens: Tensor, label: Tensor, purity: Tensor, split: int, steps: int = 400
+) -> Tensor:
+    """Train a linear layer on the first scenes, patches of purity above 0.5; apply it to the rest.
+
+    Args:
+        tokens: [N, P, D] frozen features.
+        label: [N, P] int64, index into SCENE_CLASSES.
+        purity: [N, P], share of the patch that the class covers.
+        split: number of scenes trained on.
+        steps: of AdamW, 32 scenes each.
+
+    Returns:
+        [N - split, P] int64, predicted classes.
+    """
+    tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         head = nn.Linear(tokens.shape[-1], len(SCENE_CLASSES))
@@ -57,10 +80,5 @@ def linear_probe(encoder: nn.Module, images: int = 1500, steps: int = 400) -> di
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     with torch.no_grad():
-        right = head(tokens[split:]).argmax(-1) == label[split:]
-    pure = purity[split:] > 0.5
-    thing = pure & (label[split:] < things)
-    return {
-        "patches": round(100 * right[pure].float().mean().item(), 1),
-        "thing patches": round(100 * right[thing].float().mean().item(), 1),
-    }
+        predicted: Tensor = head(tokens[split:]).argmax(-1)
+    return predicted

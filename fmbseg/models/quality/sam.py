@@ -1,0 +1,80 @@
+"""SAM: masks from points inside an instance, and automatic masks of whole scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fmbseg.config import Config
+from fmbseg.models.quality.figures import SEEDS, Figure, held_out_scene, mean_iou, percent
+from fmbseg.models.sam import SamModel
+from fmbseg.progress import Progress
+
+LEAST_PIXELS = 24  # instances of which less is visible are left out
+POINTS = (1, 5)
+FOUND = 0.5  # IoU from which an automatic mask has found an instance
+
+
+def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) -> list[Figure]:
+    """IoU of point prompts with every instance, backgrounds included; recall of automatic masks.
+
+    A prompt is one or five different pixels drawn at random among the visible ones of an instance.
+    """
+    rng = np.random.default_rng(SEEDS["instances"])
+    confident: dict[int, list[float]] = {points: [] for points in POINTS}
+    best: dict[int, list[float]] = {points: [] for points in POINTS}
+    found: list[bool] = []
+    automatic = 0
+    with progress.task("sam: scenes", scenes) as task:
+        for index in range(scenes):
+            scene = held_out_scene("instances", index)
+            truth = instance_masks(scene.instance)
+            encoding = sam.encode(scene.image)
+            for points in POINTS:
+                prompts = np.stack([interior_points(rng, mask, points) for mask in truth])
+                masks = sam.predict_points(encoding, prompts, config.sam.batch_size)
+                for row, mask in enumerate(truth):
+                    overlap = overlaps(masks.masks[row], mask[None])[:, 0]
+                    confident[points].append(overlap[masks.predicted_iou[row].argmax()])
+                    best[points].append(overlap.max())
+            whole = sam.automatic_masks(encoding, config.masks, config.sam.batch_size).masks
+            found += (overlaps(whole, truth).max(axis=0, initial=0) >= FOUND).tolist()
+            automatic += len(whole)
+            task.advance()
+    figures = []
+    for points in POINTS:
+        prompt = "1 point" if points == 1 else f"{points} points"
+        figures.append(mean_iou("sam", f"{prompt}: most confident of 3 masks", confident[points]))
+        figures.append(mean_iou("sam", f"{prompt}: best of 3 masks", best[points]))
+    figures.append(percent("sam", f"automatic masks: instances found at IoU {FOUND}", found))
+    figures.append(
+        Figure("sam", "automatic masks a scene", round(automatic / scenes, 2), "", scenes)
+    )
+    return figures
+
+
+def instance_masks(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Visible masks [n, H, W] of the instances with at least `LEAST_PIXELS`."""
+    numbers, sizes = np.unique(instance, return_counts=True)
+    return np.asarray(instance[None] == numbers[sizes >= LEAST_PIXELS][:, None, None])
+
+
+def interior_points(
+    rng: np.random.Generator, mask: npt.NDArray[np.bool_], count: int
+) -> npt.NDArray[np.float64]:
+    """Centres (x, y) [count, 2] of different pixels of a mask."""
+    rows, columns = np.nonzero(mask)
+    chosen = rng.choice(len(rows), count, replace=False)
+    return np.stack([columns[chosen], rows[chosen]], axis=1).astype(np.float64) + 0.5
+
+
+def overlaps(
+    masks: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """IoU [m, n] of masks [m, H, W] with others [n, H, W]; 0 where both are empty."""
+    pixels = others.shape[1] * others.shape[2]
+    first = masks.reshape(len(masks), pixels).astype(np.float32)
+    second = others.reshape(len(others), pixels).astype(np.float32)
+    both = first @ second.T  # exact: counts of pixels stay far below 2^24
+    either = first.sum(axis=1)[:, None] + second.sum(axis=1)[None] - both
+    return np.asarray(both / np.maximum(either, 1), dtype=np.float64)
