@@ -17,13 +17,15 @@ from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
 MEASURED = "measured here"
 PREDICTIONS = "its label maps, scored here"
 PUBLISHED = "published"
+_SCENES = ", synthetic scenes"
 _PUBLISHED_NOTE = (
     "rows marked 'published' are printed in Table 1 of arXiv 2403.09307: other weights and other "
     "training data than the measured rows, nothing of them was measured here"
 )
-_MEASURED_NOTE = (
-    "mIoU in percent, of the pixels of the whole split at the labels' own size; measured rows with "
-    "the number of images below"
+_MEASURED_NOTE = "mIoU in percent, of the pixels of all scored images at the labels' own size"
+_SCENES_NOTE = (
+    "'synthetic scenes' are drawn pictures in the benchmarks' layouts, not the real benchmarks: "
+    "their numbers stand for nothing in the published columns"
 )
 _SWEEP_TITLE = "Oracle, not a result: background threshold chosen on the benchmark's own truth"
 
@@ -34,7 +36,7 @@ class Row:
 
     Attributes:
         method: its name.
-        source: `MEASURED`, `PREDICTIONS` or `PUBLISHED`.
+        source: `MEASURED`, `PREDICTIONS` or `PUBLISHED`; of scenes it says so.
         basis: protocol and weights, or the training data of a published row.
         miou: by benchmark, as shown.
         images: by benchmark, how many were scored; published rows have none.
@@ -79,6 +81,8 @@ def build_report(metrics: Path) -> Report:
     notes = [_MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
     if any(row.method == "oracle" for row in rows):
         notes.append(ORACLE)
+    if any(_SCENES in row.source for row in rows):
+        notes.append(_SCENES_NOTE)
     if any(is_tiny(result) for result in results):
         notes.append(TINY)
     return Report(
@@ -166,19 +170,22 @@ def latex(report: Report) -> str:
 
 def _measured(results: Sequence[Result]) -> list[Row]:
     # What was made with another protocol, head or weights is not in the same row.
-    groups: dict[tuple[str, str, str], list[Result]] = {}
+    groups: dict[tuple[str, str, str, str], list[Result]] = {}
     for result in sorted(results, key=_order):
-        key = str(result["method"]), _basis(result), str(result.get("checkpoint_sha256"))
+        source = MEASURED if result["method"] in METHODS else PREDICTIONS
+        source += _SCENES if "without_held_out_glyphs" in result else ""
+        basis = _basis(result)
+        key = str(result["method"]), source, basis, str(result.get("checkpoint_sha256"))
         groups.setdefault(key, []).append(result)
     return [
         Row(
             method=method,
-            source=MEASURED if method in METHODS else PREDICTIONS,
+            source=source,
             basis=basis,
             miou={r["benchmark"]: _percent(r["miou"], 2) for r in group if r["miou"] is not None},
             images={r["benchmark"]: int(r["images"]) for r in group},
         )
-        for (method, basis, _), group in groups.items()
+        for (method, source, basis, _), group in groups.items()
     ]
 
 

@@ -87,6 +87,16 @@ def test_results_of_another_head_or_protocol_are_a_row_of_their_own(results: Pat
     ]
 
 
+def test_scenes_are_never_mistaken_for_the_benchmark(results: Path) -> None:
+    assert "synthetic" not in markdown(build_report(results))
+    unseen = {"miou": 1.0, "images": 2}
+    put(results, "fmbseg", "voc20", 40.0, without_held_out_glyphs=unseen)
+    text = markdown(build_report(results))
+    (row,) = (line for line in text.splitlines() if "40.00" in line)
+    assert row.startswith("| fmbseg | measured here, synthetic scenes |") and "30.05" not in row
+    assert "not the real benchmarks" in text
+
+
 def test_markdown_says_what_is_published_and_what_is_an_oracle(results: Path) -> None:
     text = markdown(build_report(results))
     table, _, oracle = text.partition("**Oracle, not a result")
