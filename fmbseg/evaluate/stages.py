@@ -264,7 +264,7 @@ class _Scoring:
 
     def _key(self, dataset: SegmentationDataset, samples: Sequence[Sample], limit: Any) -> str:
         config, method = self._config, self._method
-        inputs = {"samples": _samples_digest(samples, self._progress)}
+        inputs = {}
         if held_out_images(dataset.root) is not None:
             inputs["scenes"] = file_digest(dataset.root / "scenes.parquet")
         weights = {}
@@ -277,6 +277,8 @@ class _Scoring:
             inputs["checkpoint_info"] = _info_digest(checkpoint.info)
             for model in (checkpoint.info.encoder, checkpoint.info.clip):
                 weights[model.name] = weights_digest(model.name)
+        # Last: a missing checkpoint should not cost the reading of all images.
+        inputs["samples"] = _samples_digest(samples, self._progress)
         params: dict[str, Any] = {
             "evaluate": config.evaluate.model_dump(exclude={"benchmarks"}),
             "dtype": config.run.dtype,

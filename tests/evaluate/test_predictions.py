@@ -29,7 +29,6 @@ REAL = (
     ("cityscapes", "cityscapes_small", "val"),
     ("camvid", "camvid", "train"),
     ("camvid", "camvid", "val"),
-    ("camvid", "camvid", "test"),
 )
 CITYSCAPES = "cityscapes_small"
 Predictions = tuple[SegmentationDataset, Path]
