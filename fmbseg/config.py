@@ -166,7 +166,12 @@ class EvaluateSection(Section):
     """Scoring: benchmarks, and the inference protocol of the alignment head and of MaskCLIP."""
 
     benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
-    short_side: int = Field(128, ge=8)
+    protocol: Literal["fmbseg", "tcl", "sclip", "proxyclip"] = "fmbseg"
+    short_side: int = Field(128, ge=8, description="of the protocol fmbseg")
+    background_rule: Literal["probability", "constant", "words"] | None = Field(
+        None, description="None: the protocol's own"
+    )
+    background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0)
     background_threshold: float = Field(
         0.1, ge=0, le=1, description="where a vocabulary has a background: below it, background"

@@ -160,11 +160,28 @@ class Segmenter:
                 found.update(zip(part, self._similarity(batch, text), strict=True))
         return [found[index] for index in range(len(images))]
 
+    @property
+    def patch_size(self) -> int:
+        """Of the encoder, pixels."""
+        return self._backbone.patch_size
+
     def _similarity(self, pixels: npt.NDArray[np.uint8], text: TextEmbeddings) -> Tensor:
+        return class_similarity(self.embed(pixels), text).permute(0, 3, 1, 2).contiguous()
+
+    @torch.no_grad()
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Patches of equally large images in text space.
+
+        Args:
+            pixels: [N, H, W, 3] uint8 RGB, H and W multiples of `patch_size`.
+
+        Returns:
+            [N, h, w, D] unit vectors on the segmenter's device.
+        """
         # As in training: float16 is for the encoder only.
         mixed = self.device.dtype == torch.bfloat16
 
-        def embed(batch: int) -> Tensor:
+        def in_batches(batch: int) -> Tensor:
             parts = []
             for start in range(0, len(pixels), batch):
                 features = self._backbone.features(pixels[start : start + batch])
@@ -172,8 +189,7 @@ class Segmenter:
                     parts.append(self._head(features))
             return torch.cat(parts)
 
-        embedded = with_oom_backoff(len(pixels), embed)
-        return class_similarity(embedded, text).permute(0, 3, 1, 2).contiguous()
+        return with_oom_backoff(len(pixels), in_batches)
 
     def _vocabulary(
         self, classes: Sequence[str] | None, vocabulary: Vocabulary | Path | str | None
@@ -242,18 +258,40 @@ def label_map(
     Returns:
         [H, W] int64; the equal of an argmax over the whole upsampled maps, without holding them.
     """
+    if background is None:
+        return best_class(similarity, size)[0]
+    labels, probability = best_class(similarity, size, logit_scale)
+    labels[probability < threshold] = background
+    return labels
+
+
+def best_class(
+    similarity: Tensor, size: tuple[int, int], logit_scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Upsample similarities and take the best class of each pixel, with how sure it is.
+
+    Args:
+        similarity: [K, h, w] float32.
+        size: (H, W) of the image, pixels.
+        logit_scale: of the softmax over the classes; None: no softmax.
+
+    Returns:
+        [H, W] int64 classes, and [H, W] float32: the best class's probability, without softmax
+        its similarity.
+    """
     height, width = size
     labels = torch.empty(size, dtype=torch.int64, device=similarity.device)
+    sure = torch.empty(size, dtype=similarity.dtype, device=similarity.device)
     band = max(1, _BAND_ELEMENTS // (len(similarity) * width))
     for start in range(0, height, band):
         stop = min(start + band, height)
         scores = _upsample(similarity, size, start, stop)
         best, labels[start:stop] = scores.max(dim=0)
-        if background is not None:
+        if logit_scale is not None:
             logits = logit_scale * scores
-            probability = (logit_scale * best - logits.logsumexp(dim=0)).exp()
-            labels[start:stop][probability < threshold] = background
-    return labels
+            best = (logit_scale * best - logits.logsumexp(dim=0)).exp()
+        sure[start:stop] = best
+    return labels, sure
 
 
 def _upsample(maps: Tensor, size: tuple[int, int], start: int, stop: int) -> Tensor:

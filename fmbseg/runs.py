@@ -98,7 +98,8 @@ def class_table(result: Mapping[str, Any]) -> str:
 def scores(result: Mapping[str, Any], benchmark: str) -> dict[str, float]:
     """`<score>/<benchmark>` -> percent, of the scores that have a value."""
     unseen = result.get("without_held_out_glyphs") or {}
-    named = {key: result.get(key) for key in ("miou", "miou_present", "pixel_accuracy")}
+    keys = ("miou", "miou_present", "pixel_accuracy", "mean_accuracy", "boundary_iou")
+    named = {key: result.get(key) for key in keys}
     named["miou_without_held_out_glyphs"] = unseen.get("miou")
     return {f"{key}/{benchmark}": float(v) for key, v in named.items() if v is not None}
 

@@ -140,9 +140,12 @@ _RUN = ("run.dtype", "run.threads")
 _PSEUDO = ("clip", "detection", "label", "masks", "query", "sam")
 _ALIGN = ("align", "clip.model", "clip.templates", "features", "run.seed", *_RUN)
 _PROTOCOL = (
+    "evaluate.background_rule",
+    "evaluate.background_score",
     "evaluate.background_threshold",
     "evaluate.batch_size",
     "evaluate.logit_scale",
+    "evaluate.protocol",
     "evaluate.short_side",
 )
 _ONE_BENCHMARK = ("evaluate.benchmarks.${key}", *_PROTOCOL)

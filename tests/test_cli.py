@@ -70,7 +70,7 @@ def picture(tmp_path: Path) -> Path:
         ("predict dog.png --out o --classes dog --checkpoint none", "no checkpoint in none"),
         ("predict none.png --out o --classes dog", "none.png does not exist"),
         ("predict dog.png --out params.yaml --classes dog", "params.yaml: File exists"),
-        ("evaluate --benchmark voc21", "Missing option '--root'"),
+        ("evaluate --benchmark voc21", "Missing option '--method'"),
         (
             "evaluate --benchmark voc99 --root . --method maskclip --json m.json",
             "no data set 'voc99'",

@@ -1,4 +1,4 @@
-"""`fmbseg evaluate`: one method on one benchmark, wherever it lies."""
+"""`fmbseg evaluate`: score methods, or any system's label maps, on benchmarks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from fmbseg.commands.options import (
     Params,
     lenient_config,
 )
+from fmbseg.config import Config
+from fmbseg.errors import ConfigError
+
+DEFAULT_OUT = Path("results")
 
 
 class Method(StrEnum):
@@ -27,11 +31,76 @@ class Method(StrEnum):
     ORACLE = "oracle"
 
 
+class ProtocolName(StrEnum):
+    """How images are resized, cut and decided; `fmbseg.evaluate.protocol` has the records."""
+
+    FMBSEG = "fmbseg"
+    TCL = "tcl"
+    SCLIP = "sclip"
+    PROXYCLIP = "proxyclip"
+
+
 def evaluate(
-    benchmark: Annotated[str, typer.Option("--benchmark", metavar="NAME", help="Such as voc21.")],
-    root: Annotated[Path, typer.Option("--root", metavar="PATH", help="The benchmark's folder.")],
-    method: Annotated[Method, typer.Option("--method", help="What is scored.")],
-    json: Annotated[Path, typer.Option("--json", metavar="FILE", help="Where the result goes.")],
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Score every benchmark of evaluate.benchmarks; a run that was killed goes on.",
+        ),
+    ] = False,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="NAME", help="One benchmark, as voc21.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="PATH",
+            help="The benchmark's folder. Default: as in evaluate.benchmarks.",
+        ),
+    ] = None,
+    methods: Annotated[
+        list[Method] | None,
+        typer.Option(
+            "--method",
+            help="What is scored; with --all it may be repeated (default: fmbseg and maskclip).",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="DIR",
+            help="Score label PNGs of any system instead: <image id>.png, the pixel's value is the "
+            "class index, 255 is unlabelled.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The system behind --predictions. Default: the folder's name."),
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Where one result goes. With --predictions the default is "
+            "results/<name>/<benchmark>.json, where --all puts its own.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="With --all: folder of the results and of table.md, table.csv and table.tex, "
+            "which show every result in it and the published rows.",
+        ),
+    ] = DEFAULT_OUT,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option("--protocol", help="Short for --set evaluate.protocol=NAME."),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
     ] = None,
@@ -42,9 +111,55 @@ def evaluate(
     overrides: Overrides = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Score one method on one benchmark; nothing of the pipeline's own results is touched."""
-    config = lenient_config(params, overrides)
+    """Score on one benchmark (--benchmark) or on all (--all).
 
+    Nothing of the pipeline's own results in metrics/ is touched.
+    """
+    chosen = [f"evaluate.protocol={protocol.value}"] if protocol is not None else []
+    config = lenient_config(params, [*(overrides or []), *chosen])
+    scored = tuple(method.value for method in methods or ())
+    if every:
+        _refuse(
+            "--all",
+            {
+                "--benchmark": benchmark,
+                "--root": root,
+                "--predictions": predictions,
+                "--name": name,
+                "--json": json,
+                "--split": split,
+                "--checkpoint": None if checkpoint == DEFAULT_CHECKPOINT else checkpoint,
+            },
+        )
+        _evaluate_all(config, scored or ("fmbseg", "maskclip"), out, limit)
+        return
+    if benchmark is None:
+        raise ConfigError("Missing option '--benchmark' (or '--all'): name what is to be scored")
+    place, split, limit = _place(config, benchmark, root, split, limit)
+    if predictions is not None:
+        _refuse("--predictions", {"--method": methods, "--protocol": protocol})
+        system = predictions.resolve().name if name is None else name
+        target = out / system / f"{benchmark}.json" if json is None else json
+        _score_predictions(benchmark, system, predictions, place, split, limit, target)
+        return
+    _refuse("a method of its own", {"--name": name})
+    if len(scored) != 1:
+        raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
+    if json is None:
+        raise ConfigError("Missing option '--json': say where the result goes")
+    _evaluate_one(config, benchmark, scored[0], checkpoint, place, split, limit, json)
+
+
+def _evaluate_one(
+    config: Config,
+    benchmark: str,
+    method: str,
+    checkpoint: Path,
+    root: Path,
+    split: str | None,
+    limit: int | None,
+    target: Path,
+) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.evaluate.benchmark import evaluate_benchmark
     from fmbseg.evaluate.predictors import load_predictor
@@ -54,10 +169,10 @@ def evaluate(
     # Before the models: a wrong path should not cost their loading.
     dataset = load_dataset(benchmark, root, split)
     dataset.require_labels()
-    predictor = load_predictor(method.value, config, checkpoint)
+    predictor = load_predictor(method, config, checkpoint)
     result = evaluate_benchmark(
         benchmark,
-        method.value,
+        method,
         predictor,
         dataset,
         root,
@@ -65,7 +180,67 @@ def evaluate(
         limit,
         config.evaluate.batch_size,
     )
-    write_result(result, json)
+    write_result(result, target)
+    print(_summary(result, target))
+
+
+def _score_predictions(
+    benchmark: str,
+    system: str,
+    folder: Path,
+    root: Path,
+    split: str | None,
+    limit: int | None,
+    target: Path,
+) -> None:
+    from fmbseg.data.datasets import load_dataset
+    from fmbseg.evaluate.predictions import score_predictions
+    from fmbseg.evaluate.results import write_result
+    from fmbseg.progress import console_progress
+
+    dataset = load_dataset(benchmark, root, split)
+    result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
+    write_result(result, target)
+    print(_summary(result, target))
+
+
+def _evaluate_all(config: Config, methods: tuple[str, ...], out: Path, limit: int | None) -> None:
+    if not config.evaluate.benchmarks:
+        raise ConfigError("evaluate.benchmarks is empty: name them in params.yaml or with --set")
+
+    from fmbseg.evaluate.everything import evaluate_all
+    from fmbseg.evaluate.report import build_report, markdown, write_report
+    from fmbseg.paths import Paths
+    from fmbseg.progress import console_progress
+
+    for line in evaluate_all(config, Paths(), console_progress(), methods, out, limit):
+        print(line, flush=True)
+    report = build_report(out)
+    written = write_report(report, out)
+    print(markdown(report))
+    print("written: " + ", ".join(str(path) for path in written))
+
+
+def _place(
+    config: Config, benchmark: str, root: Path | None, split: str | None, limit: int | None
+) -> tuple[Path, str | None, int | None]:
+    """Root, split and limit of a benchmark: as told, else as params.yaml has them."""
+    if root is not None:
+        return root, split, limit
+    entry = config.evaluate.benchmarks.get(benchmark)
+    if entry is None:
+        raise ConfigError(f"Missing option '--root': evaluate.benchmarks has no {benchmark!r}")
+    return Path(entry.root), split or entry.split, limit or entry.limit
+
+
+def _refuse(what: str, options: dict[str, object]) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{given[0]} does not go with {what}: leave one of them out")
+
+
+def _summary(result: dict[str, object], target: Path) -> str:
     miou = result["miou"]
-    shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
-    print(f"{method.value} on {benchmark}: {shown}, {result['images']} images -> {json}")
+    shown = f"{miou:.2f} % mIoU" if isinstance(miou, float) else "nothing was scored"
+    method, benchmark, images = (result[key] for key in ("method", "benchmark", "images"))
+    return f"{method} on {benchmark}: {shown}, {images} images -> {target}"

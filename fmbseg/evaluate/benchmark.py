@@ -17,9 +17,12 @@ from PIL import Image
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
+from fmbseg.evaluate.boundary import BoundaryCounts
+from fmbseg.evaluate.decision import Decision
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.predictors import Predictor
 from fmbseg.evaluate.results import Result, write_result
+from fmbseg.evaluate.sweep import ThresholdSweep
 from fmbseg.progress import Progress
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "count_pixels",
     "evaluate_benchmark",
     "held_out_images",
+    "is_seen",
     "write_result",
 ]
 
@@ -42,6 +46,8 @@ class PixelCounts:
     Attributes:
         all: confusion matrix over all images.
         seen: over the images without a glyph that pretraining never saw (scenes only).
+        boundary: of all images' class boundaries.
+        sweep: over other background thresholds; None where no threshold decides.
         images: how many `all` has counted.
         seen_images: how many `seen` has counted.
     """
@@ -49,20 +55,60 @@ class PixelCounts:
     def __init__(self, num_classes: int) -> None:
         self.all = ConfusionMatrix(num_classes)
         self.seen = ConfusionMatrix(num_classes)
+        self.boundary = BoundaryCounts(num_classes)
+        self.sweep: ThresholdSweep | None = None
         self.images = 0
         self.seen_images = 0
+
+    def add(self, decision: Decision, truth: npt.NDArray[np.int64], seen: bool) -> None:
+        """Count one image.
+
+        Args:
+            decision: the method's.
+            truth: [H, W] class indices, 255 = ignored.
+            seen: whether it counts for `seen`, too.
+
+        Raises:
+            DataError: the prediction is of another size, or the truth holds no class.
+        """
+        prediction = decision.labels
+        self.all.update(prediction, truth)
+        self.boundary.update(prediction, truth)
+        self.images += 1
+        if seen:
+            self.seen.update(prediction, truth)
+            self.seen_images += 1
+        if (rule := decision.threshold) is not None:
+            if self.sweep is None:
+                classes = self.all.num_classes
+                self.sweep = ThresholdSweep(classes, rule.background, rule.others)
+            self.sweep.update(decision.best, rule.confidence, truth)
 
     def merge(self, other: PixelCounts) -> None:
         """Add the counts of other images; raises DataError for another number of classes."""
         self.all.merge(other.all)
         self.seen.merge(other.seen)
+        self.boundary.merge(other.boundary)
+        if self.sweep is None:
+            self.sweep = other.sweep
+        elif other.sweep is not None:
+            self.sweep.merge(other.sweep)
         self.images += other.images
         self.seen_images += other.seen_images
 
     def save(self, path: Path) -> None:
         """Write the counts as a NumPy archive (`.npz`)."""
-        images = np.array([self.images, self.seen_images], dtype=np.int64)
-        np.savez_compressed(path, all=self.all.matrix, seen=self.seen.matrix, images=images)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "all": self.all.matrix,
+            "seen": self.seen.matrix,
+            "boundary": np.stack([self.boundary.intersection, self.boundary.union]),
+            "images": np.array([self.images, self.seen_images], dtype=np.int64),
+        }
+        if self.sweep is not None:
+            arrays["sweep"] = self.sweep.counts
+            arrays["thresholds"] = np.array(self.sweep.thresholds)
+            arrays["background"] = np.array(self.sweep.background)
+        np.savez_compressed(path, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> PixelCounts:
@@ -71,7 +117,13 @@ class PixelCounts:
             counts = cls(len(archive["all"]))
             counts.all.matrix += archive["all"]
             counts.seen.matrix += archive["seen"]
+            counts.boundary.intersection, counts.boundary.union = archive["boundary"]
             counts.images, counts.seen_images = (int(number) for number in archive["images"])
+            if "sweep" in archive:
+                thresholds = tuple(archive["thresholds"].tolist())
+                classes = counts.all.num_classes
+                counts.sweep = ThresholdSweep(classes, int(archive["background"]), thresholds)
+                counts.sweep.counts += archive["sweep"]
         return counts
 
 
@@ -110,7 +162,7 @@ def evaluate_benchmark(
     held_out = held_out_images(root)
     with progress.task(f"{method} on {benchmark}", len(samples)) as task:
         counts = count_pixels(
-            predictor, samples, vocabulary, held_out, batch_size, advance=task.advance
+            predictor, samples, vocabulary, held_out, batch_size, task.advance, benchmark
         )
     return benchmark_result(
         benchmark,
@@ -130,6 +182,7 @@ def count_pixels(
     held_out: frozenset[str] | None = None,
     batch_size: int = 8,
     advance: Callable[[int], None] | None = None,
+    benchmark: str | None = None,
 ) -> PixelCounts:
     """Predict and count; files are read ahead, at most two batches of images are in memory.
 
@@ -140,19 +193,16 @@ def count_pixels(
         held_out: see `held_out_images`.
         batch_size: images handed to the predictor at once.
         advance: called with the number of images just done.
+        benchmark: its name, where the protocol has sizes of its own for it.
 
     Raises:
         DataError: an image or its truth is missing or broken, or a prediction does not fit.
     """
     counts = PixelCounts(len(vocabulary))
     for batch in _read_ahead(samples, batch_size):
-        predictions = predictor.predict_labels([image for _, image, _ in batch], vocabulary)
-        for (image_id, _, truth), prediction in zip(batch, predictions, strict=True):
-            counts.all.update(prediction, truth)
-            counts.images += 1
-            if held_out is not None and not _shows(image_id, held_out):
-                counts.seen.update(prediction, truth)
-                counts.seen_images += 1
+        decisions = predictor.decide([image for _, image, _ in batch], vocabulary, benchmark)
+        for (image_id, _, truth), decision in zip(batch, decisions, strict=True):
+            counts.add(decision, truth, seen=is_seen(image_id, held_out))
         if advance is not None:
             advance(len(batch))
     return counts
@@ -178,6 +228,14 @@ def held_out_images(root: Path) -> frozenset[str] | None:
     )
 
 
+def is_seen(image_id: str, held_out: frozenset[str] | None) -> bool:
+    """Whether an image is a scene without held-out glyphs; see `held_out_images`."""
+    if held_out is None:
+        return False
+    # Some layouts put folders before the name that a scene goes by.
+    return image_id not in held_out and PurePosixPath(image_id).name not in held_out
+
+
 def benchmark_result(
     benchmark: str,
     method: str,
@@ -200,18 +258,27 @@ def benchmark_result(
         scenes: whether `counts.seen` means something.
 
     Returns:
-        benchmark, method, miou, miou_present, pixel_accuracy, per_class_iou, images, protocol,
-        checkpoint_sha256, vocabulary_sha256; of scenes also without_held_out_glyphs.
+        benchmark, method, miou, miou_present, pixel_accuracy, mean_accuracy, boundary_iou,
+        per_class_iou, per_class_boundary_iou, images, protocol, checkpoint_sha256,
+        vocabulary_sha256; of scenes also without_held_out_glyphs; where a background threshold
+        decides also threshold_oracle, which is no result: its threshold is chosen on the truth.
     """
     matrix = counts.all
-    ious = zip(vocabulary.names, matrix.iou().tolist(), strict=True)
+
+    def by_class(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
+        named = zip(vocabulary.names, values.tolist(), strict=True)
+        return {name: _number(value) for name, value in named}
+
     result: Result = {
         "benchmark": benchmark,
         "method": method,
         "miou": _number(matrix.miou()),
         "miou_present": _number(matrix.miou_present()),
         "pixel_accuracy": _number(matrix.pixel_accuracy()),
-        "per_class_iou": {name: _number(iou) for name, iou in ious},
+        "mean_accuracy": _number(matrix.mean_accuracy()),
+        "boundary_iou": _number(counts.boundary.miou()),
+        "per_class_iou": by_class(matrix.iou()),
+        "per_class_boundary_iou": by_class(counts.boundary.iou()),
         "images": counts.images,
         "protocol": protocol,
         "checkpoint_sha256": checkpoint_sha256,
@@ -220,7 +287,24 @@ def benchmark_result(
     if scenes:
         seen = _number(counts.seen.miou())
         result["without_held_out_glyphs"] = {"miou": seen, "images": counts.seen_images}
+    if counts.sweep is not None:
+        result["threshold_oracle"] = _oracle(counts.sweep)
     return result
+
+
+def _oracle(sweep: ThresholdSweep) -> dict[str, Any]:
+    mious = sweep.mious()
+    counted = [miou for miou in mious if not math.isnan(miou)]
+    best = mious.index(max(counted)) if counted else None
+    return {
+        "note": "background threshold chosen on the benchmark's own truth: not a result",
+        "best_miou": None if best is None else mious[best],
+        "best_threshold": None if best is None else sweep.thresholds[best],
+        "miou": {
+            str(threshold): _number(miou)
+            for threshold, miou in zip(sweep.thresholds, mious, strict=True)
+        },
+    }
 
 
 def _read_ahead(samples: Sequence[Sample], batch_size: int) -> Iterator[list[_Read]]:
@@ -246,11 +330,6 @@ def _read(sample: Sample) -> _Read:
     if truth is None:
         raise DataError(f"{sample.image_path} has no annotation: score a split that has truth")
     return sample.image_id, sample.image, truth
-
-
-def _shows(image_id: str, held_out: frozenset[str]) -> bool:
-    # Some layouts put folders before the name that a scene goes by.
-    return image_id in held_out or PurePosixPath(image_id).name in held_out
 
 
 def _number(value: float) -> float | None:

@@ -6,7 +6,8 @@ over images; classes with an empty union are left out of it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from fmbseg.errors import DataError
 
 LabelMap = torch.Tensor | NDArray[Any]
+_NOT_INTEGER = "{name} must be class indices of an integer dtype, not {dtype}"
 
 
 class ConfusionMatrix:
@@ -52,25 +54,50 @@ class ConfusionMatrix:
             DataError: the shapes differ, a dtype is not an integer one, or a target is neither a
                 class nor `ignore_index`. Nothing is counted then.
         """
+        if isinstance(prediction, torch.Tensor) and prediction.is_cuda:
+            counts = self._count_on_device(prediction, target)
+        else:
+            counts = self._count(prediction, target)
+        self.matrix += counts.reshape(self.matrix.shape)
+
+    def _count(self, prediction: LabelMap, target: LabelMap) -> NDArray[np.int64]:
         predicted, truth = _integers(prediction, "prediction"), _integers(target, "target")
-        if predicted.shape != truth.shape:
-            raise DataError(
-                f"prediction {list(predicted.shape)} and target {list(truth.shape)} differ in "
-                "shape: resize the prediction to the label map"
-            )
+        _same_shape(predicted.shape, truth.shape)
         scored = truth != self.ignore_index
         # int64 before any arithmetic: labels are mostly uint8, and 20 * 21 overflows it.
         truth, predicted = truth[scored].astype(np.int64), predicted[scored].astype(np.int64)
         classes = self.num_classes
         if truth.size and (truth.min() < 0 or truth.max() >= classes):
-            wrong = truth[(truth < 0) | (truth >= classes)][0]
-            raise DataError(
-                f"target label {wrong} is neither one of {classes} classes (0..{classes - 1}) nor "
-                f"the ignored label {self.ignore_index}: check the data set's decoding"
-            )
+            self._refuse(int(truth[(truth < 0) | (truth >= classes)][0]))
         predicted[(predicted < 0) | (predicted >= classes)] = classes
-        counts = np.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
-        self.matrix += counts.reshape(self.matrix.shape)
+        return np.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
+
+    def _count_on_device(self, prediction: torch.Tensor, target: LabelMap) -> NDArray[np.int64]:
+        """The same where the prediction lies; only the K x (K + 1) counts come back."""
+        truth = torch.as_tensor(target).to(prediction.device)
+        for name, tensor in (("prediction", prediction), ("target", truth)):
+            if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+                raise DataError(_NOT_INTEGER.format(name=name, dtype=tensor.dtype))
+        _same_shape(prediction.shape, truth.shape)
+        truth, predicted = truth.long().flatten(), prediction.long().flatten()
+        scored = truth != self.ignore_index
+        truth, predicted = truth[scored], predicted[scored]
+        classes = self.num_classes
+        wrong = truth[(truth < 0) | (truth >= classes)]
+        if len(wrong):
+            self._refuse(int(wrong[0]))
+        known = (predicted >= 0) & (predicted < classes)
+        predicted = torch.where(known, predicted, classes)
+        counts = torch.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
+        on_host: NDArray[np.int64] = counts.cpu().numpy()
+        return on_host
+
+    def _refuse(self, wrong: int) -> NoReturn:
+        raise DataError(
+            f"target label {wrong} is neither one of {self.num_classes} classes "
+            f"(0..{self.num_classes - 1}) nor the ignored label {self.ignore_index}: check the "
+            "data set's decoding"
+        )
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add another matrix's counts, as if its images had been counted here.
@@ -117,13 +144,27 @@ class ConfusionMatrix:
         total = int(self.matrix.sum())
         return 100.0 * float(np.trace(self.matrix)) / total if total else float("nan")
 
+    def mean_accuracy(self) -> float:
+        """Percent, mean over the classes in the truth of the share of their pixels found."""
+        total = self.target_pixels
+        present = total > 0
+        return _mean(100.0 * np.diagonal(self.matrix)[present] / total[present])
+
+
+def _same_shape(predicted: Sequence[int], truth: Sequence[int]) -> None:
+    if tuple(predicted) != tuple(truth):
+        raise DataError(
+            f"prediction {list(predicted)} and target {list(truth)} differ in "
+            "shape: resize the prediction to the label map"
+        )
+
 
 def _integers(values: LabelMap, name: str) -> NDArray[Any]:
     array = (
         values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     )
     if array.dtype.kind not in "iu":
-        raise DataError(f"{name} must be class indices of an integer dtype, not {array.dtype}")
+        raise DataError(_NOT_INTEGER.format(name=name, dtype=array.dtype))
     return array
 
 

@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.device import choose_device
 from fmbseg.errors import ConfigError
+from fmbseg.evaluate.decision import Decision, Labels, decide
+from fmbseg.evaluate.protocol import BACKGROUND_RULES, Sizes, protocol_of
 from fmbseg.evaluate.results import METHODS
+from fmbseg.evaluate.sliding import Pixels, fitted, scaled_image, window_logits
 from fmbseg.models.clip import ClipModel, load_clip
 from fmbseg.models.sam import load_sam
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import weights_digest
-from fmbseg.predict import label_map, load_segmenter
+from fmbseg.predict import load_segmenter
 from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image
 
-Labels = npt.NDArray[np.int64]
+__all__ = ["Aligned", "Decision", "Labels", "MaskClip", "Predictor", "PseudoLabels"]
+__all__ += ["load_predictor"]
 
 
 class Predictor(Protocol):
@@ -34,15 +38,19 @@ class Predictor(Protocol):
     def checkpoint_sha256(self) -> str | None:
         """The sha256 of the trained head, hex; None for methods without training."""
 
-    def predict_labels(self, images: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Labels]:
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
         """Label RGB images of any sizes.
 
-        Returns:
-            For each image [H, W] int64 class indices; 255 where a pixel is left unlabelled.
+        Args:
+            images: RGB.
+            vocabulary: K classes.
+            benchmark: its name, where the protocol has sizes of its own for it.
         """
-
-    def predict_label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
-        """Label one image; see `predict_labels`."""
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the labels depend on, for the result file: JSON values."""
@@ -52,21 +60,40 @@ class Aligned:
     """A trained head over the frozen encoder (stage 2): the method itself, and its oracle."""
 
     def __init__(self, checkpoint: Path, config: Config) -> None:
+        self._protocol = protocol_of(config.evaluate)
         self._segmenter = load_segmenter(checkpoint, config.evaluate, config.run)
         self._config = config
         self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
 
-    def predict_labels(self, images: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Labels]:
-        """See `Predictor`; images of one size share batches."""
-        found = self._segmenter.similarities(images, self._segmenter.text(vocabulary))
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
+        """See `Predictor`; whole images of one size share batches, windows those of one image."""
+        text = self._segmenter.text(vocabulary)
+        sizes = self._protocol.sizes_for(benchmark)
+        if sizes.window is None:
+            maps, classes = self._segmenter.similarities(images, text), _class_of_maps(text)
+        else:
+            maps = [self._slide(image, sizes, text) for image in images]
+            classes = text.query_class
         return [
-            _decide(similarity, image, vocabulary, self._config)
-            for similarity, image in zip(found, images, strict=True)
+            _decide(each, classes, image, vocabulary, self._config)
+            for each, image in zip(maps, images, strict=True)
         ]
 
-    def predict_label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
-        """See `Predictor`."""
-        return self.predict_labels([image], vocabulary)[0]
+    @torch.no_grad()
+    def _slide(self, image: Image.Image, sizes: Sizes, text: TextEmbeddings) -> Tensor:
+        patch = self._segmenter.patch_size
+
+        def score(crops: Pixels) -> Tensor:
+            height, width = (max(1, int(n / patch + 0.5)) * patch for n in crops.shape[1:3])
+            return _word_logits(self._segmenter.embed(fitted(crops, height, width)), text)
+
+        pixels = scaled_image(image, sizes.short_side, self._protocol.long_side)
+        return window_logits(pixels, sizes, score, self._config.evaluate.batch_size)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
@@ -74,7 +101,7 @@ class Aligned:
         return {
             "encoder": info.encoder.name,
             "clip": info.clip.name,
-            "short_side": self._config.evaluate.short_side,
+            **self._protocol.record(),
             "templates": vocabulary.templates or info.templates,
             **_decision(self._config),
             **_computation(self._config, self._segmenter.device.dtype),
@@ -85,8 +112,10 @@ class Aligned:
 class MaskClip:
     """Dense CLIP features against the text, no training (MaskCLIP).
 
-    The windows of the section `clip`, over the image resized to `evaluate.short_side`; upsampling
-    and background rule are those of the aligned encoder.
+    Upsampling and background rule are those of the aligned encoder. With the protocol `fmbseg`
+    the windows are those of the section `clip`, over the image resized to `evaluate.short_side`,
+    and their features are averaged. The other protocols' windows are resized to CLIP's own input
+    where they differ from it.
     """
 
     checkpoint_sha256: str | None = None
@@ -94,30 +123,59 @@ class MaskClip:
     def __init__(self, config: Config) -> None:
         self._device = choose_device(config.run)
         self._config = config
+        self._protocol = protocol_of(config.evaluate)
         self._section = config.clip.model_copy(update={"short_side": config.evaluate.short_side})
         self._clip = load_clip(config.clip.model, self._device.device, self._device.dtype)
         self._texts = _Texts(self._clip, config.clip.templates)
 
-    def predict_labels(self, images: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Labels]:
-        """See `Predictor`; the windows of one image make batches already."""
-        return [self.predict_label(image, vocabulary) for image in images]
-
     @torch.no_grad()
-    def predict_label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
-        """See `Predictor`."""
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
+        """See `Predictor`; the windows of one image make batches already."""
+        text = self._texts.of(vocabulary)
+        sizes = self._protocol.sizes_for(benchmark)
+        decisions = []
+        for image in images:
+            if sizes.window is None:
+                maps, classes = self._stitch(image, text), _class_of_maps(text)
+            else:
+                maps, classes = self._slide(image, sizes, text), text.query_class
+            decisions.append(_decide(maps, classes, image, vocabulary, self._config))
+        return decisions
+
+    def _stitch(self, image: Image.Image, text: TextEmbeddings) -> Tensor:
         encoding = self._clip.encode_image_windows(image, self._section)
         dense = torch.from_numpy(encoding.dense).to(self._device.device).float()
-        similarity = class_similarity(dense, self._texts.of(vocabulary))
-        return _decide(similarity.permute(2, 0, 1).contiguous(), image, vocabulary, self._config)
+        return class_similarity(dense, text).permute(2, 0, 1).contiguous()
+
+    def _slide(self, image: Image.Image, sizes: Sizes, text: TextEmbeddings) -> Tensor:
+        side = self._clip.image_size
+
+        def score(crops: Pixels) -> Tensor:
+            _, dense = self._clip.encode_windows(fitted(crops, side, side))
+            return _word_logits(dense, text)
+
+        pixels = scaled_image(image, sizes.short_side, self._protocol.long_side)
+        return window_logits(pixels, sizes, score, self._section.batch_size)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
         section = self._section
+        record = self._protocol.record()
+        if self._protocol.sizes.window is None:
+            record |= {
+                "windows": "averaged features",
+                "window": section.window,
+                "stride": section.stride,
+            }
         return {
             "clip": section.model,
-            "short_side": section.short_side,
-            "window": section.window,
-            "stride": section.stride,
+            **record,
+            "model_input": self._clip.image_size,
             "dense": section.dense,
             "templates": vocabulary.templates or section.templates,
             **_decision(self._config),
@@ -127,7 +185,7 @@ class MaskClip:
 
 
 class PseudoLabels:
-    """Stage 1's labels themselves, made with the benchmark's vocabulary.
+    """Stage 1's labels themselves, made with the benchmark's vocabulary and the windows of `clip`.
 
     Where a vocabulary has a background, which means "none of the others", unlabelled pixels are
     background; elsewhere they stay unlabelled, and so are misses.
@@ -142,12 +200,16 @@ class PseudoLabels:
         self._sam = load_sam(config.sam.model, self._device.device, self._device.dtype)
         self._texts = _Texts(self._clip, config.clip.templates)
 
-    def predict_labels(self, images: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Labels]:
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
         """See `Predictor`; in stage 1 images never share a batch."""
-        return [self.predict_label(image, vocabulary) for image in images]
+        return [Decision(self._label(image, vocabulary)) for image in images]
 
-    def predict_label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
-        """See `Predictor`."""
+    def _label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
         text = self._texts.of(vocabulary)
         found = label_image(image, self._clip, self._sam, text, self._config)
         label = found.label.astype(np.int64)
@@ -161,6 +223,7 @@ class PseudoLabels:
         clip, sam = config.clip, config.sam
         sections = ("detection", "query", "masks", "label")
         return {
+            "name": "stage 1",
             "clip": clip.model,
             "sam": sam.model,
             "short_side": clip.short_side,
@@ -213,27 +276,38 @@ class _Texts:
         return self._text
 
 
+def _class_of_maps(text: TextEmbeddings) -> Tensor:
+    return torch.arange(len(text), device=text.queries.device)
+
+
+def _word_logits(x: Tensor, text: TextEmbeddings) -> Tensor:
+    """Cosines of unit vectors [N, h, w, D] with every word of the vocabulary: [N, Q, h, w]."""
+    return (x @ text.queries.to(x.dtype).T).permute(0, 3, 1, 2).contiguous()
+
+
 def _decide(
-    similarity: torch.Tensor, image: Image.Image, vocabulary: Vocabulary, config: Config
-) -> Labels:
-    label = label_map(
-        similarity,
-        (image.height, image.width),
-        vocabulary.background,
-        config.evaluate.logit_scale,
-        config.evaluate.background_threshold,
-    )
-    decided: Labels = label.cpu().numpy()
-    return decided
+    maps: Tensor, classes: Tensor, image: Image.Image, vocabulary: Vocabulary, config: Config
+) -> Decision:
+    section = config.evaluate
+    rule = protocol_of(section).background_rule
+    size = image.height, image.width
+    return decide(maps, classes, size, vocabulary.background, rule, section)
 
 
 def _decision(config: Config) -> dict[str, Any]:
+    section = config.evaluate
+    rule = protocol_of(section).background_rule
+    values: dict[str, dict[str, Any]] = {
+        "probability": {
+            "logit_scale": section.logit_scale,
+            "background_threshold": section.background_threshold,
+        },
+        "constant": {"background_score": section.background_score},
+        "words": {},
+    }
     return {
-        "upsampling": "bilinear to the original size",
-        "logit_scale": config.evaluate.logit_scale,
-        "background_threshold": config.evaluate.background_threshold,
-        "background_rule": "where the vocabulary has a background: "
-        "highest softmax(logit_scale * similarity) below background_threshold",
+        **values[rule],
+        "background_rule": f"where the vocabulary has a background: {BACKGROUND_RULES[rule]}",
     }
 
 

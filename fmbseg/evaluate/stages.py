@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,13 +43,16 @@ from fmbseg.store import (
     run_shards,
 )
 
-_SCHEMA = 1
+_SCHEMA = 2
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
 _READERS = 4
 _PACKAGE = Path(__file__).parents[1]
 _SOURCES = (
     *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("benchmark", "metrics", "predictors")),
+    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("boundary", "decision", "protocol")),
+    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("sliding", "sweep")),
+    _PACKAGE / "data" / "windows.py",
     *(_PACKAGE / "data" / f"{name}.py" for name in ("datasets", "images", "layouts")),
     Path(__file__),
     Path(predict.__file__),
@@ -120,28 +123,65 @@ def evaluate(
         CheckpointError: the method's head is not trained yet, or with other weights.
         WeightsError: the weights of a model are missing or damaged.
     """
-    if method not in METHODS:
-        raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
-    set_threads(config.run.threads)
     names = tuple(config.evaluate.benchmarks) if benchmarks is None else tuple(benchmarks)
-    scoring = _Scoring(config, paths, progress, method)
-    keys, reports = [], []
-    for name in names:
-        key, report = scoring.run(name)
-        keys.append(key)
-        reports.append(report)
+    reports = list(evaluate_each(config, paths, progress, method, names, paths.metrics))
     return StageReport(
         stage=f"evaluate {method}",
-        key=keys[0] if len(keys) == 1 else json_digest(keys),
+        key=reports[0].key if len(reports) == 1 else json_digest([each.key for each in reports]),
         computed=sum(report.computed for report in reports),
         taken_over=sum(report.taken_over for report in reports),
     )
 
 
+def evaluate_each(
+    config: Config,
+    paths: Paths,
+    progress: Progress,
+    method: str,
+    benchmarks: Sequence[str],
+    results: Path,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[StageReport]:
+    """Score one method on one benchmark after the other.
+
+    Args:
+        config: all sections.
+        paths: the workspace.
+        progress: where progress is shown.
+        method: one of `METHODS`.
+        benchmarks: names out of `evaluate.benchmarks`.
+        results: where `<method>/<benchmark>.json` goes.
+        advance: called with the number of images just scored or taken over.
+
+    Yields:
+        A report for each benchmark, when its result is written.
+
+    Raises:
+        FmbsegError: as `evaluate`.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
+    set_threads(config.run.threads)
+    scoring = _Scoring(config, paths, progress, method, results, advance)
+    for name in benchmarks:
+        key, report = scoring.run(name)
+        yield StageReport(f"evaluate {method}", key, report.computed, report.taken_over)
+
+
 class _Scoring:
     """One method over several benchmarks; its models are loaded when something is to be done."""
 
-    def __init__(self, config: Config, paths: Paths, progress: Progress, method: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        progress: Progress,
+        method: str,
+        results: Path,
+        advance: Callable[[int], None] | None,
+    ) -> None:
+        self._results = results
+        self._advance = advance or (lambda images: None)
         self._config = config
         self._paths = paths
         self._progress = progress
@@ -153,17 +193,35 @@ class _Scoring:
         dataset, limit = self._dataset(benchmark)
         samples = dataset[:limit]
         key = self._key(dataset, samples, limit)
-        target = self._paths.metrics / self._name / f"{benchmark}.json"
+        target = self._results / self._name / f"{benchmark}.json"
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
         store = ShardStore(self._paths.shards, f"evaluate-{self._name}", key)
-        if _published(target, key) and not store.has(shards - 1):
-            return key, ShardReport(computed=0, taken_over=shards)
+        if not store.has(shards - 1):
+            # Without shards a result that is there under this key counts on its own.
+            for place in (target, self._paths.metrics / self._name / f"{benchmark}.json"):
+                if (published := _published(place, key)) is not None:
+                    _write(published, target)
+                    self._advance(len(samples))
+                    return key, ShardReport(computed=0, taken_over=shards)
+        scored = 0
+
+        def advance(images: int) -> None:
+            nonlocal scored
+            scored += images
+            self._advance(images)
+
         held_out = held_out_images(dataset.root)
 
         def process(part: Sequence[Sample], directory: Path) -> None:
             counts = count_pixels(
-                self._predictor, part, dataset.vocabulary, held_out, self._batch_size
+                self._predictor,
+                part,
+                dataset.vocabulary,
+                held_out,
+                self._config.evaluate.batch_size,
+                advance,
+                benchmark,
             )
             counts.save(directory / _COUNTS)
             record = {
@@ -173,6 +231,7 @@ class _Scoring:
             (directory / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
         report = run_shards(store, samples, size, process, self._progress)
+        self._advance(len(samples) - scored)
         counts = PixelCounts(len(dataset.vocabulary))
         for index in range(shards):
             counts.merge(PixelCounts.load(store.shard_path(index) / _COUNTS))
@@ -187,17 +246,12 @@ class _Scoring:
             scenes=held_out is not None,
         )
         result["key"] = key
-        if not target.is_file() or target.read_bytes() != result_bytes(result):
-            write_result(result, target)
+        _write(result, target)
         return key, report
 
     @cached_property
     def _predictor(self) -> Predictor:
         return load_predictor(self._name, self._config, self._checkpoint)
-
-    @property
-    def _batch_size(self) -> int:
-        return self._config.evaluate.batch_size
 
     def _dataset(self, benchmark: str) -> tuple[SegmentationDataset, int | None]:
         entry = self._config.evaluate.benchmarks.get(benchmark)
@@ -210,7 +264,7 @@ class _Scoring:
 
     def _key(self, dataset: SegmentationDataset, samples: Sequence[Sample], limit: Any) -> str:
         config, method = self._config, self._method
-        inputs = {"samples": _samples_digest(samples, self._progress)}
+        inputs = {}
         if held_out_images(dataset.root) is not None:
             inputs["scenes"] = file_digest(dataset.root / "scenes.parquet")
         weights = {}
@@ -223,6 +277,8 @@ class _Scoring:
             inputs["checkpoint_info"] = _info_digest(checkpoint.info)
             for model in (checkpoint.info.encoder, checkpoint.info.clip):
                 weights[model.name] = weights_digest(model.name)
+        # Last: a missing checkpoint should not cost the reading of all images.
+        inputs["samples"] = _samples_digest(samples, self._progress)
         params: dict[str, Any] = {
             "evaluate": config.evaluate.model_dump(exclude={"benchmarks"}),
             "dtype": config.run.dtype,
@@ -244,12 +300,18 @@ class _Scoring:
         )
 
 
-def _published(target: Path, key: str) -> bool:
+def _write(result: Result, target: Path) -> None:
+    # A file that is as it should be keeps its time.
+    if not target.is_file() or target.read_bytes() != result_bytes(result):
+        write_result(result, target)
+
+
+def _published(target: Path, key: str) -> Result | None:
     try:
         result: Result = read_result(target)
     except DataError:
-        return False
-    return result.get("key") == key
+        return None
+    return result if result.get("key") == key else None
 
 
 def _samples_digest(samples: Sequence[Sample], progress: Progress) -> str:

@@ -37,7 +37,7 @@ def result_table(metrics: Path) -> str:
         lines.append(ORACLE)
     if any("without_held_out_glyphs" in result for result in results):
         lines.append(UNSEEN)
-    if any(_is_tiny(result) for result in results):
+    if any(is_tiny(result) for result in results):
         lines.append(TINY)
     return "\n".join(lines)
 
@@ -68,7 +68,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _is_tiny(result: Result) -> bool:
+def is_tiny(result: Result) -> bool:
+    """Whether a result was made with one of the tiny models."""
     weights = result.get("protocol", {}).get("weights", {})
     return any(name.startswith("tiny-") for name in weights)
 

@@ -22,7 +22,7 @@ from fmbseg.evaluate.benchmark import (
     evaluate_benchmark,
     held_out_images,
 )
-from fmbseg.evaluate.predictors import Labels
+from fmbseg.evaluate.decision import Decision, Labels
 from fmbseg.evaluate.results import read_result, write_result
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -33,7 +33,10 @@ KEYS = {
     "miou",
     "miou_present",
     "pixel_accuracy",
+    "mean_accuracy",
+    "boundary_iou",
     "per_class_iou",
+    "per_class_boundary_iou",
     "images",
     "protocol",
     "checkpoint_sha256",
@@ -53,9 +56,14 @@ class EveryPixel:
     def predict_label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
         return np.full((image.height, image.width), self.index, dtype=np.int64)
 
-    def predict_labels(self, images: Sequence[Image.Image], vocabulary: Vocabulary) -> list[Labels]:
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
         self.batches.append(len(images))
-        return [self.predict_label(image, vocabulary) for image in images]
+        return [Decision(self.predict_label(image, vocabulary)) for image in images]
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         return {"index": self.index}

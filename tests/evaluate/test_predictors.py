@@ -14,7 +14,8 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
-from fmbseg.evaluate.predictors import MaskClip, PseudoLabels, load_predictor
+from fmbseg.evaluate.decision import Labels
+from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
 from fmbseg.models.clip import load_clip
 from fmbseg.models.sam import load_sam
 from fmbseg.models.text import class_similarity
@@ -37,19 +38,23 @@ def pictures() -> list[Image.Image]:
     ]
 
 
+def labelled(predictor: Predictor, image: Image.Image, vocabulary: Vocabulary) -> Labels:
+    return predictor.decide([image], vocabulary)[0].labels
+
+
 @pytest.mark.parametrize("method", ["fmbseg", "maskclip", "pseudo"])
 def test_labels_have_the_images_size_and_the_protocol_is_json(
     method: str, workspace: Paths, make_config: MakeConfig
 ) -> None:
     predictor = load_predictor(method, make_config(), workspace.align)
     images = pictures()
-    labels = predictor.predict_labels(images, PLAIN)
+    labels = [decision.labels for decision in predictor.decide(images, PLAIN)]
     for image, label in zip(images, labels, strict=True):
         assert label.shape == (image.height, image.width)
         assert label.dtype == np.int64
         allowed = {0, 1, 2, 255} if method == "pseudo" else {0, 1, 2}
         assert set(np.unique(label)) <= allowed
-        assert (predictor.predict_label(image, PLAIN) == label).all()
+        assert (labelled(predictor, image, PLAIN) == label).all()
     protocol = predictor.protocol(PLAIN)
     assert json.loads(json.dumps(protocol)) == protocol
     assert {"short_side", "templates", "background_rule", "threads", "dtype", "weights"} <= set(
@@ -67,7 +72,7 @@ def test_aligned_is_the_segmenter(workspace: Paths, make_config: MakeConfig) -> 
     for image in pictures():
         for vocabulary in (PLAIN, WITH_BACKGROUND):
             expected = segmenter.predict(image, vocabulary=vocabulary).label_map
-            assert (predictor.predict_label(image, vocabulary) == expected).all()
+            assert (labelled(predictor, image, vocabulary) == expected).all()
 
 
 def test_maskclip_is_dense_clip_upsampled(make_config: MakeConfig) -> None:
@@ -81,7 +86,7 @@ def test_maskclip_is_dense_clip_upsampled(make_config: MakeConfig) -> None:
     scores = torch.nn.functional.interpolate(
         similarity[None], (image.height, image.width), mode="bilinear"
     )[0]
-    label = torch.from_numpy(MaskClip(config).predict_label(image, PLAIN))
+    label = torch.from_numpy(labelled(MaskClip(config), image, PLAIN))
     # Where two classes are equally similar, either may win.
     chosen = scores.gather(0, label[None])[0]
     assert torch.allclose(chosen, scores.max(dim=0).values, atol=1e-5)
@@ -93,10 +98,10 @@ def test_below_the_threshold_is_background(make_config: MakeConfig) -> None:
     everything = MaskClip(make_config(evaluate={**section, "background_threshold": 1.0}))
     nothing = MaskClip(make_config(evaluate={**section, "background_threshold": 0.0}))
     image = pictures()[0]
-    assert (everything.predict_label(image, WITH_BACKGROUND) == 1).all()
-    plain = nothing.predict_label(image, PLAIN)
-    assert (nothing.predict_label(image, WITH_BACKGROUND) == plain).all()
-    assert (everything.predict_label(image, PLAIN) == plain).all()
+    assert (labelled(everything, image, WITH_BACKGROUND) == 1).all()
+    plain = labelled(nothing, image, PLAIN)
+    assert (labelled(nothing, image, WITH_BACKGROUND) == plain).all()
+    assert (labelled(everything, image, PLAIN) == plain).all()
 
 
 def test_pseudo_labels_are_stage_1s_and_unlabelled_is_background(make_config: MakeConfig) -> None:
@@ -107,8 +112,8 @@ def test_pseudo_labels_are_stage_1s_and_unlabelled_is_background(make_config: Ma
     text = clip.text_embeddings(PLAIN)
     expected = label_image(image, clip, sam, text, config).label.astype(np.int64)
     predictor = PseudoLabels(config)
-    assert (predictor.predict_label(image, PLAIN) == expected).all()
-    filled = predictor.predict_label(image, WITH_BACKGROUND)
+    assert (labelled(predictor, image, PLAIN) == expected).all()
+    filled = labelled(predictor, image, WITH_BACKGROUND)
     assert (filled == np.where(expected == 255, 1, expected)).all()
 
 

@@ -1,0 +1,261 @@
+"""One table of all results with the published rows beside: Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmbseg.atomic import write_atomically
+from fmbseg.errors import DataError
+from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, TABLE_1
+from fmbseg.evaluate.results import METHODS, Result, read_results
+from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
+
+MEASURED = "measured here"
+PREDICTIONS = "its label maps, scored here"
+PUBLISHED = "published"
+_SCENES = ", synthetic scenes"
+_PUBLISHED_NOTE = (
+    "rows marked 'published' are printed in Table 1 of arXiv 2403.09307: other weights and other "
+    "training data than the measured rows, nothing of them was measured here"
+)
+_MEASURED_NOTE = "mIoU in percent, of the pixels of all scored images at the labels' own size"
+_SCENES_NOTE = (
+    "'synthetic scenes' are drawn pictures in the benchmarks' layouts, not the real benchmarks: "
+    "their numbers stand for nothing in the published columns"
+)
+_SWEEP_TITLE = "Oracle, not a result: background threshold chosen on the benchmark's own truth"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        method: its name.
+        source: `MEASURED`, `PREDICTIONS` or `PUBLISHED`; of scenes it says so.
+        basis: protocol and weights, or the training data of a published row.
+        miou: by benchmark, as shown.
+        images: by benchmark, how many were scored; published rows have none.
+    """
+
+    method: str
+    source: str
+    basis: str
+    miou: Mapping[str, str]
+    images: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the three forms show.
+
+    Attributes:
+        benchmarks: columns, those of the published table first.
+        rows: measured ones first.
+        notes: what a reader must know.
+        sweeps: (method, benchmark, result) of the results with a threshold oracle.
+    """
+
+    benchmarks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    sweeps: tuple[tuple[str, str, Result], ...]
+
+
+def build_report(metrics: Path) -> Report:
+    """Collect the results below a folder, and the published rows.
+
+    Raises:
+        DataError: there are no results, or a file among them is damaged.
+    """
+    results = read_results(metrics)
+    if not results:
+        raise DataError(f"no results in {metrics}: run `fmbseg evaluate --all` first")
+    others = sorted({str(result["benchmark"]) for result in results} - set(COLUMNS))
+    rows = _measured(results)
+    published = [Row(r.method, PUBLISHED, r.training_data, r.miou, {}) for r in TABLE_1]
+    notes = [_MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
+    if any(row.method == "oracle" for row in rows):
+        notes.append(ORACLE)
+    if any(_SCENES in row.source for row in rows):
+        notes.append(_SCENES_NOTE)
+    if any(is_tiny(result) for result in results):
+        notes.append(TINY)
+    return Report(
+        benchmarks=(*COLUMNS, *others),
+        rows=(*rows, *published),
+        notes=tuple(notes),
+        sweeps=tuple(
+            (str(result["method"]), str(result["benchmark"]), result)
+            for result in sorted(results, key=_order)
+            if "threshold_oracle" in result
+        ),
+    )
+
+
+def write_report(report: Report, folder: Path) -> list[Path]:
+    """Write table.md, table.csv, table.tex and, where there is one, threshold_oracle.csv."""
+    files = {
+        "table.md": markdown(report),
+        "table.csv": comma_separated(report),
+        "table.tex": latex(report),
+    }
+    if report.sweeps:
+        files["threshold_oracle.csv"] = sweep_csv(report)
+    for name, text in files.items():
+        write_atomically(folder / name, text.encode())
+    return [folder / name for name in files]
+
+
+def markdown(report: Report) -> str:
+    """The table, the notes and the threshold oracle as Markdown."""
+    heads = ["Method", "Source", "Protocol and weights / training data"]
+    heads += [_heading(name) for name in report.benchmarks]
+    body = [_cells(row, report.benchmarks, "-") for row in report.rows]
+    lines = _markdown_table(heads, body)
+    lines += ["", *(f"- {note}" for note in (*_image_notes(report), *report.notes))]
+    if report.sweeps:
+        heads = ["Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold"]
+        lines += ["", f"**{_SWEEP_TITLE}**", "", *_markdown_table(heads, _sweep_rows(report))]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(report: Report) -> str:
+    """The rows as CSV; a missing value is empty."""
+    heads = ["method", "source", "basis", *report.benchmarks]
+    heads += [f"images {name}" for name in report.benchmarks]
+    images = [[str(row.images.get(b, "")) for b in report.benchmarks] for row in report.rows]
+    body = [
+        _cells(row, report.benchmarks, "") + counts
+        for row, counts in zip(report.rows, images, strict=True)
+    ]
+    return _csv([heads, *body])
+
+
+def sweep_csv(report: Report) -> str:
+    """MIoU at every threshold of the sweeps, the best of each marked."""
+    rows = [["method", "benchmark", "threshold", "miou", "chosen on truth"]]
+    for method, benchmark, result in report.sweeps:
+        sweep = result["threshold_oracle"]
+        for threshold, miou in sweep["miou"].items():
+            best = "best" if float(threshold) == sweep["best_threshold"] else ""
+            rows.append([method, benchmark, threshold, _percent(miou, 4), best])
+    return _csv(rows)
+
+
+def latex(report: Report) -> str:
+    """A `tabular` that needs no package; notes as text below."""
+    columns = "lll" + "r" * len(report.benchmarks)
+    heads = ["Method", "Source", "Protocol, weights / training data"]
+    heads += [COLUMNS.get(name, name) for name in report.benchmarks]
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\hline", _latex_row(heads), r"\hline"]
+    measured = [row for row in report.rows if row.source != PUBLISHED]
+    published = [row for row in report.rows if row.source == PUBLISHED]
+    for group in (measured, published):
+        lines += [_latex_row(_cells(row, report.benchmarks, "--")) for row in group]
+        lines.append(r"\hline")
+    lines += [r"\end{tabular}", ""]
+    lines += [_escaped(note) + r".\\" for note in (*_image_notes(report), *report.notes)]
+    if report.sweeps:
+        heads = ["Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold"]
+        lines += ["", rf"\textbf{{{_escaped(_SWEEP_TITLE)}}}\\", r"\begin{tabular}{llrrr}"]
+        lines += [r"\hline", _latex_row(heads), r"\hline"]
+        lines += [*map(_latex_row, _sweep_rows(report)), r"\hline", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(results: Sequence[Result]) -> list[Row]:
+    # What was made with another protocol, head or weights is not in the same row.
+    groups: dict[tuple[str, str, str, str], list[Result]] = {}
+    for result in sorted(results, key=_order):
+        source = MEASURED if result["method"] in METHODS else PREDICTIONS
+        source += _SCENES if "without_held_out_glyphs" in result else ""
+        basis = _basis(result)
+        key = str(result["method"]), source, basis, str(result.get("checkpoint_sha256"))
+        groups.setdefault(key, []).append(result)
+    return [
+        Row(
+            method=method,
+            source=source,
+            basis=basis,
+            miou={r["benchmark"]: _percent(r["miou"], 2) for r in group if r["miou"] is not None},
+            images={r["benchmark"]: int(r["images"]) for r in group},
+        )
+        for (method, source, basis, _), group in groups.items()
+    ]
+
+
+def _order(result: Result) -> tuple[int, str, int, str]:
+    method, benchmark = str(result["method"]), str(result["benchmark"])
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
+    column = list(COLUMNS).index(benchmark) if benchmark in COLUMNS else len(COLUMNS)
+    return place, method, column, benchmark
+
+
+def _basis(result: Result) -> str:
+    protocol = result.get("protocol", {})
+    names = [str(protocol.get("name", "")), *sorted(protocol.get("weights", {}))]
+    return ", ".join(name for name in names if name)
+
+
+def _image_notes(report: Report) -> list[str]:
+    """How many images the measured numbers stand on, by benchmark."""
+    counts: dict[str, set[int]] = {}
+    for row in report.rows:
+        for benchmark, images in row.images.items():
+            counts.setdefault(benchmark, set()).add(images)
+    shown = [
+        f"{benchmark} {'/'.join(map(str, sorted(counts[benchmark])))}"
+        for benchmark in report.benchmarks
+        if benchmark in counts
+    ]
+    return [f"images: {', '.join(shown)}"]
+
+
+def _sweep_rows(report: Report) -> list[list[str]]:
+    rows = []
+    for method, benchmark, result in report.sweeps:
+        sweep = result["threshold_oracle"]
+        best, threshold = sweep["best_miou"], sweep["best_threshold"]
+        shown = "-" if threshold is None else f"{threshold:g}"
+        measured = _percent(result["miou"], 2)
+        rows.append([method, benchmark, measured, _percent(best, 2), shown])
+    return rows
+
+
+def _heading(benchmark: str) -> str:
+    return f"{COLUMNS[benchmark]} ({benchmark})" if benchmark in COLUMNS else benchmark
+
+
+def _cells(row: Row, benchmarks: Sequence[str], missing: str) -> list[str]:
+    values = [row.miou.get(benchmark, missing) for benchmark in benchmarks]
+    return [row.method, row.source, row.basis, *values]
+
+
+def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return lines + ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in body]
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
