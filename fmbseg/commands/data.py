@@ -143,6 +143,40 @@ def prepare(
         print(f"{name} in {root}: {done.written} files written, {done.kept} were there")
 
 
+@app.command("vocabulary")
+def vocabulary(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Text file, a line a class.")],
+    separator: Annotated[
+        str,
+        typer.Option(
+            "--separator", metavar="MARK", help='Between the words of a line, such as "; ".'
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Such as words.yaml.")],
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="NAME", help="The benchmark whose classes the lines are, such as voc21."
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option("--background", metavar="NAME", help="The class that is the background."),
+    ] = None,
+) -> None:
+    """Import a class list that is a text file, as other projects publish them.
+
+    The first word of a line names its class; with --of the classes are the benchmark's and the
+    lines the words CLIP is asked with. The separator is never guessed.
+    """
+    from fmbseg.atomic import write_atomically
+    from fmbseg.data.vocabulary import vocabulary_from_text, vocabulary_yaml
+
+    words = vocabulary_from_text(file, separator=separator, background=background, of=of)
+    write_atomically(out, vocabulary_yaml(words).encode())
+    print(f"{out}: {len(words)} classes, {len(words.queries[0])} words")
+
+
 def _counted(report: SplitReport) -> str:
     if report.absent is not None:
         return "not here: " + report.absent.partition(", expected in")[0]
