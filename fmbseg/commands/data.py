@@ -201,8 +201,10 @@ def _class_names(name: str, root: Path) -> tuple[str, ...]:
 
 
 def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None:
-    pixels = sum(report.pixels for report in reports)
-    images = sum(report.occurrences for report in reports)
+    import numpy as np
+
+    pixels = np.sum([report.pixels for report in reports], axis=0)
+    images = np.sum([report.occurrences for report in reports], axis=0)
     total = int(pixels.sum())
     if total == 0:
         print(f"  classes: {', '.join(names)}")

@@ -28,7 +28,7 @@ from fmbseg.data.layouts import (
     DatasetLayout,
 )
 from fmbseg.data.listing import ImageFile, list_images
-from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_text
+from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 
 
@@ -226,14 +226,12 @@ def own_vocabulary(name: str, root: Path) -> Vocabulary:
     layout = dataset_layout(name)
     if layout.vocabulary is not None:
         return load_vocabulary(layout.vocabulary)
-    path, names = root / OWN_VOCABULARY, root / OWN_CLASSES
-    if path.is_file():
-        return load_vocabulary(path)
-    if names.is_file():
-        return vocabulary_from_text(names, separator=None)
+    for file in (OWN_VOCABULARY, OWN_CLASSES):
+        if (root / file).is_file():
+            return load_vocabulary(root / file)
     raise DataError(
-        f"{name}: {path} does not exist, nor {OWN_CLASSES}: write one (a class name a line), or "
-        "name a vocabulary instead"
+        f"{name}: {root / OWN_VOCABULARY} does not exist, nor {OWN_CLASSES}: write one (a class "
+        "name a line), or name a vocabulary instead"
     )
 
 

@@ -8,6 +8,7 @@ parts, joints and occlusions, which are not read.
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ CATEGORY_IDS = (
     *(115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324),
     *(326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 )
+_LOCK = threading.Lock()
 _CLASS = {category: index for index, category in enumerate(CATEGORY_IDS, start=1)}
 
 
@@ -80,13 +82,14 @@ class DetailFile:
 
 
 def load_detail(path: Path) -> DetailFile:
-    """Read the file; the last one read is kept (the full file takes about a minute).
+    """Read the file; the last one read is kept, since the full file is hundreds of MB.
 
     Raises:
         DataError: missing, not JSON, or another kind of JSON.
     """
     try:
-        return _load(path, path.stat().st_mtime_ns)
+        with _LOCK:  # several threads may ask for masks at once
+            return _load(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 

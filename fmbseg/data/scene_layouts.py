@@ -48,8 +48,7 @@ class SceneLayout:
         name: of scene i of a split.
         encode: makes the label picture of a scene.
         splits: train and val in the layout's own words.
-        things: classes most objects are drawn from, those the benchmark names; empty: all alike.
-        stuff: classes backgrounds are drawn from; empty: all alike.
+        classes: scene classes the benchmark names, and their index there; empty: all alike.
         split_list: the text file of a split's names; None: the folders say it.
         split_line: a line of it.
         notes: further files of the root and their text.
@@ -61,11 +60,20 @@ class SceneLayout:
     name: Callable[[str, int], str]
     encode: Callable[[Scene], Image.Image]
     splits: dict[str, str]
-    things: tuple[str, ...] = ()
-    stuff: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
     split_list: str | None = None
     split_line: str = "{name}"
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Classes most objects are drawn from; none: all."""
+        return tuple(c.name for c in THING_CLASSES if c.name in self.classes)
+
+    @property
+    def stuff(self) -> tuple[str, ...]:
+        """Classes backgrounds are drawn from; none: all."""
+        return tuple(c.name for c in STUFF_CLASSES if c.name in self.classes)
 
     def paths(self, root: Path, split: str, name: str) -> tuple[Path, Path]:
         """Image and label file of a scene; `split` is train or val."""
@@ -164,11 +172,6 @@ def _cityscapes_label(table: NDArray[np.uint8], scene: Scene) -> Image.Image:
     return Image.fromarray(label)
 
 
-def _kinds(classes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    things = tuple(c.name for c in THING_CLASSES if c.name in classes)
-    return {"things": things, "stuff": tuple(c.name for c in STUFF_CLASSES if c.name in classes)}
-
-
 _CONTEXT = benchmark_classes("context60", _CONTEXT_NAMES)
 _CITYSCAPES = benchmark_classes("cityscapes", _CITYSCAPES_NAMES)
 _ADE20K = benchmark_classes("ade20k", _ADE20K_NAMES)
@@ -182,7 +185,7 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{2011 if split == 'train' else 2012}_{i + 1:06d}",
         encode=_voc_label,
         splits={"train": "train", "val": "val"},
-        things=tuple(c.name for c in THING_CLASSES if c.voc_index),
+        classes={c.name: c.voc_index for c in SCENE_CLASSES if c.voc_index},
         split_list="ImageSets/Segmentation/{split}.txt",
     ),
     "pascal_context": SceneLayout(
@@ -192,7 +195,7 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{2008 if split == 'train' else 2010}_{i + 1:06d}",
         encode=partial(_plain_label, _table(_CONTEXT, range(60), other=0)),
         splits={"train": "train", "val": "val"},
-        **_kinds(_CONTEXT),
+        classes=_CONTEXT,
         split_list="ImageSets/SegmentationContext/{split}.txt",
     ),
     "coco_stuff164k": SceneLayout(
@@ -210,7 +213,7 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{'aachen' if split == 'train' else 'frankfurt'}_000000_{i + 1:06d}",
         encode=partial(_cityscapes_label, _table(_CITYSCAPES, CITYSCAPES_LABEL_IDS, other=0)),
         splits={"train": "train", "val": "val"},
-        **_kinds(_CITYSCAPES),
+        classes=_CITYSCAPES,
     ),
     "ade20k": SceneLayout(
         folder="ADEChallengeData2016",
@@ -219,7 +222,7 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"ADE_{split}_{i + 1:08d}",
         encode=partial(_plain_label, _table(_ADE20K, range(1, 151), other=0)),
         splits={"train": "training", "val": "validation"},
-        **_kinds(_ADE20K),
+        classes=_ADE20K,
     ),
     "camvid": SceneLayout(
         folder="CamVid",
@@ -228,7 +231,7 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{'0006R0' if split == 'train' else '0016E5'}_f{i + 1:05d}",
         encode=partial(_plain_label, _table(_CAMVID, range(11), other=11)),
         splits={"train": "train", "val": "val"},
-        **_kinds(_CAMVID),
+        classes=_CAMVID,
         split_list="{split}.txt",
         split_line="{split}/{name}.png {split}annot/{name}.png",
     ),

@@ -169,7 +169,9 @@ def variant_names() -> tuple[str, ...]:
 
 
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
-    """A vocabulary of the package by its name, or a user's YAML file by its path.
+    """A vocabulary of the package by its name, or a user's file by its path.
+
+    A file that ends in .txt is a plain list: a line a class name.
 
     Raises:
         VocabularyError: neither is there, the file is not a vocabulary, or its words clash.
@@ -182,6 +184,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
             f"no vocabulary {str(name_or_path)!r}: give a YAML file or one of "
             f"{', '.join(vocabulary_names())} (or sclip/NAME, proxyclip/NAME)"
         )
+    if path.suffix == ".txt":
+        return vocabulary_from_text(path, separator=None)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
