@@ -82,8 +82,7 @@ def test_imported_photos_are_versioned_pushed_and_pulled(
     shutil.copyfile(extra, source / extra.name)
     project.run("dvc", "update", "inputs/photos.dvc")
     assert "detect" in project.run("dvc", "status")
-    assert project.repro("label") == {"detect", "query", "masks", "label"}
-    assert len(list(labels.iterdir())) == 6
+    assert project.repro("detect") == {"detect"}
     # Back to the committed version: the photos and their labels come out of the cache.
     project.run("git", "checkout", "-q", "dvc.lock", "inputs/photos.dvc")
     project.run("dvc", "checkout", "inputs/photos.dvc", "label")

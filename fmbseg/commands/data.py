@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from fmbseg.data.doctor import SplitReport
+    from fmbseg.data.vocabulary import Vocabulary
 
 # Broken files the error line names; the report names all.
 _NAMED = 20
@@ -103,11 +104,11 @@ def doctor(
     print(f"  not scored: {layout.ignored}")
     for report in reports:
         print(f"  {report.split}: {_counted(report)}")
-    names = _class_names(name, root)
-    if names:
-        _print_classes(reports, names)
+    words = _class_list(name, root)
+    if words is not None:
+        _print_classes(reports, words.names)
         target = sheet or Paths().data / "doctor" / f"{name}.png"
-        if _draw_sheet(reports, names, target):
+        if _draw_sheet(reports, words, target):
             print(f"  sheet: {target}")
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
@@ -189,15 +190,15 @@ def _counted(report: SplitReport) -> str:
     return text
 
 
-def _class_names(name: str, root: Path) -> tuple[str, ...]:
+def _class_list(name: str, root: Path) -> Vocabulary | None:
     from fmbseg.data.datasets import own_vocabulary
     from fmbseg.errors import DataError
 
     try:
-        return own_vocabulary(name, root).names
+        return own_vocabulary(name, root)
     except DataError as error:
         print(f"  classes: {error}")
-        return ()
+        return None
 
 
 def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None:
@@ -220,7 +221,7 @@ def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None
         print(f"    in no annotation ({len(never)}): {', '.join(never)}")
 
 
-def _draw_sheet(reports: Sequence[SplitReport], names: Sequence[str], target: Path) -> bool:
+def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path) -> bool:
     import io
 
     from fmbseg.atomic import write_atomically
@@ -231,7 +232,7 @@ def _draw_sheet(reports: Sequence[SplitReport], names: Sequence[str], target: Pa
         return False
     panels = [(sample.image_path.name, sample.image, sample.label) for sample in examples]
     picture = io.BytesIO()
-    label_sheet(panels, names).save(picture, "PNG")
+    label_sheet(panels, words.names, words.background).save(picture, "PNG")
     write_atomically(target, picture.getvalue())
     return True
 

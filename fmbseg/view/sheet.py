@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fmbseg.view.overlay import blend, colours_for, fit_text, legend, text_size
+from fmbseg.view.overlay import UNLABELLED, blend, colours_for, fit_text, legend, text_size
 
 Panel = tuple[str, Image.Image, NDArray[np.integer] | None]
 
@@ -21,13 +21,16 @@ _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 
 
-def label_sheet(panels: Sequence[Panel], names: Sequence[str]) -> Image.Image:
+def label_sheet(
+    panels: Sequence[Panel], names: Sequence[str], background: int | None = None
+) -> Image.Image:
     """Pictures coloured by their labels, up to three a row, with one legend below.
 
     Args:
         panels: at least one; caption, image of W x H pixels, label map [H, W] of class indices
             (values that are no class are left as the image has them) or None.
         names: class names in index order.
+        background: index of the class that means "none of the others"; it is left unpainted.
 
     Returns:
         RGB.
@@ -51,14 +54,17 @@ def label_sheet(panels: Sequence[Panel], names: Sequence[str]) -> Image.Image:
         draw.text(
             (x, y + size), fit_text(caption, font, CELL[0]), fill=_INK, font=font, anchor="lm"
         )
-        picture = image if label is None else blend(image, label, colours)
+        picture = image
+        if label is not None:
+            painted = np.where(label == background, UNLABELLED, label)
+            picture = blend(image, painted, colours)
         scale = min(CELL[0] / picture.width, CELL[1] / picture.height)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(fitted, Image.Resampling.LANCZOS), (x, y + 2 * size))
         if label is not None:
             present.update(np.unique(label).tolist())
     entries = [(index, None) for index in sorted(present) if 0 <= index < len(names)]
-    key = legend(entries, names, colours, width)
+    key = legend(entries, names, colours, width, background=background)
     full = Image.new("RGB", (width, height + key.height), _PAPER)
     full.paste(sheet, (0, 0))
     full.paste(key, (0, height))
