@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fmbseg.errors import ConfigError
 
+SceneLayoutName = Literal[
+    "voc2012", "pascal_context", "coco_stuff164k", "cityscapes", "ade20k", "camvid", "folder"
+]
 Templates = Literal["single", "subset7", "custom9", "imagenet80"]
 
 
@@ -47,7 +50,7 @@ class ScenesSection(Section):
     """Synthetic scenes, written in the benchmarks' own layouts under `root`/<layout folder>."""
 
     seed: int = Field(0, ge=0)
-    layouts: dict[Literal["voc2012", "coco_stuff164k"], SceneLayout] = Field(default_factory=dict)
+    layouts: dict[SceneLayoutName, SceneLayout] = Field(default_factory=dict)
 
 
 class DataSection(Section):

@@ -161,10 +161,12 @@ _TABLE = (
         params=("scenes",),
         inputs=(),
         sources=(
+            "data/layouts.py",
             "data/scene_classes.py",
             "data/scene_layouts.py",
             "data/scenes.py",
             "data/textures.py",
+            "data/vocabularies",
         ),
         outputs=("data/scenes",),
         function=_scenes,

@@ -40,8 +40,8 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def realdata() -> Path:
-    """Samples of the real benchmarks, where they were put beside the repository."""
-    path = REPOSITORY.parent / "shared" / "realdata"
+    """Samples of the real benchmarks: in `FMBSEG_REALDATA`, or beside the repository."""
+    path = Path(os.environ.get("FMBSEG_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
     if not path.is_dir():
         pytest.skip(f"the benchmarks' sample files are not at {path}")
     return path

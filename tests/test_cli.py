@@ -77,6 +77,17 @@ def picture(tmp_path: Path) -> Path:
         ),
         ("evaluate --benchmark voc21 --root . --method sam --json m.json", "'sam' is not one of"),
         ("data", "Missing command: see `fmbseg data --help`"),
+        ("data doctor voc99 --root .", "no data set 'voc99': use one of voc21"),
+        (
+            "data doctor voc21 --root none",
+            "none does not exist, expected the folder VOC2012; to get",
+        ),
+        (
+            "data prepare context60 --root .",
+            "trainval_merged.json does not exist; to get context60",
+        ),
+        ("data vocabulary none.txt --out o.yaml", "Missing option '--separator'"),
+        ("data vocabulary none.txt --out o.yaml --separator ;", "cannot read the class list none"),
         ("data scenes --layout zoo --images 3 --out o", "'zoo' is not one of"),
         ("data scenes --layout voc2012 --images 0 --out o", "Invalid value for '--images'"),
         ("models verify tiny-dino", "unknown model 'tiny-dino': choose one of tiny-clip"),

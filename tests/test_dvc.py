@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 CHANGES = {
     "train: 480, val: 120": "train: 8, val: 4",
     "{val: 120}": "{val: 4}",
+    "{val: 60}": "{val: 4}",
     "shard_size: 64": "shard_size: 4",
     "points_per_side: 12": "points_per_side: 4",
     "epochs: 12": "epochs: 2",

@@ -1,12 +1,22 @@
-"""`fmbseg data`: make data sets."""
+"""`fmbseg data`: make data sets, examine and convert them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fmbseg.data.doctor import SplitReport
+    from fmbseg.data.vocabulary import Vocabulary
+
+# Broken files the error line names; the report names all.
+_NAMED = 20
+
+Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="The data set's folder.")]
 
 app = typer.Typer(help="Data sets.", rich_markup_mode=None)
 
@@ -15,7 +25,12 @@ class Layout(StrEnum):
     """Layouts scenes can be written in."""
 
     VOC2012 = "voc2012"
+    PASCAL_CONTEXT = "pascal_context"
     COCO_STUFF164K = "coco_stuff164k"
+    CITYSCAPES = "cityscapes"
+    ADE20K = "ade20k"
+    CAMVID = "camvid"
+    FOLDER = "folder"
 
 
 @app.callback()
@@ -43,7 +58,8 @@ def scenes(
 ) -> None:
     """Draw synthetic scenes with exact ground truth.
 
-    Written are N images of the split train (train2017) and max(1, N // 4) of val (val2017).
+    Written are N images of the split train (train2017, training) and max(1, N // 4) of val
+    (val2017, validation). COCO-Object is read from coco_stuff164k.
     """
     from fmbseg.data.scene_layouts import write_scenes
     from fmbseg.data.scenes import scene_seed
@@ -51,19 +67,185 @@ def scenes(
 
     train, val = images, max(1, images // 4)
     scene_seed("training", images, seed)  # out of range: before any folder is made
-    _refuse_other_content(out, train + val)
+    _refuse_other_content(out, layout.value, train + val)
     write_scenes(layout.value, out, train=train, val=val, seed=seed, progress=console_progress())
     print(f"{out}: {train} training and {val} validation scenes")
 
 
-def _refuse_other_content(root: Path, images: int) -> None:
+@app.command("doctor")
+def doctor(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as voc21, ade20k or folder.")],
+    root: Root,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Only this split; may be repeated. Default: all."),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", metavar="FILE", help="The overlay picture. Default: data/doctor/NAME.png."
+        ),
+    ] = None,
+) -> None:
+    """Examine a data set: every image and annotation is read once.
+
+    Shows the images of each split, what is missing from the full set, the classes, and each file
+    that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken.
+    """
+    from fmbseg.data.datasets import dataset_layout
+    from fmbseg.data.doctor import examine
+    from fmbseg.errors import DataError
+    from fmbseg.paths import Paths
+    from fmbseg.progress import console_progress
+
+    layout = dataset_layout(name)
+    reports = examine(name, root, console_progress(), split or ())
+    print(f"{name} in {root}")
+    print(f"  not scored: {layout.ignored}")
+    for report in reports:
+        print(f"  {report.split}: {_counted(report)}")
+    words = _class_list(name, root)
+    if words is not None:
+        _print_classes(reports, words.names)
+        target = sheet or Paths().data / "doctor" / f"{name}.png"
+        if _draw_sheet(reports, words, target):
+            print(f"  sheet: {target}")
+    problems = [problem for report in reports for problem in report.problems]
+    for problem in problems:
+        print(f"  broken: {problem.reason}")
+    if not problems:
+        print("  no file is broken")
+        return
+    files = list(dict.fromkeys(str(problem.path) for problem in problems))
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    raise DataError(
+        f"{name}: {len(files)} files are missing or broken (reasons above): "
+        f"{', '.join(files[:_NAMED])}{more}"
+    )
+
+
+@app.command("prepare")
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as context60.")],
+    root: Root,
+) -> None:
+    """Convert a benchmark's annotations where they cannot be read fast as they are distributed.
+
+    That is PASCAL Context: trainval_merged.json becomes masks and split lists beside it. A call
+    that was cut off goes on. The other benchmarks need nothing.
+    """
+    from fmbseg.data.prepare import prepare as convert
+    from fmbseg.progress import console_progress
+
+    done = convert(name, root, console_progress())
+    if done is None:
+        print(f"{name} is read as it is distributed: nothing to convert")
+    else:
+        print(f"{name} in {root}: {done.written} files written, {done.kept} were there")
+
+
+@app.command("vocabulary")
+def vocabulary(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Text file, a line a class.")],
+    separator: Annotated[
+        str,
+        typer.Option(
+            "--separator", metavar="MARK", help='Between the words of a line, such as "; ".'
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Such as words.yaml.")],
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="NAME", help="The benchmark whose classes the lines are, such as voc21."
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option("--background", metavar="NAME", help="The class that is the background."),
+    ] = None,
+) -> None:
+    """Import a class list that is a text file, as other projects publish them.
+
+    The first word of a line names its class; with --of the classes are the benchmark's and the
+    lines the words CLIP is asked with. The separator is never guessed.
+    """
+    from fmbseg.atomic import write_atomically
+    from fmbseg.data.vocabulary import vocabulary_from_text, vocabulary_yaml
+
+    words = vocabulary_from_text(file, separator=separator, background=background, of=of)
+    write_atomically(out, vocabulary_yaml(words).encode())
+    print(f"{out}: {len(words)} classes, {len(words.queries[0])} words")
+
+
+def _counted(report: SplitReport) -> str:
+    if report.absent is not None:
+        return "not here: " + report.absent.partition(", expected in")[0]
+    of = "" if report.full is None else f" of {report.full}"
+    text = f"{report.images}{of} images, {report.annotated} annotated"
+    if report.images and not report.annotated:
+        text += " (enough to train; scoring needs annotations)"
+    if report.full is not None and report.images < report.full:
+        text += f"; {report.full - report.images} of the full set are not here"
+    return text
+
+
+def _class_list(name: str, root: Path) -> Vocabulary | None:
+    from fmbseg.data.datasets import own_vocabulary
+    from fmbseg.errors import DataError
+
+    try:
+        return own_vocabulary(name, root)
+    except DataError as error:
+        print(f"  classes: {error}")
+        return None
+
+
+def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None:
+    import numpy as np
+
+    pixels = np.sum([report.pixels for report in reports], axis=0)
+    images = np.sum([report.occurrences for report in reports], axis=0)
+    total = int(pixels.sum())
+    if total == 0:
+        print(f"  classes: {', '.join(names)}")
+        return
+    print("  classes (share of the annotated pixels, images):")
+    for index in sorted(range(len(names)), key=lambda index: (-pixels[index], index)):
+        if pixels[index]:
+            share = f"{100 * pixels[index] / total:8.3f} %"
+            print(f"    {share} {images[index]:7d}  {index:3d} {names[index]}")
+    print(f"    {100 * pixels[255] / total:8.3f} % {images[255]:7d}  not scored")
+    never = [names[index] for index in range(len(names)) if not pixels[index]]
+    if never:
+        print(f"    in no annotation ({len(never)}): {', '.join(never)}")
+
+
+def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path) -> bool:
+    import io
+
+    from fmbseg.atomic import write_atomically
+    from fmbseg.view.sheet import label_sheet
+
+    examples = next((report.examples for report in reports if report.examples), ())
+    if not examples:
+        return False
+    panels = [(sample.image_path.name, sample.image, sample.label) for sample in examples]
+    picture = io.BytesIO()
+    label_sheet(panels, words.names, words.background).save(picture, "PNG")
+    write_atomically(target, picture.getvalue())
+    return True
+
+
+def _refuse_other_content(root: Path, layout: str, images: int) -> None:
     """A folder may be empty, or hold a part of the very scenes that are asked for."""
+    from fmbseg.data.scene_layouts import image_count
     from fmbseg.errors import DataError
 
     if not root.is_dir() or not any(root.iterdir()):
         return
     if not (root / "scenes.json").is_file():
         raise DataError(f"{root} holds something else already: choose an empty folder")
-    there = sum(1 for _ in root.rglob("*.jpg"))
+    there = image_count(layout, root)
     if there > images:
         raise DataError(f"{root} holds {there} scenes, more than {images}: choose an empty folder")

@@ -42,7 +42,7 @@ def predict(
     vocabulary: Annotated[
         str | None,
         typer.Option(
-            "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML file."
+            "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."
         ),
     ] = None,
     checkpoint: Checkpoint = DEFAULT_CHECKPOINT,

@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from fmbseg.data.detail import load_detail
 from fmbseg.data.images import naming_damage, read_annotation, read_image, upright_size
 from fmbseg.data.layouts import (
+    DETAIL_FILE,
     IGNORE,
     LAYOUTS,
+    OWN_CLASSES,
     OWN_VOCABULARY,
     UNEXPECTED,
     Annotation,
@@ -33,6 +36,7 @@ from fmbseg.errors import DataError
 class _Truth:
     """Where an image's annotation may lie, in order of preference, and how many classes it has."""
 
+    stem: str
     candidates: tuple[tuple[Path, Annotation], ...]
     num_classes: int
 
@@ -59,6 +63,17 @@ class Sample:
         return read_image(self.image_path)
 
     @property
+    def annotation_path(self) -> Path | None:
+        """The annotation file; None: there is none."""
+        found = None if self._truth is None else self._truth.find()
+        return None if found is None else found[0]
+
+    @property
+    def expected_annotation(self) -> Path | None:
+        """Where the annotation is looked for first; None: the split has no truth."""
+        return None if self._truth is None else self._truth.candidates[0][0]
+
+    @property
     def label(self) -> npt.NDArray[np.int64] | None:
         """Truth `[H, W] int64`: class index in the vocabulary, 255 = ignored; None: no truth.
 
@@ -74,7 +89,9 @@ class Sample:
                 f"{self.image_path} has no annotation, expected {_either(self._truth.candidates)}"
             )
         path, annotation = found
-        values = read_annotation(path)
+        # One JSON file holds the masks of all images, and gives them as the pictures would.
+        together = path.name == DETAIL_FILE
+        values = load_detail(path).mask(self._truth.stem) if together else read_annotation(path)
         with naming_damage(self.image_path), Image.open(self.image_path) as image:
             width, height = upright_size(image)
         if values.shape != (height, width):
@@ -84,7 +101,7 @@ class Sample:
             )
         label = annotation.table(self._truth.num_classes)[values]
         if (label == UNEXPECTED).any():
-            unexpected = int(values[label == UNEXPECTED][0])
+            unexpected = ", ".join(str(value) for value in np.unique(values[label == UNEXPECTED]))
             raise DataError(
                 f"{path} holds the value {unexpected}, expected {annotation.encoding}: "
                 "is it of another data set or encoding?"
@@ -140,17 +157,10 @@ class SegmentationDataset(Sequence[Sample]):
         """The data set's own classes, in the order of its label values.
 
         Raises:
-            DataError: a folder without `vocabulary.yaml`.
+            DataError: a folder without `vocabulary.yaml` or `classes.txt`.
             VocabularyError: that file is not a vocabulary.
         """
-        if self._layout.vocabulary is not None:
-            return load_vocabulary(self._layout.vocabulary)
-        path = self.root / OWN_VOCABULARY
-        if not path.is_file():
-            raise DataError(
-                f"{self.name}: {path} does not exist: write one, or name a vocabulary instead"
-            )
-        return load_vocabulary(path)
+        return own_vocabulary(self.name, self.root)
 
     def require_labels(self) -> None:
         """Raise DataError, saying which file was expected, if the split has no truth at all."""
@@ -166,12 +176,14 @@ class SegmentationDataset(Sequence[Sample]):
             (self.root / entry.pattern.format_map(file.fields), entry)
             for entry in self._layout.annotations
         )
-        return _Truth(candidates, self._num_classes)
+        return _Truth(file.fields["stem"], candidates, self._num_classes)
 
     @cached_property
     def _num_classes(self) -> int:
         # A folder may have label maps and no vocabulary yet: any index is then taken as it is.
-        known = self._layout.vocabulary is not None or (self.root / OWN_VOCABULARY).is_file()
+        known = self._layout.vocabulary is not None or any(
+            (self.root / name).is_file() for name in (OWN_VOCABULARY, OWN_CLASSES)
+        )
         return len(self.vocabulary) if known else IGNORE
 
 
@@ -191,7 +203,7 @@ def load_dataset(name: str, root: str | Path, split: str | None = None) -> Segme
     Raises:
         DataError: unknown name, or root, split or an image is not where the layout has it.
     """
-    layout = _layout(name)
+    layout = dataset_layout(name)
     root, split = Path(root), _split(name, layout, split)
     return SegmentationDataset(name, root, split, list_images(name, layout, root, split))
 
@@ -204,7 +216,27 @@ def image_files(name: str, root: str | Path, split: str | None = None) -> list[t
     return load_dataset(name, root, split).image_files
 
 
-def _layout(name: str) -> DatasetLayout:
+def own_vocabulary(name: str, root: Path) -> Vocabulary:
+    """A data set's own classes, in the order of its label values.
+
+    Raises:
+        DataError: a folder without `vocabulary.yaml` or `classes.txt`.
+        VocabularyError: that file is not a vocabulary.
+    """
+    layout = dataset_layout(name)
+    if layout.vocabulary is not None:
+        return load_vocabulary(layout.vocabulary)
+    for file in (OWN_VOCABULARY, OWN_CLASSES):
+        if (root / file).is_file():
+            return load_vocabulary(root / file)
+    raise DataError(
+        f"{name}: {root / OWN_VOCABULARY} does not exist, nor {OWN_CLASSES}: write one (a class "
+        "name a line), or name a vocabulary instead"
+    )
+
+
+def dataset_layout(name: str) -> DatasetLayout:
+    """The layout record of a data set; raises DataError for an unknown name."""
     if name not in LAYOUTS:
         raise DataError(f"no data set {name!r}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmbseg.data.detail import load_detail
 from fmbseg.data.images import IMAGE_EXTENSIONS
-from fmbseg.data.layouts import DatasetLayout
+from fmbseg.data.layouts import DETAIL_FILE, DatasetLayout
 from fmbseg.errors import DataError
 
 _EXTENSION = re.compile(rf"(?i)\.({'|'.join(IMAGE_EXTENSIONS)})$")
@@ -22,6 +24,21 @@ class ImageFile:
     fields: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The images of a split: those that are there, and those its list names in vain.
+
+    Attributes:
+        source: the list, None where the folders say what the split is.
+        files: in the list's order, or by path.
+        missing: expected paths of images that are not there.
+    """
+
+    source: Path | None
+    files: tuple[ImageFile, ...]
+    missing: tuple[Path, ...] = ()
+
+
 def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:
     """List the images of a split, without a look at any annotation.
 
@@ -31,50 +48,85 @@ def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> lis
         DataError: a folder, a list or an image is not where the layout has it, the split is empty,
             or two images have the same id.
     """
-    files = (
-        _matching_files(name, layout, root, split)
-        if layout.split_list is None
-        else _listed_files(name, layout, root, split)
-    )
-    if not files:
+    listing = find_images(name, layout, root, split)
+    if listing.missing:
+        path = listing.missing[0]
+        raise DataError(f"{name}: {listing.source} lists {path.stem}, but {path} does not exist")
+    if not listing.files:
         raise DataError(
             f"{name}: no image in split {split!r}, expected "
             f"{root / _shown(layout.images[0], split)}"
         )
     seen: dict[str, Path] = {}
-    for file in files:
+    for file in listing.files:
         if file.image_id in seen:
             raise DataError(
                 f"{name}: {file.path} and {seen[file.image_id]} have the same id "
                 f"{file.image_id!r}: rename or remove one (in a split list: one of the lines)"
             )
         seen[file.image_id] = file.path
-    return files
+    return list(listing.files)
 
 
-def _listed_files(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:
-    assert layout.split_list is not None
-    listing = root / layout.split_list.format(split=split)
-    if not listing.is_file():
-        raise _missing(name, layout, root, split, listing)
+def find_images(name: str, layout: DatasetLayout, root: Path, split: str) -> Listing:
+    """Like `list_images`, but images that are missing or stand twice are no error.
+
+    Raises:
+        DataError: the split's folder or list is not where the layout has it, or is no list.
+    """
+    if layout.split_list:
+        return _listed_files(name, layout, root, split)
+    return Listing(None, tuple(_matching_files(name, layout, root, split)))
+
+
+def orphans(
+    layout: DatasetLayout, root: Path, split: str, files: Iterable[ImageFile]
+) -> list[Path]:
+    """Annotation files of a split that belong to no image.
+
+    A list may leave files out on purpose, so there are none in a data set with split lists.
+    """
+    patterns = [entry.pattern for entry in layout.annotations if "{stem}" in entry.pattern]
+    if layout.split_list:
+        return []
+    known = {pattern.format_map(file.fields) for file in files for pattern in patterns}
+    found: set[Path] = set()
+    for pattern in patterns:
+        folder = root / _leading_folder(pattern, split)
+        expression = _expression(pattern, split)
+        for path in folder.rglob("*") if folder.is_dir() else ():
+            relative = path.relative_to(root).as_posix()
+            if expression.fullmatch(relative) and relative not in known:
+                found.add(path)
+    return sorted(found)
+
+
+def _listed_files(name: str, layout: DatasetLayout, root: Path, split: str) -> Listing:
+    lists = [root / pattern.format(split=split) for pattern in layout.split_list]
+    source = next((path for path in lists if path.is_file()), None)
+    if source is None:
+        raise _missing(name, layout, root, split, lists[0])
+    stems = load_detail(source).stems(split) if source.name == DETAIL_FILE else _stems(source)
+    files, missing = [], []
+    for stem in stems:
+        fields = {"split": split, "stem": stem}
+        path = root / layout.images[0].format_map(fields)
+        if path.is_file():
+            files.append(ImageFile(path.stem, path, fields))
+        else:
+            missing.append(path)
+    return Listing(source, tuple(files), tuple(missing))
+
+
+def _stems(listing: Path) -> list[str]:
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{listing} is not text: expected a line an image") from error
-    files = []
-    for line in lines:
-        if not line.strip():
-            continue
-        # Lists hold a bare stem, or "image annotation" with paths of the machine they were made
-        # on (CamVid's begin with /SegNet/CamVid/): the stem is what all of them share.
-        file_name = re.split(r"[/\\]", line.split()[0])[-1]
-        stem = _EXTENSION.sub("", file_name)
-        fields = {"split": split, "stem": stem}
-        path = root / layout.images[0].format_map(fields)
-        if not path.is_file():
-            raise DataError(f"{name}: {listing} lists {stem}, but {path} does not exist")
-        files.append(ImageFile(path.stem, path, fields))
-    return files
+    # Lists hold a bare stem, or "image annotation" with paths of the machine they were made
+    # on (CamVid's begin with /SegNet/CamVid/): the stem is what all of them share.
+    names = (re.split(r"[/\\]", line.split()[0])[-1] for line in lines if line.strip())
+    return [_EXTENSION.sub("", name) for name in names]
 
 
 def _matching_files(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:

@@ -10,8 +10,8 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg.config import Config
-from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
+from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
+from fmbseg.data.scene_classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
 from fmbseg.data.scenes import Scene, render_scene, scene_seed
+from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress, silent_progress
@@ -31,7 +33,7 @@ from fmbseg.store import StageReport, content_key
 
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 UNLABELLED = 255
-SOURCES = ("scene_classes.py", "textures.py", "scenes.py", "scene_layouts.py")
+SOURCES = ("layouts.py", "scene_classes.py", "textures.py", "scenes.py", "scene_layouts.py")
 Row = dict[str, object]
 
 
@@ -39,10 +41,17 @@ Row = dict[str, object]
 class SceneLayout:
     """How one benchmark keeps its images, labels and splits.
 
-    `folder` is the usual name of the data set's root; `image` and `label` are paths below it with
-    {split} and {name}; `encode` makes the label picture of a scene; `splits` maps train and val to
-    the layout's own words; `split_list` is the text file of a split's names, None where the
-    folders say it.
+    Attributes:
+        folder: the usual name of the data set's root.
+        image: path below it with {split}, {name} and {group} (the name up to its first "_").
+        label: likewise.
+        name: of scene i of a split.
+        encode: makes the label picture of a scene.
+        splits: train and val in the layout's own words.
+        classes: scene classes the benchmark names, and their index there; empty: all alike.
+        split_list: the text file of a split's names; None: the folders say it.
+        split_line: a line of it.
+        notes: further files of the root and their text.
     """
 
     folder: str
@@ -51,8 +60,25 @@ class SceneLayout:
     name: Callable[[str, int], str]
     encode: Callable[[Scene], Image.Image]
     splits: dict[str, str]
-    split_list: str | None
-    favoured: tuple[str, ...]  # classes most objects are drawn from; empty: all alike
+    classes: Mapping[str, int] = field(default_factory=dict)
+    split_list: str | None = None
+    split_line: str = "{name}"
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Classes most objects are drawn from; none: all."""
+        return tuple(c.name for c in THING_CLASSES if c.name in self.classes)
+
+    @property
+    def stuff(self) -> tuple[str, ...]:
+        """Classes backgrounds are drawn from; none: all."""
+        return tuple(c.name for c in STUFF_CLASSES if c.name in self.classes)
+
+    def paths(self, root: Path, split: str, name: str) -> tuple[Path, Path]:
+        """Image and label file of a scene; `split` is train or val."""
+        fields = {"split": self.splits[split], "name": name, "group": name.partition("_")[0]}
+        return root / self.image.format_map(fields), root / self.label.format_map(fields)
 
 
 def _voc_label(scene: Scene) -> Image.Image:
@@ -85,6 +111,72 @@ def _coco_label(scene: Scene) -> Image.Image:
     return Image.fromarray(table[scene.label])
 
 
+# Classes a benchmark has under another name than scenes and their synonyms have.
+_CONTEXT_NAMES = {
+    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "sea": "water"},
+    **{"tile floor": "floor", "wood floor": "floor", "dirt": "ground", "gravel": "ground"},
+    **{"sand": "ground", "dining table": "table", "stop sign": "sign", "laptop": "computer"},
+    **{"backpack": "bag", "handbag": "bag", "house": "building"},
+}
+_CITYSCAPES_NAMES = {
+    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "house": "building"},
+    **{"grass": "terrain", "dirt": "terrain", "sand": "terrain", "tree": "vegetation"},
+    "stop sign": "traffic sign",
+}
+_ADE20K_NAMES = {
+    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "dirt": "earth"},
+    **{"tile floor": "floor", "wood floor": "floor", "dining table": "table"},
+    **{"handbag": "bag", "motorcycle": "minibike", "tv": "television receiver"},
+    **{"cow": "animal", "horse": "animal", "sheep": "animal", "sports ball": "ball"},
+    "potted plant": "plant",
+}
+_CAMVID_NAMES = {
+    **{"brick wall": "building", "stone wall": "building", "clouds": "sky", "house": "building"},
+    **{"stop sign": "sign", "bicycle": "bicyclist"},
+}
+
+
+def benchmark_classes(vocabulary: str, other_names: Mapping[str, str]) -> dict[str, int]:
+    """Scene class -> class index of a benchmark, for the scene classes the benchmark names.
+
+    Args:
+        vocabulary: the benchmark's.
+        other_names: scene class -> the benchmark's name, where neither name nor synonym agrees.
+    """
+    classes = load_vocabulary(vocabulary).classes
+    index = {word: k for k, c in enumerate(classes) for word in (c.name, *c.synonyms)}
+    found = {}
+    for scene_class in SCENE_CLASSES:
+        own = other_names.get(scene_class.name)
+        words = (own,) if own else (scene_class.name, *scene_class.synonyms)
+        match = next((index[word] for word in words if word in index), None)
+        if match is not None:
+            found[scene_class.name] = match
+    return found
+
+
+def _table(classes: Mapping[str, int], values: Sequence[int], other: int) -> NDArray[np.uint8]:
+    """Scene class -> raw value, uint8 [scene classes]: `values` of the class, else `other`."""
+    named = [values[classes[c.name]] if c.name in classes else other for c in SCENE_CLASSES]
+    return np.array(named, np.uint8)
+
+
+def _plain_label(table: NDArray[np.uint8], scene: Scene) -> Image.Image:
+    return Image.fromarray(table[scene.label])
+
+
+def _cityscapes_label(table: NDArray[np.uint8], scene: Scene) -> Image.Image:
+    """Cityscapes' label ids; a border of two pixels is 3, out of the region of interest."""
+    label = np.full(scene.label.shape, 3, np.uint8)
+    label[2:-2, 2:-2] = table[scene.label][2:-2, 2:-2]
+    return Image.fromarray(label)
+
+
+_CONTEXT = benchmark_classes("context60", _CONTEXT_NAMES)
+_CITYSCAPES = benchmark_classes("cityscapes", _CITYSCAPES_NAMES)
+_ADE20K = benchmark_classes("ade20k", _ADE20K_NAMES)
+_CAMVID = benchmark_classes("camvid", _CAMVID_NAMES)
+
 SCENE_LAYOUTS = {
     "voc2012": SceneLayout(
         folder="VOC2012",
@@ -93,8 +185,18 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{2011 if split == 'train' else 2012}_{i + 1:06d}",
         encode=_voc_label,
         splits={"train": "train", "val": "val"},
+        classes={c.name: c.voc_index for c in SCENE_CLASSES if c.voc_index},
         split_list="ImageSets/Segmentation/{split}.txt",
-        favoured=tuple(c.name for c in THING_CLASSES if c.voc_index),
+    ),
+    "pascal_context": SceneLayout(
+        folder="VOC2010",
+        image="JPEGImages/{name}.jpg",
+        label="SegmentationClassContext/{name}.png",
+        name=lambda split, i: f"{2008 if split == 'train' else 2010}_{i + 1:06d}",
+        encode=partial(_plain_label, _table(_CONTEXT, range(60), other=0)),
+        splits={"train": "train", "val": "val"},
+        classes=_CONTEXT,
+        split_list="ImageSets/SegmentationContext/{split}.txt",
     ),
     "coco_stuff164k": SceneLayout(
         folder="coco_stuff164k",
@@ -103,10 +205,54 @@ SCENE_LAYOUTS = {
         name=lambda split, i: f"{i + 1 + (0 if split == 'train' else 500_000):012d}",
         encode=_coco_label,
         splits={"train": "train2017", "val": "val2017"},
-        split_list=None,
-        favoured=(),
+    ),
+    "cityscapes": SceneLayout(
+        folder="cityscapes",
+        image="leftImg8bit/{split}/{group}/{name}_leftImg8bit.png",
+        label="gtFine/{split}/{group}/{name}_gtFine_labelIds.png",
+        name=lambda split, i: f"{'aachen' if split == 'train' else 'frankfurt'}_000000_{i + 1:06d}",
+        encode=partial(_cityscapes_label, _table(_CITYSCAPES, CITYSCAPES_LABEL_IDS, other=0)),
+        splits={"train": "train", "val": "val"},
+        classes=_CITYSCAPES,
+    ),
+    "ade20k": SceneLayout(
+        folder="ADEChallengeData2016",
+        image="images/{split}/{name}.jpg",
+        label="annotations/{split}/{name}.png",
+        name=lambda split, i: f"ADE_{split}_{i + 1:08d}",
+        encode=partial(_plain_label, _table(_ADE20K, range(1, 151), other=0)),
+        splits={"train": "training", "val": "validation"},
+        classes=_ADE20K,
+    ),
+    "camvid": SceneLayout(
+        folder="CamVid",
+        image="{split}/{name}.png",
+        label="{split}annot/{name}.png",
+        name=lambda split, i: f"{'0006R0' if split == 'train' else '0016E5'}_f{i + 1:05d}",
+        encode=partial(_plain_label, _table(_CAMVID, range(11), other=11)),
+        splits={"train": "train", "val": "val"},
+        classes=_CAMVID,
+        split_list="{split}.txt",
+        split_line="{split}/{name}.png {split}annot/{name}.png",
+    ),
+    "folder": SceneLayout(
+        folder="folder",
+        image="images/{name}.jpg",
+        label="labels/{name}.png",
+        name=lambda split, i: f"{split}_{i + 1:06d}",
+        encode=partial(_plain_label, np.arange(len(SCENE_CLASSES), dtype=np.uint8)),
+        splits={"train": "all", "val": "all"},
+        notes={"classes.txt": "".join(f"{c.name}\n" for c in SCENE_CLASSES)},
     ),
 }
+
+
+def image_count(layout: str, root: Path) -> int:
+    """How many images of scenes there are in a folder already."""
+    record = SCENE_LAYOUTS[layout]
+    fields = {"name": "*", "group": "*"}
+    patterns = {record.image.format_map(fields | {"split": s}) for s in record.splits.values()}
+    return sum(1 for pattern in patterns for _ in root.glob(pattern))
 
 
 def write_scenes(
@@ -152,9 +298,13 @@ def write_scenes(
     _atomically(out / "scenes.parquet", lambda path: table.to_parquet(path, index=False))
     if record.split_list is not None:
         for split, count in (("train", train), ("val", val)):
-            names = "".join(record.name(split, i) + "\n" for i in range(count))
-            file = out / record.split_list.format(split=record.splits[split])
-            _atomically(file, partial(_write_text, names))
+            names = [record.name(split, i) for i in range(count)]
+            word = record.splits[split]
+            lines = "".join(record.split_line.format(split=word, name=n) + "\n" for n in names)
+            file = out / record.split_list.format(split=word)
+            _atomically(file, partial(_write_text, lines))
+    for note, text in record.notes.items():
+        _atomically(out / note, partial(_write_text, text))
     return len(jobs)
 
 
@@ -165,6 +315,7 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     """
     section = config.scenes
     sources = [Path(__file__).with_name(name) for name in SOURCES]
+    sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
     key = content_key(
         "scenes",
         schema=1,
@@ -230,21 +381,23 @@ def _write_one(
     record = SCENE_LAYOUTS[layout]
     number = scene_seed(source[split], index, seed)
     rng = np.random.default_rng(number)
-    # Most objects of a favouring layout are its own classes; every fifth scene draws from all.
-    classes = record.favoured if record.favoured and rng.random() < 0.8 else None
-    scene = render_scene(number, size=SIZES[rng.integers(len(SIZES))], classes=classes)
-    name = record.name(split, index)
-    image = out / record.image.format(split=record.splits[split], name=name)
-    label = out / record.label.format(split=record.splits[split], name=name)
+    # Most objects are classes the benchmark names; every fifth scene draws from all, so that its
+    # rule for the other pixels is met too.
+    classes = record.things if record.things and rng.random() < 0.8 else None
+    size = SIZES[rng.integers(len(SIZES))]
+    scene = render_scene(number, size=size, classes=classes, stuff=record.stuff or None)
+    image, label = record.paths(out, split, record.name(split, index))
     if not image.is_file():
         picture = Image.fromarray(scene.image)
-        _atomically(image, lambda path: picture.save(path, "JPEG", quality=95))
+        lossless = image.suffix == ".png"
+        write = partial(picture.save, format="PNG") if lossless else _jpeg(picture)
+        _atomically(image, write)
     if not label.is_file():
         truth = record.encode(scene)
         _atomically(label, lambda path: truth.save(path, "PNG"))
     return [
         {
-            "image_id": name,
+            "image_id": image.stem,
             "name": item.name,
             "glyph": item.glyph,
             "held_out": item.held_out,
@@ -252,6 +405,10 @@ def _write_one(
         }
         for item in scene.objects
     ]
+
+
+def _jpeg(picture: Image.Image) -> Callable[[Path], None]:
+    return lambda path: picture.save(path, "JPEG", quality=95)
 
 
 def _write_text(text: str, path: Path) -> None:

@@ -92,6 +92,7 @@ def render_scene(
     scale: tuple[float, float] = (0.22, 0.6),
     include_held_out: bool = True,
     classes: Sequence[str] | None = None,
+    stuff: Sequence[str] | None = None,
     correspondence: bool = False,
 ) -> Scene:
     """Render one scene, deterministic from its arguments.
@@ -104,11 +105,12 @@ def render_scene(
         scale: least and most longer side of an object over the shorter side of the picture.
         include_held_out: whether random objects may show glyphs held out of pretraining.
         classes: thing classes random objects are drawn from; None: all.
+        stuff: stuff classes the two backgrounds are drawn from, at least two; None: all.
         correspondence: fill `glyph` and `uv`.
 
     Raises:
-        DataError: unknown class or glyph, a size below 16 px, a negative seed, or a least number
-            of objects above the most.
+        DataError: unknown class or glyph, a size below 16 px, a negative seed, a least number
+            of objects above the most, or fewer than two stuff classes.
     """
     width, height = size
     if seed < 0 or not 0 <= n_objects[0] <= n_objects[1]:
@@ -118,7 +120,8 @@ def render_scene(
     rng = np.random.default_rng(seed)
     if objects is None:
         objects = _random_objects(rng, n_objects, include_held_out, classes)
-    canvas, label, instance = _backgrounds(rng, height, width)
+    backgrounds = [c.name for c in STUFF_CLASSES] if stuff is None else list(stuff)
+    canvas, label, instance = _backgrounds(rng, height, width, backgrounds)
     glyph = np.where(instance == 1, -1, -2).astype(np.int32) if correspondence else None
     uv = np.zeros((height, width, 2), np.float32) if correspondence else None
     for number, (name, index) in enumerate(objects):
@@ -173,10 +176,12 @@ def _class(name: str) -> SceneClass:
 
 
 def _backgrounds(
-    rng: np.random.Generator, height: int, width: int
+    rng: np.random.Generator, height: int, width: int, stuff: Sequence[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]:
-    first, second = rng.choice(len(STUFF_CLASSES), 2, replace=False)
-    names = [STUFF_CLASSES[k].name for k in (first, second)]
+    if len(stuff) < 2 or not {c.name for c in STUFF_CLASSES}.issuperset(stuff):
+        raise DataError(f"backgrounds {', '.join(stuff)}: give two stuff classes of scenes or more")
+    first, second = rng.choice(len(stuff), 2, replace=False)
+    names = [stuff[k] for k in (first, second)]
     canvas = texture(names[0], rng, height, width)
     label = np.full((height, width), CLASS_INDEX[names[0]], np.int64)
     instance = np.ones((height, width), np.int32)

@@ -11,11 +11,22 @@ has the same form::
       - dog
       - {name: cat, synonyms: [kitten, tabby]}
       - {name: background, synonyms: [wall, floor]}
+
+`{name: cat, ask: [pussycat]}` asks CLIP with exactly these words instead of name and synonyms. A
+variant takes classes, order and background of another vocabulary and says the words alone, those
+of classes it does not list being their names; the lists published with SCLIP and ProxyCLIP are
+such files, `sclip/voc21` and `proxyclip/voc21` their names::
+
+    of: voc21
+    ask:
+      boat: [ship]
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +40,24 @@ from fmbseg.errors import VocabularyError
 
 _FOLDER = Path(__file__).parent / "vocabularies"
 _KEYS = {"name", "description", "background", "templates", "classes"}
+_VARIANT_KEYS = {"name", "description", "templates", "of", "ask"}
+_VARIANTS = ("sclip", "proxyclip")
+_log = logging.getLogger(__name__)
 _FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
 
 
 @dataclass(frozen=True)
 class VocabularyClass:
-    """One class: its name, and other words for it that CLIP is asked with too."""
+    """One class: its name, and other words for it that CLIP is asked with too.
+
+    Attributes:
+        ask: the words CLIP is asked with, instead of name and synonyms; as they were published,
+            so one may stand in two classes.
+    """
 
     name: str
     synonyms: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,8 @@ class Vocabulary:
         owners: list[int] = []
         for index, entry in enumerate(self.classes):
             spelled_out = index == self.background and entry.synonyms
-            for word in entry.synonyms if spelled_out else (entry.name, *entry.synonyms):
+            own = entry.synonyms if spelled_out else (entry.name, *entry.synonyms)
+            for word in entry.ask or own:
                 words.append(word)
                 owners.append(index)
         return words, owners
@@ -110,7 +131,10 @@ class Vocabulary:
     def digest(self) -> str:
         """Hex sha256 of what decides a result: classes, synonyms, background, templates."""
         content = {
-            "classes": [[entry.name, list(entry.synonyms)] for entry in self.classes],
+            "classes": [
+                [entry.name, list(entry.synonyms), *([list(entry.ask)] if entry.ask else [])]
+                for entry in self.classes
+            ],
             "background": self.background,
             "templates": self.templates,
         }
@@ -119,7 +143,7 @@ class Vocabulary:
     def _refuse_duplicates(self) -> None:
         seen: dict[str, str] = {}
         for entry in self.classes:
-            for word in (entry.name, *entry.synonyms):
+            for word in (entry.name, *entry.synonyms):  # `ask` is as it was published
                 key = _compared(word)
                 if not key:
                     raise VocabularyError(
@@ -138,19 +162,30 @@ def vocabulary_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
 
 
+def variant_names() -> tuple[str, ...]:
+    """Names of the published word lists that come with the package, such as sclip/voc21."""
+    paths = (path for variant in _VARIANTS for path in sorted((_FOLDER / variant).glob("*.yaml")))
+    return tuple(f"{path.parent.name}/{path.stem}" for path in paths)
+
+
 def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
-    """A vocabulary of the package by its name, or a user's YAML file by its path.
+    """A vocabulary of the package by its name, or a user's file by its path.
+
+    A file that ends in .txt is a plain list: a line a class name.
 
     Raises:
         VocabularyError: neither is there, the file is not a vocabulary, or its words clash.
     """
     shipped = _FOLDER / f"{name_or_path}.yaml"
-    path = shipped if str(name_or_path) in vocabulary_names() else Path(name_or_path)
+    known = {*vocabulary_names(), *variant_names()}
+    path = shipped if str(name_or_path) in known else Path(name_or_path)
     if not path.is_file():
         raise VocabularyError(
             f"no vocabulary {str(name_or_path)!r}: give a YAML file or one of "
-            f"{', '.join(vocabulary_names())}"
+            f"{', '.join(vocabulary_names())} (or sclip/NAME, proxyclip/NAME)"
         )
+    if path.suffix == ".txt":
+        return vocabulary_from_text(path, separator=None)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -171,34 +206,46 @@ def vocabulary_from_names(names: Sequence[str], name: str = "custom") -> Vocabul
 
 
 def vocabulary_from_text(
-    path: str | Path, *, separator: str | None, background: str | None = None
+    path: str | Path,
+    *,
+    separator: str | None,
+    background: str | None = None,
+    of: str | None = None,
 ) -> Vocabulary:
     """Import a class list in text form: a line a class, `separator` between its words.
 
     The field's repositories write the same lists with ", ", "; " and ";"; the wrong one silently
     turns all words of a class into one long prompt, so the separator is never guessed and a
-    separator left over in a word is refused. The first word of a line names its class.
+    separator left over in a word is refused. The first word of a line names its class, unless the
+    list belongs to a benchmark: then the lines are the words its classes are asked with.
+
+    Warnings are logged for stray blanks, which are removed, for a separator without its blank, and
+    with `of` for a word that stands in two classes, which is kept as its authors asked with it.
 
     Args:
         path: text file, UTF-8; blank lines are skipped.
         separator: between the words of one class, e.g. "; "; None: a line is one name.
         background: name of the class that is the background, if any.
+        of: name of the vocabulary whose classes the lines are, in its order; it also says which
+            class is the background.
 
     Raises:
-        VocabularyError: unreadable file, a left-over separator, or words that clash.
+        VocabularyError: unreadable file, a left-over separator, words that clash, or another
+            number of lines than `of` has classes.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise VocabularyError(f"cannot read the class list {path}: give a text file") from error
     mark = separator.strip() if separator is not None else None
     if mark == "":
         raise VocabularyError("the separator is blank: give a mark such as ',' or ';'")
-    classes = []
+    rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        _warn_of_blanks(f"{path} line {number}", line, separator)
         words = [_clean(word) for word in (line.split(mark) if mark else [line])]
         left_over = [found for found in (",", ";", "|") if any(found in word for word in words)]
         if left_over:
@@ -206,21 +253,68 @@ def vocabulary_from_text(
                 f"{path} line {number} holds {left_over[0]!r} after splitting at "
                 f"{separator!r}: give the separator this file uses"
             )
-        classes.append(VocabularyClass(words[0], tuple(words[1:])))
+        rows.append(tuple(words))
+    if of is not None:
+        return _asking(load_vocabulary(of), rows, path)
+    classes = tuple(VocabularyClass(words[0], words[1:]) for words in rows)
     names = [entry.name for entry in classes]
-    return Vocabulary(path.stem, tuple(classes), _background_index(background, names, path))
+    return Vocabulary(path.stem, classes, _background_index(background, names, path))
+
+
+def vocabulary_yaml(vocabulary: Vocabulary) -> str:
+    """The vocabulary in the form of a vocabulary file."""
+    classes: list[Any] = []
+    for entry in vocabulary.classes:
+        more = {key: list(getattr(entry, key)) for key in ("synonyms", "ask")}
+        given = {key: words for key, words in more.items() if words}
+        classes.append({"name": entry.name, **given} if given else entry.name)
+    background = vocabulary.background
+    content = {
+        "name": vocabulary.name,
+        "background": None if background is None else vocabulary.names[background],
+        "templates": vocabulary.templates,
+        "classes": classes,
+    }
+    kept = {key: value for key, value in content.items() if value is not None}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=96)
+
+
+def _warn_of_blanks(place: str, line: str, separator: str | None) -> None:
+    if line != line.strip() or "  " in line.strip():
+        _log.warning("%s: stray blanks removed from %r", place, line)
+    mark = (separator or "").strip()
+    if mark and separator != mark and mark in line.replace(separator or mark, ""):
+        # Readers that split at the separator with its blank take both words for one prompt.
+        _log.warning("%s: %r without its blank taken as the separator too", place, mark)
+
+
+def _asking(base: Vocabulary, rows: Sequence[tuple[str, ...]], path: Path) -> Vocabulary:
+    if len(rows) != len(base):
+        raise VocabularyError(
+            f"{path} has {len(rows)} lines, but {base.name} has {len(base)} classes: "
+            "give the list of that benchmark"
+        )
+    if any(not word for words in rows for word in words):
+        raise VocabularyError(f"{path} has an empty word: remove a separator too many")
+    classes = tuple(
+        VocabularyClass(name, ask=words) for name, words in zip(base.names, rows, strict=True)
+    )
+    owners = Counter(_compared(word) for words in rows for word in dict.fromkeys(words))
+    for word in (word for word, count in owners.items() if count > 1):
+        _log.warning("%s: %r stands in two classes, the first wins a tie", path, word)
+    return Vocabulary(path.stem, classes, base.background)
 
 
 def _parse(raw: Any, path: Path) -> Vocabulary:
+    if isinstance(raw, Mapping) and "of" in raw:
+        return _parse_variant(raw, path)
     if not isinstance(raw, Mapping) or not isinstance(raw.get("classes"), list):
         raise VocabularyError(f"{path} is not a vocabulary: {_FORM}")
     unknown = sorted(str(key) for key in set(raw) - _KEYS)
     if unknown:
         raise VocabularyError(f"{path}: unknown key {unknown[0]!r}, use {', '.join(sorted(_KEYS))}")
     classes = tuple(_parse_class(entry, path) for entry in raw["classes"])
-    background, templates = raw.get("background"), raw.get("templates")
-    if templates is not None and not isinstance(templates, str):
-        raise VocabularyError(f"{path}: templates names a set, one of {', '.join(TEMPLATES)}")
+    background, templates = raw.get("background"), _parse_templates(raw, path)
     names = [entry.name for entry in classes]
     return Vocabulary(
         name=str(raw.get("name", path.stem)),
@@ -230,15 +324,50 @@ def _parse(raw: Any, path: Path) -> Vocabulary:
     )
 
 
+def _parse_variant(raw: Mapping[str, Any], path: Path) -> Vocabulary:
+    unknown = sorted(str(key) for key in set(raw) - _VARIANT_KEYS)
+    if unknown:
+        keys = ", ".join(sorted(_VARIANT_KEYS))
+        raise VocabularyError(f"{path}: unknown key {unknown[0]!r} of a variant, use {keys}")
+    if raw["of"] not in vocabulary_names():
+        known = ", ".join(vocabulary_names())
+        raise VocabularyError(f"{path}: no vocabulary {raw['of']!r} to be `of`: use one of {known}")
+    base, ask = load_vocabulary(raw["of"]), raw.get("ask") or {}
+    if not isinstance(ask, Mapping):
+        raise VocabularyError(f"{path}: `ask` holds class names and their words")
+    for name, words in ask.items():
+        listed = isinstance(words, list) and words and all(isinstance(w, str) for w in words)
+        if name not in base.names or not listed:
+            raise VocabularyError(
+                f"{path}: {name!r} must be a class of {base.name}, with a list of words"
+            )
+    classes = tuple(VocabularyClass(name, ask=tuple(ask.get(name, (name,)))) for name in base.names)
+    shipped = path.parent.parent == _FOLDER
+    default = f"{path.parent.name}/{path.stem}" if shipped else path.stem
+    name = str(raw.get("name", default))
+    return Vocabulary(name, classes, base.background, _parse_templates(raw, path))
+
+
+def _parse_templates(raw: Mapping[str, Any], path: Path) -> str | None:
+    templates = raw.get("templates")
+    if templates is not None and not isinstance(templates, str):
+        raise VocabularyError(f"{path}: templates names a set, one of {', '.join(TEMPLATES)}")
+    return templates
+
+
 def _parse_class(entry: Any, path: Path) -> VocabularyClass:
     if isinstance(entry, str):
         return VocabularyClass(_clean(entry))
-    if isinstance(entry, Mapping) and set(entry) <= {"name", "synonyms"}:
-        name, synonyms = entry.get("name"), entry.get("synonyms") or []
-        if isinstance(name, str) and isinstance(synonyms, list):
-            words = [word for word in synonyms if isinstance(word, str)]
-            if len(words) == len(synonyms):
-                return VocabularyClass(_clean(name), tuple(_clean(word) for word in words))
+    if isinstance(entry, Mapping) and set(entry) <= {"name", "synonyms", "ask"}:
+        name, synonyms, ask = entry.get("name"), entry.get("synonyms"), entry.get("ask")
+        lists = [synonyms or [], ask or []]
+        if isinstance(name, str) and all(
+            isinstance(words, list) and all(isinstance(word, str) for word in words)
+            for words in lists
+        ):
+            # What is asked stays as it is written: a published list may hold a stray blank.
+            also = tuple(_clean(word) for word in lists[0])
+            return VocabularyClass(_clean(name), also, tuple(lists[1]))
     # YAML reads a bare `no` or `1` as another type; quoting is the way out.
     raise VocabularyError(f"{path}: class {entry!r} is not understood, {_FORM} (quote odd names)")
 

@@ -27,7 +27,14 @@ from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
 from fmbseg.models.dense import Dense, dense_features
 from fmbseg.models.text import TextEmbeddings, class_similarity
-from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
+from fmbseg.models.text_cache import TextCache, project_text_cache
+from fmbseg.models.weights import (
+    WeightsRecord,
+    load_weights,
+    resolve,
+    weights_digest,
+    weights_record,
+)
 
 __all__ = [
     "ClipEncoding",
@@ -79,6 +86,7 @@ class ClipModel:
         embed_dim: D.
         mean: of the pixels, scale 0 to 1.
         std: of the pixels, scale 0 to 1.
+        text_cache: keeps embeddings of vocabularies; None: they are made each time.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class ClipModel:
         self.image_size: int = visual.image_size[0]
         self.patch_size: int = visual.patch_size[0]
         self.embed_dim: int = visual.output_dim
+        self.text_cache: TextCache | None = None
         self._tokenizer = tokenizer
 
     @torch.no_grad()
@@ -131,9 +140,14 @@ class ClipModel:
             known = ", ".join(TEMPLATES)
             raise ConfigError(f"unknown templates {templates!r}: choose one of {known}")
         (words, owners), sentences = vocabulary.queries, TEMPLATES[templates]
-        prompts = [sentence.format(word) for word in words for sentence in sentences]
-        embedded = self.encode_text(prompts).view(len(words), len(sentences), -1)
-        queries = F.normalize(embedded.mean(dim=1), dim=-1)
+
+        def compute() -> Tensor:
+            prompts = [sentence.format(word) for word in words for sentence in sentences]
+            embedded = self.encode_text(prompts).view(len(words), len(sentences), -1)
+            return F.normalize(embedded.mean(dim=1), dim=-1)
+
+        cache = self.text_cache
+        queries = cache.queries(words, sentences, self.device, compute) if cache else compute()
         query_class = torch.tensor(owners, dtype=torch.int64, device=self.device)
         sums = torch.stack([queries[query_class == k].sum(dim=0) for k in range(len(vocabulary))])
         return TextEmbeddings(queries, query_class, F.normalize(sums, dim=-1))
@@ -278,7 +292,9 @@ def load_clip(
     with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
         module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
     load_weights(module, record, weights_dir, unused=_ARCHIVE_FIELDS)
-    return ClipModel(module, tokenizer, record, device, dtype)
+    model = ClipModel(module, tokenizer, record, device, dtype)
+    model.text_cache = project_text_cache(lambda: weights_digest(name, weights_dir))
+    return model
 
 
 def _batches(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

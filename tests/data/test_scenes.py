@@ -14,7 +14,7 @@ from PIL import Image
 
 from fmbseg.data import load_dataset
 from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scene_layouts import voc_palette, write_scenes
+from fmbseg.data.scene_layouts import SCENE_LAYOUTS, SIZES, voc_palette, write_scenes
 from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
 
@@ -151,8 +151,6 @@ def test_coco_layout_round_trips_through_the_adapter(tmp_path: Path) -> None:
     data = load_dataset("coco_stuff", str(tmp_path), split="train2017")
     names = data.vocabulary.names
     assert len(data) == 3
-    from fmbseg.data.scene_layouts import SIZES
-
     for index, sample in enumerate(data):
         number = scene_seed("training", index, seed=4)
         rng = np.random.default_rng(number)
@@ -178,6 +176,86 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     write_scenes("coco_stuff164k", tmp_path / "a", train=50, val=20, processes=1)
     write_scenes("coco_stuff164k", tmp_path / "b", train=50, val=20, processes=2)
     assert _digests(tmp_path / "a") == _digests(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("layout", "benchmark", "split"),
+    [
+        ("pascal_context", "context60", "val"),
+        ("cityscapes", "cityscapes", "val"),
+        ("ade20k", "ade20k", "validation"),
+        ("camvid", "camvid", "val"),
+        ("folder", "folder", "all"),
+    ],
+)
+def test_labels_are_the_benchmarks_classes(
+    layout: str, benchmark: str, split: str, tmp_path: Path
+) -> None:
+    write_scenes(layout, tmp_path, train=0, val=12)
+    record = SCENE_LAYOUTS[layout]
+    data = load_dataset(benchmark, tmp_path, split)
+    objects = pd.read_parquet(tmp_path / "scenes.parquet")
+    assert set(objects["image_id"]) == {sample.image_id for sample in data}
+    # Written out again: what each scene class is called there.
+    called = {
+        **{"clouds": "sky", "brick wall": "wall", "stone wall": "wall", "house": "building"},
+        **{"stop sign": {"cityscapes": "traffic sign"}.get(benchmark, "sign")},
+        **{"tree": {"cityscapes": "vegetation"}.get(benchmark, "tree")},
+    }
+    if benchmark in ("ade20k", "folder"):
+        called = {key: name for key, name in called.items() if name == "wall"}
+        called |= {"tv": "television receiver", "motorcycle": "minibike"}
+    if benchmark == "folder":
+        called = {}
+    if benchmark == "camvid":
+        called = {key: name for key, name in called.items() if name != "wall"}
+    names = data.vocabulary.names
+    checked = 0
+    for index, sample in enumerate(data):
+        number = scene_seed("evaluation", index)
+        rng = np.random.default_rng(number)
+        things = record.things if record.things and rng.random() < 0.8 else None
+        size = SIZES[rng.integers(len(SIZES))]
+        scene = render_scene(number, size=size, classes=things, stuff=record.stuff or None)
+        label = sample.label
+        assert label is not None and label.shape == scene.label.shape
+        inner = (slice(2, -2), slice(2, -2))
+        for k in np.unique(scene.label[inner]):
+            name = SCENE_CLASSES[k].name
+            words = {called[name]} if name in called else {name, *SCENE_CLASSES[k].synonyms}
+            found = np.unique(label[inner][scene.label[inner] == k])
+            assert len(found) == 1
+            if found[0] < 255 and names[found[0]] in words:
+                checked += 1
+            elif set(names) & words:
+                raise AssertionError(f"{name} is labelled {found[0]}")
+    assert checked >= 10
+
+
+@pytest.mark.parametrize("layout", [name for name, r in SCENE_LAYOUTS.items() if r.things])
+def test_most_objects_are_classes_of_the_benchmark(layout: str, tmp_path: Path) -> None:
+    write_scenes(layout, tmp_path, train=0, val=40)
+    objects = pd.read_parquet(tmp_path / "scenes.parquet")
+    assert 0.7 < objects["name"].isin(SCENE_LAYOUTS[layout].things).mean() < 1
+
+
+def test_the_command_knows_every_layout() -> None:
+    from typing import get_args
+
+    from fmbseg.commands.data import Layout
+    from fmbseg.config import SceneLayoutName
+
+    assert [entry.value for entry in Layout] == list(SCENE_LAYOUTS)
+    assert list(get_args(SceneLayoutName)) == list(SCENE_LAYOUTS)
+
+
+def test_backgrounds_can_be_chosen() -> None:
+    for seed in range(10):
+        scene = render_scene(seed, stuff=["sky", "road"])
+        drawn = {SCENE_CLASSES[k].name for k in np.unique(scene.label[scene.instance < 3])}
+        assert drawn <= {"sky", "road"}
+    with pytest.raises(DataError, match="two stuff classes"):
+        render_scene(0, stuff=["sky"])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

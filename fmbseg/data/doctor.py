@@ -1,0 +1,167 @@
+"""A data set examined file by file: what is there, what is missing, and what is broken.
+
+Everything else in the package stops at the first broken file. Here all of them are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout
+from fmbseg.data.images import check_image
+from fmbseg.data.layouts import DatasetLayout
+from fmbseg.data.listing import Listing, find_images, orphans
+from fmbseg.errors import DataError
+from fmbseg.progress import Progress
+
+_READERS = 4
+_EXAMPLES = 6
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file that is missing or broken, and what is wrong with it in one line."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split.
+
+    Attributes:
+        split: its name.
+        full: images of the complete data set's split; None: the data set has no fixed size.
+        images: images that are there.
+        annotated: how many of them have an annotation.
+        pixels: [256] pixels a class index over all readable annotations; 255 = not scored.
+        occurrences: [256] annotations in which a class index occurs.
+        problems: in order of the images.
+        examples: a few undamaged samples, spread over the split.
+        absent: why the split cannot be listed; None: it can.
+    """
+
+    split: str
+    full: int | None
+    images: int = 0
+    annotated: int = 0
+    pixels: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    occurrences: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
+    problems: tuple[Problem, ...] = ()
+    examples: tuple[Sample, ...] = ()
+    absent: str | None = None
+
+
+def examine(
+    name: str, root: Path, progress: Progress, splits: Sequence[str] = ()
+) -> list[SplitReport]:
+    """Read every image and annotation of a data set.
+
+    Args:
+        name: one of `dataset_names()`.
+        root: the data set's folder.
+        progress: for the bar.
+        splits: none: all that the data set has.
+
+    Raises:
+        DataError: unknown name, or no split is there at all; says what to download then.
+        VocabularyError: the folder's own class list is broken.
+    """
+    layout = dataset_layout(name)
+    if unknown := [split for split in splits if layout.splits == ("all",) and split != "all"]:
+        raise DataError(f"{name} has no split {unknown[0]!r}: it is not divided, leave it out")
+    reports = [
+        _examine_split(name, layout, root, split, progress) for split in splits or layout.splits
+    ]
+    if all(report.images == 0 and not report.problems for report in reports):
+        reason = reports[0].absent or f"{name}: {root} holds no image"
+        raise DataError(f"{reason}; to get it: {layout.source}; then give its root, {layout.root}")
+    return reports
+
+
+def _examine_split(
+    name: str, layout: DatasetLayout, root: Path, split: str, progress: Progress
+) -> SplitReport:
+    full = layout.full.get(split)
+    try:
+        listing = find_images(name, layout, root, split)
+    except DataError as error:
+        return SplitReport(split, full, absent=str(error))
+    dataset = SegmentationDataset(name, root, split, listing.files)
+    problems = _listing_problems(layout, root, split, listing)
+    pixels, occurrences = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    sound: list[int] = []
+    with (
+        progress.task(f"{name} {split}", len(dataset)) as task,
+        ThreadPoolExecutor(_READERS) as pool,
+    ):
+        for index, (found, counts) in enumerate(pool.map(_examine_sample, dataset)):
+            problems += found
+            if counts is not None:
+                pixels += counts
+                occurrences += counts > 0
+                if not found:
+                    sound.append(index)
+            task.advance()
+    annotated = sum(sample.annotation_path is not None for sample in dataset)
+    # Without any annotation there are still pictures to look at.
+    shown = sound if dataset.has_labels else list(range(len(dataset)))
+    chosen = sorted({shown[k * len(shown) // _EXAMPLES] for k in range(_EXAMPLES)} if shown else ())
+    return SplitReport(
+        split,
+        full,
+        len(dataset),
+        annotated,
+        pixels,
+        occurrences,
+        tuple(problems),
+        tuple(dataset[index] for index in chosen),
+    )
+
+
+def _listing_problems(
+    layout: DatasetLayout, root: Path, split: str, listing: Listing
+) -> list[Problem]:
+    problems = [
+        Problem(path, f"{path} does not exist, but {listing.source} lists it")
+        for path in listing.missing
+    ]
+    seen: dict[str, Path] = {}
+    for file in listing.files:
+        if file.image_id in seen:
+            other = seen[file.image_id]
+            problems.append(Problem(file.path, f"{file.path} has the same id as {other}"))
+        seen[file.image_id] = file.path
+    for path in orphans(layout, root, split, listing.files):
+        problems.append(Problem(path, f"{path} is an annotation without an image"))
+    return problems
+
+
+def _examine_sample(sample: Sample) -> tuple[list[Problem], Counts | None]:
+    """Problems of one image and its annotation, and its [256] label histogram."""
+    problems = []
+
+    def attempt(path: Path, read: Callable[[], npt.NDArray[np.int64] | None]) -> Counts | None:
+        try:
+            label = read()
+        except DataError as error:
+            problems.append(Problem(path, str(error)))
+            return None
+        return None if label is None else np.bincount(label.ravel(), minlength=256)
+
+    attempt(sample.image_path, lambda: check_image(sample.image_path))
+    counts = attempt(
+        sample.annotation_path or sample.expected_annotation or sample.image_path,
+        lambda: sample.label,
+    )
+    if len(problems) == 2 and problems[1].reason == problems[0].reason:
+        del problems[1]  # the image's size could not be read for its annotation either
+    return problems, counts

@@ -1,0 +1,70 @@
+"""Conversions a benchmark needs before it can be read fast; most need none.
+
+A conversion can be cut off and called again: what is there stays, split lists come last.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from fmbseg.atomic import write_atomically
+from fmbseg.data.datasets import dataset_layout
+from fmbseg.data.detail import load_detail
+from fmbseg.data.layouts import DETAIL_FILE
+from fmbseg.errors import DataError
+from fmbseg.progress import Progress
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """How many files were written, and how many were there already."""
+
+    written: int
+    kept: int
+
+
+def prepare(name: str, root: Path, progress: Progress) -> Prepared | None:
+    """Do the conversion of a benchmark whose annotations lie together in one file.
+
+    PASCAL Context: masks and split lists out of PASCAL in Detail's JSON file.
+
+    Returns:
+        None: the benchmark is read as it is distributed.
+
+    Raises:
+        DataError: unknown name, or the file is missing or damaged.
+    """
+    layout = dataset_layout(name)
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist; to get {name}: {layout.source}")
+    if all(entry.pattern != DETAIL_FILE for entry in layout.annotations):
+        return None
+    target = layout.annotations[0].pattern
+    source = root / DETAIL_FILE
+    if not source.is_file():
+        lists = [root / layout.split_list[0].format(split=split) for split in layout.splits]
+        if all(path.is_file() for path in lists):
+            return Prepared(0, len(lists))
+        raise DataError(f"{source} does not exist; to get {name}: {layout.source}")
+    detail = load_detail(source)
+    written = kept = 0
+    stems = {split: detail.stems(split) for split in layout.splits}
+    with progress.task(f"prepare {name}", sum(map(len, stems.values()))) as task:
+        for stem in (stem for names in stems.values() for stem in names):
+            path = root / target.format(stem=stem)
+            if path.is_file():
+                kept += 1
+            else:
+                picture = io.BytesIO()
+                Image.fromarray(detail.mask(stem)).save(picture, "PNG")
+                write_atomically(path, picture.getvalue())
+                written += 1
+            task.advance()
+    for split, names in stems.items():
+        text = "".join(f"{stem}\n" for stem in names)
+        write_atomically(root / layout.split_list[0].format(split=split), text.encode())
+    return Prepared(written, kept)

@@ -1,0 +1,107 @@
+"""A user's pictures as a versioned input: added, imported, pushed and pulled, through DVC."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.test_dvc import Project
+
+pytestmark = pytest.mark.slow
+
+SMALL = {
+    "shard_size: 64": "shard_size: 4",
+    "points_per_side: 12": "points_per_side: 4",
+    "epochs: 12": "epochs: 1",
+    "threads: 2": "threads: 1",
+}
+FOLDER = ("data.name=folder", "data.split=all")
+
+
+def photo_folder(realdata: Path, target: Path, count: int) -> Path:
+    """Photos and CamVid frames with a class list, as a user would have them."""
+    target.mkdir(parents=True)
+    photos = sorted((realdata / "photos").iterdir())
+    frames = sorted((realdata / "camvid" / "train").iterdir())
+    for path in [*photos, *frames][:count]:
+        shutil.copyfile(path, target / path.name)
+    (target / "classes.txt").write_text("car\nroad\ntree\ndog\nperson\nsky\n")
+    return target
+
+
+@pytest.fixture
+def project(tmp_path: Path, repository: Path) -> Project:
+    root = tmp_path / "fmbseg"
+    shutil.copytree(repository / "fmbseg", root / "fmbseg", ignore=shutil.ignore_patterns("__py*"))
+    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(repository / name, root)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(repository / ".dvc" / name, root / ".dvc")
+    made = Project(root)
+    for old, new in SMALL.items():
+        made.set(old, new)
+    made.set("enabled: true", "enabled: false")
+    made.run("git", "init", "-q")
+    made.commit("start")
+    return made
+
+
+def test_imported_photos_are_versioned_pushed_and_pulled(
+    project: Project, realdata: Path, tmp_path: Path
+) -> None:
+    source = photo_folder(realdata, tmp_path / "camera", 5)
+    (project.root / "inputs").mkdir()
+    project.run("dvc", "import-url", str(source), "inputs/photos")
+    project.set("name: coco_stuff\n", "name: folder\n")
+    project.set("root: data/scenes/coco_stuff164k\n", "root: inputs/photos\n")
+    project.set("split: train2017", "split: all")
+    assert project.repro("label") == {"detect", "query", "masks", "label"}
+    labels = project.root / "data" / "pseudo" / "label" / "labels"
+    made = {path.name: path.read_bytes() for path in labels.iterdir()}
+    assert len(made) == 5
+
+    project.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    project.run("dvc", "push", "label", "inputs/photos.dvc")
+    project.commit("five photos and their pseudo labels")
+
+    # Another machine: neither the source of the photos nor any cache.
+    source.rename(tmp_path / "gone")
+    project.run("git", "clone", "-q", str(project.root), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.run("dvc", "pull", "label", "inputs/photos.dvc")
+    pulled = clone.root / "data" / "pseudo" / "label" / "labels"
+    assert {path.name: path.read_bytes() for path in pulled.iterdir()} == made
+    assert len(list((clone.root / "inputs" / "photos").glob("*.*g"))) == 5
+
+    # New photos at the source are a new version, and DVC knows what depends on them.
+    (tmp_path / "gone").rename(source)
+    extra = sorted((realdata / "camvid" / "val").iterdir())[0]
+    shutil.copyfile(extra, source / extra.name)
+    project.run("dvc", "update", "inputs/photos.dvc")
+    assert "detect" in project.run("dvc", "status")
+    assert project.repro("detect") == {"detect"}
+    # Back to the committed version: the photos and their labels come out of the cache.
+    project.run("git", "checkout", "-q", "dvc.lock", "inputs/photos.dvc")
+    project.run("dvc", "checkout", "inputs/photos.dvc", "label")
+    assert {path.name: path.read_bytes() for path in labels.iterdir()} == made
+
+
+def test_from_a_folder_of_photos_to_a_trained_segmenter(
+    project: Project, realdata: Path, tmp_path: Path
+) -> None:
+    photos = photo_folder(realdata, project.root / "inputs" / "photos", 20)
+    project.run("dvc", "add", "inputs/photos")
+    project.commit("twenty photos")
+    # The three commands of the README.
+    shown = project.run("fmbseg", "data", "doctor", "folder", "--root", "inputs/photos")
+    assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
+    settings = [f"-S{setting}" for setting in (*FOLDER, "data.root=inputs/photos")]
+    project.run("dvc", "exp", "run", *settings, "align")
+    words = ["--vocabulary", "inputs/photos/classes.txt"]
+    project.run("fmbseg", "predict", "inputs/photos", *words, "--out", "out")
+    assert len(list((project.root / "out").glob("*.overlay.png"))) == 20
+    assert "folder" in (project.root / "params.yaml").read_text()
+    assert photos.is_dir()
