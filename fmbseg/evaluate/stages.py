@@ -37,6 +37,7 @@ from fmbseg.store import (
     ShardReport,
     ShardStore,
     StageReport,
+    StageState,
     content_key,
     file_digest,
     json_digest,
@@ -138,6 +139,17 @@ def evaluate(
     )
 
 
+def scoring_state(
+    config: Config, paths: Paths, progress: Progress, method: str, benchmark: str
+) -> StageState:
+    """The content key of one result, and whether it is there; scores nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, WeightsError: as `evaluate`.
+    """
+    return _Scoring(config, paths, progress, method).state(benchmark)
+
+
 class _Scoring:
     """One method over several benchmarks; its models are loaded when something is to be done."""
 
@@ -149,11 +161,16 @@ class _Scoring:
         self._method = _METHODS[method]
         self._checkpoint = paths.oracle if method == "oracle" else paths.align
 
+    def state(self, benchmark: str) -> StageState:
+        dataset, limit = self._dataset(benchmark)
+        key = self._key(dataset, dataset[:limit], limit)
+        return StageState(key, _published(self._target(benchmark), key))
+
     def run(self, benchmark: str) -> tuple[str, ShardReport]:
         dataset, limit = self._dataset(benchmark)
         samples = dataset[:limit]
         key = self._key(dataset, samples, limit)
-        target = self._paths.metrics / self._name / f"{benchmark}.json"
+        target = self._target(benchmark)
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
         store = ShardStore(self._paths.shards, f"evaluate-{self._name}", key)
@@ -198,6 +215,9 @@ class _Scoring:
     @property
     def _batch_size(self) -> int:
         return self._config.evaluate.batch_size
+
+    def _target(self, benchmark: str) -> Path:
+        return self._paths.metrics / self._name / f"{benchmark}.json"
 
     def _dataset(self, benchmark: str) -> tuple[SegmentationDataset, int | None]:
         entry = self._config.evaluate.benchmarks.get(benchmark)
