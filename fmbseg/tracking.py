@@ -268,6 +268,8 @@ class _MlflowTracker(Tracker):
         """The client and the experiment's id; MLflow is imported and contacted here first."""
         if self._opened is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            # Two lines on stdout for every child run that ends.
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             # Its own defaults retry a dead server for minutes; the results are on disk anyway.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -105,7 +105,6 @@ def test_a_published_stage_computes_nothing(
     assert files_of(paths.pseudo) == before
 
 
-@pytest.mark.parametrize("name", ["detect", "query", "masks", "label"])
 def test_the_state_is_what_a_run_would_find(
     dataset: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
@@ -126,6 +125,7 @@ def test_the_state_is_what_a_run_would_find(
     assert not state("detect", config, paths, quiet).published
 
 
+@pytest.mark.parametrize("name", ["detect", "query", "masks", "label"])
 def test_a_killed_stage_goes_on_where_it_was(
     name: str, tmp_path: Path, make_config: MakeConfig
 ) -> None:
