@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow, Task, flow, get_run_logger, task
+from prefect.client.schemas.objects import State
 
 from flows.common import (
     RETRIES,
@@ -89,7 +90,13 @@ def call_task(name: str, config: Config, root: Path) -> Report:
     stage, _ = find_stage(name, config)
     state = stage_state(name, config, Paths(root), silent_progress())
     called = TASKS[stage.name].with_options(refresh_cache=not state.published)
-    return called(stage=name, key=state.key, config=config, root=root)
+    given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}
+    done = cast("State[Report]", called(**given, return_state=True))
+    report: Report = done.result()
+    if done.name == "Cached":  # what the earlier run computed is taken over by this one
+        shards = report["computed"] + report["taken_over"]
+        report = report | {"computed": 0, "taken_over": shards}
+    return report
 
 
 def _flow(name: str) -> Flow[..., list[Report]]:

@@ -81,7 +81,7 @@ def promote(client: MlflowClient, name: str, run_id: str, model_id: str, benchma
         champion = client.get_model_version_by_alias(name, CHAMPION)
     except MlflowException:
         champion = None  # there is none yet
-    if champion is not None:
+    if champion is not None and champion.run_id is not None:
         if champion.run_id == run_id:
             return True
         other = client.get_run(champion.run_id)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image, ImageOps
 
 from fmbseg.predict import Segmenter, load_segmenter

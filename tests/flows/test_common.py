@@ -96,6 +96,7 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
 
     again = one_stage(config, tmp_path, return_state=True)
     assert _task_states(again.state_details.flow_run_id) == ["Cached"]
+    assert again.result() == first | {"computed": 0, "taken_over": 2}
 
     (paths.scenes / "manifest.json").unlink()
     one_stage(config, tmp_path)
