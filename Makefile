@@ -5,6 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-slow lint format typecheck ui clean lock
+.PHONY: stack deploy stack-stop
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -62,9 +63,18 @@ typecheck: install  ## check types (mypy, strict)
 ui: install  ## show the tracked runs on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
+stack: install  ## start Prefect, MLflow and a worker here (FMBSEG_PREFECT_PORT, FMBSEG_MLFLOW_PORT)
+	python -m flows.stack start
+
+deploy: install  ## register fmbseg/full, fmbseg/pseudo-labels, fmbseg/train, fmbseg/evaluate
+	python -m flows.stack deploy
+
+stack-stop: install  ## stop what `make stack` started
+	python -m flows.stack stop
+
 clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	find fmbseg tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fmbseg flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: install  ## write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new

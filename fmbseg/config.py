@@ -188,6 +188,10 @@ class TrackingSection(Section):
     enabled: bool = True
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "fmbseg"
+    model: str = Field("fmbseg", min_length=1, description="name in the model registry")
+    champion_benchmark: str = Field(
+        "voc21", description="a head that beats the champion's mIoU here becomes the champion"
+    )
 
 
 class Config(Section):
@@ -226,6 +230,14 @@ def load_config(path: Path | str | None = "params.yaml", overrides: Sequence[str
             All errors are listed in the one message.
     """
     raw = {} if path is None else _read(Path(path))
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw)
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with `section.key=value` overrides applied, see `load_config`."""
+    raw = config.model_dump(mode="json")
     for override in overrides:
         _apply(raw, override)
     return parse_config(raw)

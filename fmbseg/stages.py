@@ -8,14 +8,14 @@ benchmark it runs all of `evaluate.benchmarks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
-from fmbseg.store import StageReport
+from fmbseg.store import StageReport, StageState, json_digest
 from fmbseg.tracking import Tracker
 
 
@@ -47,6 +47,7 @@ class Stage:
         sources: modules and package data, relative to the package, that make its result.
         outputs: what it makes, relative to the workspace.
         function: runs it.
+        state: its content key as inputs and parameters are now, and whether the result is there.
         each_benchmark: whether it runs once a benchmark.
     """
 
@@ -57,6 +58,7 @@ class Stage:
     sources: tuple[str, ...]
     outputs: tuple[str, ...]
     function: Callable[[Workplace], StageReport]
+    state: Callable[[Workplace], StageState]
     each_benchmark: bool = False
 
 
@@ -67,6 +69,12 @@ def _scenes(work: Workplace) -> StageReport:
     from fmbseg.data.scene_layouts import scenes
 
     return scenes(work.config, work.paths, work.progress)
+
+
+def _scenes_state(work: Workplace) -> StageState:
+    from fmbseg.data.scene_layouts import scenes_state
+
+    return scenes_state(work.config, work.paths)
 
 
 def _detect(work: Workplace) -> StageReport:
@@ -93,10 +101,22 @@ def _label(work: Workplace) -> StageReport:
     return label(work.config, work.paths, work.progress)
 
 
+def _pseudo_state(name: str, work: Workplace) -> StageState:
+    from fmbseg.pseudo.stages import state
+
+    return state(name, work.config, work.paths, work.progress)
+
+
 def _features(work: Workplace) -> StageReport:
     from fmbseg.align.features import features
 
     return features(work.config, work.paths, work.progress)
+
+
+def _features_state(work: Workplace) -> StageState:
+    from fmbseg.align.features import features_state
+
+    return features_state(work.config, work.paths, work.progress)
 
 
 def _align(work: Workplace) -> StageReport:
@@ -106,34 +126,90 @@ def _align(work: Workplace) -> StageReport:
         return align(work.config, work.paths, work.progress, on_metrics)
 
 
+def _align_state(work: Workplace) -> StageState:
+    from fmbseg.align.stages import align_state
+
+    return align_state(work.config, work.paths, work.progress)
+
+
+_SCORED = {"evaluate": ("fmbseg",), "baselines": ("maskclip", "pseudo"), "oracle": ("oracle",)}
+
+
 def _evaluate(work: Workplace) -> StageReport:
-    return _score(work, ("fmbseg",))
+    return _score(work, "evaluate")
+
+
+def _evaluate_state(work: Workplace) -> StageState:
+    return _joined(_scores(work, "evaluate"))
 
 
 def _baselines(work: Workplace) -> StageReport:
-    return _score(work, ("maskclip", "pseudo"))
+    return _score(work, "baselines")
+
+
+def _baselines_state(work: Workplace) -> StageState:
+    return _joined(_scores(work, "baselines"))
 
 
 def _oracle(work: Workplace) -> StageReport:
     from fmbseg.align.stages import train_oracle
 
     with work.tracker.training(work.config, "oracle", work.paths.oracle) as on_metrics:
-        report = train_oracle(work.config, work.paths, work.progress, on_metrics)
-    _score(work, ("oracle",))
-    return report
+        trained = train_oracle(work.config, work.paths, work.progress, on_metrics)
+    scored = _score(work, "oracle")
+    return replace(
+        trained,
+        computed=trained.computed + scored.computed,
+        taken_over=trained.taken_over + scored.taken_over,
+    )
 
 
-def _score(work: Workplace, methods: Sequence[str]) -> StageReport:
+def _oracle_state(work: Workplace) -> StageState:
+    from fmbseg.align.stages import oracle_state
+
+    # The scores' own keys are known when the head is trained, this one before it.
+    training = oracle_state(work.config, work.paths, work.progress)
+    key = json_digest([training.key, work.config.evaluate.model_dump()])
+    done = training.published and all(state.published for state in _scores(work, "oracle"))
+    return StageState(key, done)
+
+
+def _score(work: Workplace, stage: str) -> StageReport:
     from fmbseg.evaluate.stages import evaluate
     from fmbseg.view.example import example_overlay
 
-    for method in methods:
-        report = evaluate(
-            work.config, work.paths, work.progress, method=method, benchmarks=work.benchmarks
+    reports = []
+    for method in _SCORED[stage]:
+        reports.append(
+            evaluate(
+                work.config, work.paths, work.progress, method=method, benchmarks=work.benchmarks
+            )
         )
         picture = partial(example_overlay, work.config, work.paths) if method == "fmbseg" else None
         work.tracker.evaluation(work.config, work.paths, method, work.benchmarks, picture)
-    return report
+    keys = [report.key for report in reports]
+    return StageReport(
+        stage,
+        keys[0] if len(keys) == 1 else json_digest(keys),
+        computed=sum(report.computed for report in reports),
+        taken_over=sum(report.taken_over for report in reports),
+    )
+
+
+def _scores(work: Workplace, stage: str) -> list[StageState]:
+    from fmbseg.evaluate.stages import scoring_state
+
+    return [
+        scoring_state(work.config, work.paths, work.progress, method, benchmark)
+        for method in _SCORED[stage]
+        for benchmark in work.benchmarks
+    ]
+
+
+def _joined(states: Sequence[StageState]) -> StageState:
+    keys = [state.key for state in states]
+    key = keys[0] if len(keys) == 1 else json_digest(keys)
+    return StageState(key, all(state.published for state in states))
 
 
 _RUN = ("run.dtype", "run.threads")
@@ -170,6 +246,7 @@ _TABLE = (
         ),
         outputs=("data/scenes",),
         function=_scenes,
+        state=_scenes_state,
     ),
     Stage(
         name="detect",
@@ -179,6 +256,7 @@ _TABLE = (
         sources=_STAGE_1,
         outputs=("data/pseudo/detect",),
         function=_detect,
+        state=partial(_pseudo_state, "detect"),
     ),
     Stage(
         name="query",
@@ -188,6 +266,7 @@ _TABLE = (
         sources=_STAGE_1,
         outputs=("data/pseudo/query",),
         function=_query,
+        state=partial(_pseudo_state, "query"),
     ),
     Stage(
         name="masks",
@@ -197,6 +276,7 @@ _TABLE = (
         sources=_STAGE_1,
         outputs=("data/pseudo/masks",),
         function=_masks,
+        state=partial(_pseudo_state, "masks"),
     ),
     Stage(
         name="label",
@@ -206,6 +286,7 @@ _TABLE = (
         sources=_STAGE_1,
         outputs=("data/pseudo/label",),
         function=_label,
+        state=partial(_pseudo_state, "label"),
     ),
     Stage(
         name="features",
@@ -215,6 +296,7 @@ _TABLE = (
         sources=("align/features.py", "data", "models"),
         outputs=("data/features",),
         function=_features,
+        state=_features_state,
     ),
     Stage(
         name="align",
@@ -224,6 +306,7 @@ _TABLE = (
         sources=_STAGE_2,
         outputs=("data/align",),
         function=_align,
+        state=_align_state,
     ),
     Stage(
         name="evaluate",
@@ -233,6 +316,7 @@ _TABLE = (
         sources=_SCORING,
         outputs=("metrics/fmbseg/${key}.json",),
         function=_evaluate,
+        state=_evaluate_state,
         each_benchmark=True,
     ),
     Stage(
@@ -243,6 +327,7 @@ _TABLE = (
         sources=(*_SCORING, "pseudo"),
         outputs=("metrics/maskclip/${key}.json", "metrics/pseudo/${key}.json"),
         function=_baselines,
+        state=_baselines_state,
         each_benchmark=True,
     ),
     Stage(
@@ -253,6 +338,7 @@ _TABLE = (
         sources=_SCORING,
         outputs=("data/oracle", "metrics/oracle"),
         function=_oracle,
+        state=_oracle_state,
     ),
 )
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _TABLE}
@@ -302,3 +388,42 @@ def run_stage(
     stage, benchmarks = find_stage(name, config)
     work = Workplace(config, paths, progress, tracker or Tracker(), benchmarks)
     return stage.function(work)
+
+
+def stage_state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:
+    """The content key of what `run_stage` would make now, and whether it is there already.
+
+    Nothing is computed, but images are read to digest them.
+
+    Raises:
+        ConfigError, FmbsegError: as `run_stage`.
+    """
+    stage, benchmarks = find_stage(name, config)
+    return stage.state(Workplace(config, paths, progress, Tracker(), benchmarks))
+
+
+def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
+    """Names of single runs in the order of the pipeline, as DVC writes them.
+
+    Args:
+        config: whose benchmarks are filled in: `evaluate` becomes `evaluate@voc21` and so on.
+        wanted: stages, with or without a benchmark; none: all.
+
+    Raises:
+        ConfigError: as `find_stage`.
+    """
+    chosen = set()
+    for name in wanted or STAGES:
+        stage, benchmarks = find_stage(name, config)
+        each = [f"{stage.name}@{key}" for key in benchmarks]
+        chosen.update(each if stage.each_benchmark else [stage.name])
+    order = [
+        name
+        for stage in STAGES.values()
+        for name in (
+            [f"{stage.name}@{key}" for key in config.evaluate.benchmarks]
+            if stage.each_benchmark
+            else [stage.name]
+        )
+    ]
+    return [name for name in order if name in chosen]

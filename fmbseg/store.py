@@ -33,6 +33,7 @@ __all__ = [
     "ShardReport",
     "ShardStore",
     "StageReport",
+    "StageState",
     "content_key",
     "file_digest",
     "is_published",
@@ -66,6 +67,19 @@ class StageReport:
     key: str
     computed: int
     taken_over: int
+
+
+@dataclass(frozen=True)
+class StageState:
+    """What a stage would make now, and whether that is there already.
+
+    Attributes:
+        key: the content key of its result.
+        published: whether its out is there under this key and undamaged.
+    """
+
+    key: str
+    published: bool
 
 
 class ShardStore:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmbseg.config import Config
+from fmbseg.logged_model import log_checkpoint, promote
 from fmbseg.paths import Paths, project_folder
 from fmbseg.runs import (
     Curve,
@@ -71,6 +72,10 @@ class Tracker:
             benchmarks: names.
             overlay: gives the picture of one segmented image of a benchmark.
         """
+
+    def run_link(self, config: Config, paths: Paths) -> str | None:
+        """Where the run of the present checkpoint is shown; None: nowhere."""
+        return None
 
 
 def open_tracker(config: Config, root: Path = Path(".")) -> Tracker:
@@ -145,6 +150,29 @@ class _MlflowTracker(Tracker):
                     path = f"overlay/{benchmark}.png"
                     self._open()[0].log_image(run_id, picture, artifact_file=path)
                 self._open()[0].set_terminated(run_id, "FINISHED")
+                if method == "fmbseg" and result["checkpoint_sha256"] == checkpoint_sha256(
+                    paths.align
+                ):
+                    self._add_model(run_id, paths.align)
+
+    def _add_model(self, run_id: str, checkpoint: Path) -> None:
+        with _never_fails("the model of this run"):
+            client, experiment = self._open()
+            model_id = log_checkpoint(client, experiment, run_id, checkpoint)
+            section = self._section
+            promote(client, section.model, run_id, model_id, section.champion_benchmark)
+
+    def run_link(self, config: Config, paths: Paths) -> str | None:
+        link: str | None = None
+        with _never_fails("the link to the run"):
+            _, experiment = self._open()
+            run_id = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+            uri = tracking_uri(self._section.uri, self._root)
+            if run_id is not None:
+                link = f"run {run_id} (`make ui`)"
+                if uri.startswith("http"):
+                    link = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return link
 
     def _add_scores(
         self, run_id: str, config: Config, folder: Path, benchmark: str, result: Mapping[str, Any]
@@ -163,9 +191,33 @@ class _MlflowTracker(Tracker):
             new = {k: v for k, v in scores(values, name).items() if logged.get(k) != v}
             _log_curve(client, run_id, [(0, new)])
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
+            self._add_child(run_id, name, values, new)
             if (entry := config.evaluate.benchmarks.get(name)) is not None:
                 limit = "" if entry.limit is None else f", first {entry.limit}"
                 client.set_tag(run_id, f"benchmark.{name}", f"{entry.root} {entry.split}{limit}")
+
+    def _add_child(
+        self, run_id: str, benchmark: str, result: Mapping[str, Any], new: Mapping[str, float]
+    ) -> None:
+        """A benchmark as a child run, with the scores that are not logged yet."""
+        client, experiment = self._open()
+        name = f"evaluate-{benchmark}"
+        child = self._child(run_id, name)
+        if child is None:
+            tags = {_PARENT: run_id, "fmbseg.benchmark": benchmark}
+            child = client.create_run(experiment, tags=tags, run_name=name).info.run_id
+            shown = {key: str(value) for key, value in result["protocol"].items()}
+            _log_params(client, child, {"benchmark": benchmark, **shown})
+            new = scores(result, benchmark)
+        own = {key.removesuffix(f"/{benchmark}"): value for key, value in new.items()}
+        _log_curve(client, child, [(0, own)])
+        client.set_terminated(child, "FINISHED")
+
+    def _child(self, run_id: str, name: str) -> str | None:
+        client, experiment = self._open()
+        wanted = f"tags.`{_PARENT}` = '{run_id}' and attributes.run_name = '{name}'"
+        found = client.search_runs([experiment], wanted, max_results=1)
+        return found[0].info.run_id if found else None
 
     def _add_training(
         self, run_id: str, method: str, checkpoint: Path, result: Mapping[str, Any]
@@ -178,7 +230,7 @@ class _MlflowTracker(Tracker):
         if not client.list_artifacts(run_id, "checkpoint"):
             for name in ("checkpoint.json", "head.safetensors"):
                 client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
-        if not client.search_runs([experiment], f"tags.`{_PARENT}` = '{run_id}'", max_results=1):
+        if self._child(run_id, f"training-{method}") is None:
             tags = {_PARENT: run_id, _CHECKPOINT: sha256}
             run = client.create_run(experiment, tags=tags, run_name=f"training-{method}")
             _log_curve(client, run.info.run_id, read_curve(checkpoint / "curve.csv"))
@@ -190,30 +242,34 @@ class _MlflowTracker(Tracker):
         tags = {_KEY: run_key(config, method, sha256), "fmbseg.method": method}
         tags[_CHECKPOINT] = sha256 or ""
 
-        def oldest() -> str | None:
-            found = client.search_runs(
-                [experiment],
-                f"tags.`{_KEY}` = '{tags[_KEY]}'",
-                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-                max_results=1,
-            )
-            return found[0].info.run_id if found else None
-
-        if (known := oldest()) is not None:
+        if (known := self._find(tags[_KEY])) is not None:
             return known
         name = run_name(config, method, sha256)
         made: str = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        if (first := oldest()) is not None and first != made:
+        if (first := self._find(tags[_KEY])) is not None and first != made:
             client.delete_run(made)  # two processes made it at once: the older one stays
             return first
         params = flat_params(config, trained=sha256 is not None)
         _log_params(client, made, {"method": method, **params})
         return made
 
+    def _find(self, key: str) -> str | None:
+        """The oldest run with this key."""
+        client, experiment = self._open()
+        found = client.search_runs(
+            [experiment],
+            f"tags.`{_KEY}` = '{key}'",
+            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+            max_results=1,
+        )
+        return found[0].info.run_id if found else None
+
     def _open(self) -> tuple[MlflowClient, str]:
         """The client and the experiment's id; MLflow is imported and contacted here first."""
         if self._opened is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            # Two lines on stdout for every child run that ends.
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             # Its own defaults retry a dead server for minutes; the results are on disk anyway.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

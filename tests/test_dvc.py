@@ -154,7 +154,10 @@ def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
     for run in runs:
         assert {"miou/voc20", "miou/voc21", "miou/coco_stuff"} <= set(run.data.metrics)
         child = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-        (training,) = client.search_runs([experiment.experiment_id], child)
+        children = client.search_runs([experiment.experiment_id], child)
+        named = {found.info.run_name: found for found in children}
+        assert len(named) == len(children) == 4  # the training and three benchmarks
+        training = named["training-fmbseg"]
         assert len(client.get_metric_history(training.info.run_id, "loss")) == 2
         overlays = {file.path for file in client.list_artifacts(run.info.run_id, "overlay")}
         assert len(overlays) == 3

@@ -12,7 +12,7 @@ from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.plan import STAGES as STAGE_1
-from fmbseg.stages import STAGES, Stage, find_stage, run_stage
+from fmbseg.stages import STAGES, Stage, find_stage, run_stage, stage_names
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fmbseg"
@@ -152,3 +152,18 @@ def test_find_stage(config: Config) -> None:
 def test_stages_that_do_not_exist(config: Config, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_stage(name, config, Paths(), silent_progress())
+
+
+def test_stage_names_are_those_of_dvc_in_the_order_of_the_pipeline() -> None:
+    config = parse_config(
+        {"evaluate": {"benchmarks": {n: {"root": "x", "split": "val"} for n in ("voc21", "voc20")}}}
+    )
+    assert stage_names(config, ["evaluate", "detect", "baselines@voc20"]) == [
+        "detect",
+        "evaluate@voc21",
+        "evaluate@voc20",
+        "baselines@voc20",
+    ]
+    assert len(stage_names(config)) == len(STAGES) + 2
+    with pytest.raises(ConfigError, match="unknown stage"):
+        stage_names(config, ["detekt"])

@@ -39,7 +39,9 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def config(database: str, request: pytest.FixtureRequest) -> Config:
     """The parameters of the demo, logged into an experiment of the test's own."""
     return load_config(
-        PARAMS, [f"tracking.uri={database}", f"tracking.experiment={request.node.name}"]
+        PARAMS,
+        [f"tracking.{key}={request.node.name}" for key in ("experiment", "model")]
+        + [f"tracking.uri={database}"],
     )
 
 
@@ -130,8 +132,12 @@ def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None
     table = client.download_artifacts(run.info.run_id, "per_class_iou/voc20.csv", str(tmp_path))
     assert Path(table).read_text() == 'class,iou\ndog,10.0000\n"tree, bush",\n'
 
-    (child,) = _children(config)
-    assert child.data.tags["mlflow.parentRunId"] == run.info.run_id
+    children = {child.info.run_name: child for child in _children(config)}
+    assert set(children) == {"training-fmbseg", *(f"evaluate-{name}" for name in BENCHMARKS)}
+    assert {one.data.tags["mlflow.parentRunId"] for one in children.values()} == {run.info.run_id}
+    assert children["evaluate-voc20"].data.metrics["miou"] == 10.0
+    assert children["evaluate-voc20"].data.params["split"] == "val of voc20"
+    child = children["training-fmbseg"]
     assert child.info.status == "FINISHED"
     history = client.get_metric_history(child.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -152,8 +158,10 @@ def test_another_head_is_another_run_and_logging_again_is_none(
     for run in runs:
         assert len(client.get_metric_history(run.info.run_id, "miou/voc21")) == 1
     # Their training was not tracked while it ran: the curve comes from the checkpoint's folder.
-    assert len(_children(config)) == 2
-    assert {len(child.data.metrics) for child in _children(config)} == {2}
+    trainings = [run for run in _children(config) if run.info.run_name == "training-fmbseg"]
+    assert len(trainings) == 2
+    assert {len(child.data.metrics) for child in trainings} == {2}
+    assert len(_children(config)) == 4  # and a benchmark each
 
 
 def test_results_that_needed_no_new_computation_are_in_the_run_too(

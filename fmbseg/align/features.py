@@ -42,6 +42,7 @@ from fmbseg.store import (
     ShardReport,
     ShardStore,
     StageReport,
+    StageState,
     content_key,
     file_digest,
     is_published,
@@ -95,6 +96,16 @@ def features(config: Config, paths: Paths, progress: Progress) -> StageReport:
     header = {"images_digest": plan.manifest.digest, "feature_shards": digests}
     out.publish(paths.features, count=1, manifest=header)
     return StageReport(STAGE, plan.key, report.computed, report.taken_over)
+
+
+def features_state(config: Config, paths: Paths, progress: Progress) -> StageState:
+    """The content key of the features, and whether their index is there; computes nothing.
+
+    Raises:
+        DataError, WeightsError: as `features`.
+    """
+    plan = _Plan(config, paths, progress)
+    return StageState(plan.key, is_published(paths.features, plan.key))
 
 
 class PublishedFeatures:

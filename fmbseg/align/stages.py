@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from fmbseg.pseudo.plan import Plan
 from fmbseg.store import (
     ShardStore,
     StageReport,
+    StageState,
     content_key,
     is_published,
     json_digest,
@@ -74,20 +76,17 @@ def align(
         WeightsError: the weights of CLIP or of the encoder are missing or damaged.
     """
     plan = Plan(config, paths, progress)
-    if published_key(paths.label) is None:
-        raise StoreError(f"align needs {paths.label}: run `fmbseg run label` first")
-    if not is_published(paths.label, plan.key("label")):
-        raise StoreError(
-            f"align: {paths.label} is damaged or was made with other images, parameters, weights "
-            "or code: run `fmbseg run label` again first"
-        )
+    return _Training(_pseudo_targets(paths, plan), config, paths, plan, progress).run(on_metrics)
 
-    def read(image_id: str) -> Label:
-        return load_label(paths.label / "labels" / f"{image_id}.png")
 
-    digest = _files_digest(paths.label)
-    targets = _Targets("align", paths.align, plan.vocabulary, read, digest)
-    return _train(targets, config, paths, plan, progress, on_metrics)
+def align_state(config: Config, paths: Paths, progress: Progress) -> StageState:
+    """The content key of `align`'s result, and whether it is there; trains nothing.
+
+    Raises:
+        StoreError, ConfigError, DataError, WeightsError: as `align`.
+    """
+    plan = Plan(config, paths, progress)
+    return _Training(_pseudo_targets(paths, plan), config, paths, plan, progress).state
 
 
 def train_oracle(
@@ -102,19 +101,13 @@ def train_oracle(
         DataError: the data set has no annotations.
     """
     plan = Plan(config, paths, progress)
-    data = config.data
-    dataset = load_dataset(data.name, paths.root / data.root, data.split)[: data.limit]
-    dataset.require_labels()
-    places = {sample.image_id: index for index, sample in enumerate(dataset)}
+    return _Training(_true_targets(config, paths), config, paths, plan, progress).run(on_metrics)
 
-    def read(image_id: str) -> Label:
-        label = dataset[places[image_id]].label
-        if label is None:
-            raise DataError(f"{data.name}: {image_id} has no annotation, the oracle needs all")
-        return label
 
-    targets = _Targets("oracle", paths.oracle, dataset.vocabulary, read, None)
-    return _train(targets, config, paths, plan, progress, on_metrics)
+def oracle_state(config: Config, paths: Paths, progress: Progress) -> StageState:
+    """As `align_state`, for `train_oracle`."""
+    plan = Plan(config, paths, progress)
+    return _Training(_true_targets(config, paths), config, paths, plan, progress).state
 
 
 @dataclass(frozen=True)
@@ -136,77 +129,129 @@ class _Targets:
     digest: str | None
 
 
-def _train(
-    targets: _Targets,
-    config: Config,
-    paths: Paths,
-    plan: Plan,
-    progress: Progress,
-    on_metrics: OnMetrics | None,
-) -> StageReport:
-    features = published_features(config, paths, progress, plan.manifest)
-    labels: list[npt.NDArray[np.uint8]] | None = None
-    digest = targets.digest
-    if digest is None:
-        labels = _patch_labels(targets, features, config, progress)
-        digest = _arrays_digest(labels)
-    templates = targets.vocabulary.templates or config.clip.templates
-    encoder = ModelReference(config.features.encoder, weights_digest(config.features.encoder))
-    clip = ModelReference(config.clip.model, weights_digest(config.clip.model))
-    key = content_key(
-        targets.stage,
-        schema=_SCHEMA,
-        params={
-            "align": config.align.model_dump(),
-            "seed": config.run.seed,
-            "dtype": config.run.dtype,
-            "short_side": config.features.short_side,
-            "templates": [templates, config.clip.templates],
-            "vocabulary": [targets.vocabulary.name, targets.vocabulary.digest],
-        },
-        inputs={"labels": digest, "features": _files_digest(paths.features)},
-        weights={encoder.name: encoder.sha256, clip.name: clip.sha256},
-        sources=_SOURCES,
-        threads=config.run.threads,
-    )
-    epochs = config.align.epochs
-    if is_published(targets.destination, key):
-        return StageReport(targets.stage, key, computed=0, taken_over=epochs)
-    store = ShardStore(paths.training.parent, paths.training.name, key)
-    computed = 0
-    if not store.has(0):
-        if labels is None:
-            labels = _patch_labels(targets, features, config, progress)
-        text = load_clip(clip.name, plan.device.device).text_embeddings(
-            targets.vocabulary, templates
+def _pseudo_targets(paths: Paths, plan: Plan) -> _Targets:
+    if published_key(paths.label) is None:
+        raise StoreError(f"align needs {paths.label}: run `fmbseg run label` first")
+    if not is_published(paths.label, plan.key("label")):
+        raise StoreError(
+            f"align: {paths.label} is damaged or was made with other images, parameters, weights "
+            "or code: run `fmbseg run label` again first"
         )
-        trained = train_head(
-            features.open(),
-            labels,
-            text.anchors,
-            config.align,
-            config.run.seed,
-            store.directory,
-            progress,
-            on_metrics,
-            plan.device,
+
+    def read(image_id: str) -> Label:
+        return load_label(paths.label / "labels" / f"{image_id}.png")
+
+    digest = _files_digest(paths.label)
+    return _Targets("align", paths.align, plan.vocabulary, read, digest)
+
+
+def _true_targets(config: Config, paths: Paths) -> _Targets:
+    data = config.data
+    dataset = load_dataset(data.name, paths.root / data.root, data.split)[: data.limit]
+    dataset.require_labels()
+    places = {sample.image_id: index for index, sample in enumerate(dataset)}
+
+    def read(image_id: str) -> Label:
+        label = dataset[places[image_id]].label
+        if label is None:
+            raise DataError(f"{data.name}: {image_id} has no annotation, the oracle needs all")
+        return label
+
+    return _Targets("oracle", paths.oracle, dataset.vocabulary, read, None)
+
+
+class _Training:
+    """One training towards given targets: its key, and the run itself."""
+
+    def __init__(
+        self, targets: _Targets, config: Config, paths: Paths, plan: Plan, progress: Progress
+    ) -> None:
+        self._targets = targets
+        self._config = config
+        self._paths = paths
+        self._plan = plan
+        self._progress = progress
+        self._features = published_features(config, paths, progress, plan.manifest)
+        self._templates = targets.vocabulary.templates or config.clip.templates
+        encoder, clip = config.features.encoder, config.clip.model
+        self._encoder = ModelReference(encoder, weights_digest(encoder))
+        self._clip = ModelReference(clip, weights_digest(clip))
+
+    @cached_property
+    def state(self) -> StageState:
+        return StageState(self._key, is_published(self._targets.destination, self._key))
+
+    def run(self, on_metrics: OnMetrics | None) -> StageReport:
+        key, targets, config = self._key, self._targets, self._config
+        epochs = config.align.epochs
+        if self.state.published:
+            return StageReport(targets.stage, key, computed=0, taken_over=epochs)
+        training = self._paths.training
+        store = ShardStore(training.parent, training.name, key)
+        computed = 0
+        if not store.has(0):
+            text = load_clip(self._clip.name, self._plan.device.device).text_embeddings(
+                targets.vocabulary, self._templates
+            )
+            trained = train_head(
+                self._features.open(),
+                self._labels,
+                text.anchors,
+                config.align,
+                config.run.seed,
+                store.directory,
+                self._progress,
+                on_metrics,
+                self._plan.device,
+            )
+            computed = epochs - trained.resumed
+            info = CheckpointInfo(
+                encoder=self._encoder,
+                clip=self._clip,
+                vocabulary=targets.vocabulary,
+                templates=config.clip.templates,
+                short_side=config.features.short_side,
+                training={
+                    **config.align.model_dump(),
+                    "seed": config.run.seed,
+                    "labels": self._digest,
+                },
+                metrics=_metrics(trained, self._labels),
+            )
+            with store.write(0) as directory:
+                save_checkpoint(directory, trained.head, info)
+                _write_curve(directory / CURVE, trained.curve)
+            (store.directory / STATE).unlink(missing_ok=True)
+        store.publish(targets.destination, count=1, manifest={})
+        return StageReport(targets.stage, key, computed, epochs - computed)
+
+    @cached_property
+    def _labels(self) -> list[npt.NDArray[np.uint8]]:
+        return _patch_labels(self._targets, self._features, self._config, self._progress)
+
+    @cached_property
+    def _digest(self) -> str:
+        return self._targets.digest or _arrays_digest(self._labels)
+
+    @cached_property
+    def _key(self) -> str:
+        config, vocabulary = self._config, self._targets.vocabulary
+        return content_key(
+            self._targets.stage,
+            schema=_SCHEMA,
+            params={
+                "align": config.align.model_dump(),
+                "seed": config.run.seed,
+                "dtype": config.run.dtype,
+                "short_side": config.features.short_side,
+                "templates": [self._templates, config.clip.templates],
+                "vocabulary": [vocabulary.name, vocabulary.digest],
+            },
+            inputs={"labels": self._digest, "features": _files_digest(self._paths.features)},
+            weights={model.name: model.sha256 for model in (self._encoder, self._clip)},
+            sources=_SOURCES,
+            threads=config.run.threads,
         )
-        computed = epochs - trained.resumed
-        info = CheckpointInfo(
-            encoder=encoder,
-            clip=clip,
-            vocabulary=targets.vocabulary,
-            templates=config.clip.templates,
-            short_side=config.features.short_side,
-            training={**config.align.model_dump(), "seed": config.run.seed, "labels": digest},
-            metrics=_metrics(trained, labels),
-        )
-        with store.write(0) as directory:
-            save_checkpoint(directory, trained.head, info)
-            _write_curve(directory / CURVE, trained.curve)
-        (store.directory / STATE).unlink(missing_ok=True)
-    store.publish(targets.destination, count=1, manifest={})
-    return StageReport(targets.stage, key, computed, epochs - computed)
 
 
 def _patch_labels(

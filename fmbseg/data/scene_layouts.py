@@ -29,7 +29,7 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress, silent_progress
-from fmbseg.store import StageReport, content_key
+from fmbseg.store import StageReport, StageState, content_key, published_key
 
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 UNLABELLED = 255
@@ -314,20 +314,10 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     Scenes are drawn into .fmbseg/scenes/<key> and appear in data/scenes when all are there.
     """
     section = config.scenes
-    sources = [Path(__file__).with_name(name) for name in SOURCES]
-    sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
-    key = content_key(
-        "scenes",
-        schema=1,
-        params=section.model_dump(mode="json"),
-        inputs={},
-        weights={},
-        sources=sources,
-        threads=1,  # scenes do not depend on the number of threads
-    )
+    state = scenes_state(config, paths)
+    key = state.key
     count = sum(layout.train + layout.val for layout in section.layouts.values())
-    manifest = paths.scenes / "manifest.json"
-    if manifest.is_file() and json.loads(manifest.read_text()).get("key") == key:
+    if state.published:
         return StageReport("scenes", key, 0, count)
     drawn = paths.drawn_scenes / key
     for name, layout in section.layouts.items():
@@ -350,6 +340,22 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     shutil.rmtree(paths.scenes, ignore_errors=True)
     os.replace(staged, paths.scenes)
     return StageReport("scenes", key, count, 0)
+
+
+def scenes_state(config: Config, paths: Paths) -> StageState:
+    """The content key of the scenes, and whether they are there; draws nothing."""
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
+    key = content_key(
+        "scenes",
+        schema=1,
+        params=config.scenes.model_dump(mode="json"),
+        inputs={},
+        weights={},
+        sources=sources,
+        threads=1,  # scenes do not depend on the number of threads
+    )
+    return StageState(key, published_key(paths.scenes) == key)
 
 
 def _claim(out: Path, request: dict[str, object]) -> None:

@@ -37,6 +37,7 @@ from fmbseg.store import (
     ShardReport,
     ShardStore,
     StageReport,
+    StageState,
     content_key,
     file_digest,
     json_digest,
@@ -53,7 +54,10 @@ _SOURCES = (
     *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("boundary", "decision", "protocol")),
     *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("sliding", "sweep")),
     _PACKAGE / "data" / "windows.py",
-    *(_PACKAGE / "data" / f"{name}.py" for name in ("datasets", "images", "layouts")),
+    *(
+        _PACKAGE / "data" / f"{name}.py"
+        for name in ("datasets", "detail", "images", "layouts", "listing")
+    ),
     Path(__file__),
     Path(predict.__file__),
     *CLIP_SOURCES,
@@ -168,6 +172,17 @@ def evaluate_each(
         yield StageReport(f"evaluate {method}", key, report.computed, report.taken_over)
 
 
+def scoring_state(
+    config: Config, paths: Paths, progress: Progress, method: str, benchmark: str
+) -> StageState:
+    """The content key of one result, and whether it is there; scores nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, WeightsError: as `evaluate`.
+    """
+    return _Scoring(config, paths, progress, method, paths.metrics).state(benchmark)
+
+
 class _Scoring:
     """One method over several benchmarks; its models are loaded when something is to be done."""
 
@@ -178,7 +193,7 @@ class _Scoring:
         progress: Progress,
         method: str,
         results: Path,
-        advance: Callable[[int], None] | None,
+        advance: Callable[[int], None] | None = None,
     ) -> None:
         self._results = results
         self._advance = advance or (lambda images: None)
@@ -189,11 +204,16 @@ class _Scoring:
         self._method = _METHODS[method]
         self._checkpoint = paths.oracle if method == "oracle" else paths.align
 
+    def state(self, benchmark: str) -> StageState:
+        dataset, limit = self._dataset(benchmark)
+        key = self._key(dataset, dataset[:limit], limit)
+        return StageState(key, _published(self._target(benchmark), key) is not None)
+
     def run(self, benchmark: str) -> tuple[str, ShardReport]:
         dataset, limit = self._dataset(benchmark)
         samples = dataset[:limit]
         key = self._key(dataset, samples, limit)
-        target = self._results / self._name / f"{benchmark}.json"
+        target = self._target(benchmark)
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
         store = ShardStore(self._paths.shards, f"evaluate-{self._name}", key)
@@ -252,6 +272,9 @@ class _Scoring:
     @cached_property
     def _predictor(self) -> Predictor:
         return load_predictor(self._name, self._config, self._checkpoint)
+
+    def _target(self, benchmark: str) -> Path:
+        return self._results / self._name / f"{benchmark}.json"
 
     def _dataset(self, benchmark: str) -> tuple[SegmentationDataset, int | None]:
         entry = self._config.evaluate.benchmarks.get(benchmark)

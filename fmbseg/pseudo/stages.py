@@ -36,7 +36,7 @@ from fmbseg.pseudo.tables import (
     rows_by_image,
     write_table,
 )
-from fmbseg.store import ShardStore, StageReport, is_published, run_shards
+from fmbseg.store import ShardStore, StageReport, StageState, is_published, run_shards
 
 Row = dict[str, Any]
 
@@ -89,6 +89,18 @@ def label(config: Config, paths: Paths, progress: Progress) -> StageReport:
         DataError, VocabularyError, WeightsError: as `detect`.
     """
     return _run("label", _Label, config, paths, progress)
+
+
+def state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:
+    """The content key of a stage's result, and whether its out is there; computes nothing.
+
+    Raises:
+        StoreError: an earlier stage has not been run with this configuration.
+        DataError, VocabularyError, WeightsError: as the stage.
+    """
+    plan = Plan(config, paths, progress)
+    key = plan.key(name)
+    return StageState(key, is_published(plan.destination(name), key))
 
 
 class _Stage:

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from fmbseg.align.checkpoint import load_checkpoint
-from fmbseg.align.features import features
-from fmbseg.align.stages import align, train_oracle
+from fmbseg.align.features import features, features_state
+from fmbseg.align.stages import align, align_state, oracle_state, train_oracle
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError, StoreError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
+from fmbseg.store import StageState
 
 MakeConfig = Callable[..., Config]
 
@@ -72,6 +73,27 @@ def test_second_run_computes_nothing(ready: Paths, config: MakeConfig) -> None:
     assert (report.computed, report.taken_over) == (0, 3)
     assert files(ready.align) == before
     assert not (ready.root / ".fmbseg").exists()
+
+
+def test_the_state_is_what_a_run_would_find(ready: Paths, config: MakeConfig) -> None:
+    quiet = silent_progress()
+    for run, state, out in (
+        (align, align_state, ready.align),
+        (train_oracle, oracle_state, ready.oracle),
+    ):
+        before = state(config(), ready, quiet)
+        assert not before.published
+        assert run(config(), ready, quiet).key == before.key
+        assert state(config(), ready, quiet) == StageState(before.key, published=True)
+        weights = out / "head.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        assert not state(config(), ready, quiet).published
+        assert state(config(align={"epochs": 4}), ready, quiet).key != before.key
+
+    found = features_state(config(), ready, quiet)
+    assert found == StageState(features(config(), ready, quiet).key, published=True)
+    (ready.features / "index.parquet").unlink()
+    assert not features_state(config(), ready, quiet).published
 
 
 def test_publishes_again_what_is_stored(ready: Paths, config: MakeConfig) -> None:

@@ -17,10 +17,10 @@ from fmbseg.errors import CheckpointError, ConfigError, DataError
 from fmbseg.evaluate.benchmark import evaluate_benchmark
 from fmbseg.evaluate.predictors import load_predictor
 from fmbseg.evaluate.results import read_result
-from fmbseg.evaluate.stages import evaluate
+from fmbseg.evaluate.stages import evaluate, scoring_state
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
-from fmbseg.store import StageReport
+from fmbseg.store import StageReport, StageState
 
 MakeConfig = Callable[..., Config]
 
@@ -70,6 +70,19 @@ def test_a_second_run_computes_nothing(workspace: Paths, make_config: MakeConfig
     result_file(workspace).write_text(before.decode().replace('"images": 5', '"images": 6'))
     assert run(make_config(), workspace).computed == 0
     assert result_file(workspace).read_bytes() == before
+
+
+def test_the_state_is_what_a_run_would_find(workspace: Paths, make_config: MakeConfig) -> None:
+    def state(config: Config) -> StageState:
+        return scoring_state(config, workspace, silent_progress(), "fmbseg", "coco_stuff")
+
+    before = state(make_config())
+    assert not before.published
+    assert run(make_config(), workspace).key == before.key
+    assert state(make_config()) == StageState(before.key, published=True)
+    assert state(make_config(sam={"batch_size": 3})) == StageState(before.key, published=True)
+    result_file(workspace).unlink()
+    assert not state(make_config()).published
 
 
 def test_a_published_result_counts_without_shards(

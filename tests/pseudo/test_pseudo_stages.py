@@ -25,7 +25,7 @@ from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
-from fmbseg.pseudo.stages import detect, label, masks, query
+from fmbseg.pseudo.stages import detect, label, masks, query, state
 from fmbseg.pseudo.tables import DETECTIONS_SCHEMA, MASKS_SCHEMA, StoredMasks
 from fmbseg.store import StageReport, verify_published
 
@@ -105,6 +105,26 @@ def test_a_published_stage_computes_nothing(
     }
     assert not (tmp_path / ".fmbseg").exists()
     assert files_of(paths.pseudo) == before
+
+
+def test_the_state_is_what_a_run_would_find(
+    dataset: Path, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config, paths, quiet = make_config(), Paths(tmp_path), silent_progress()
+    before = state("detect", config, paths, quiet)
+    assert not before.published
+    with pytest.raises(StoreError, match="fmbseg run detect"):
+        state("query", config, paths, quiet)
+    assert detect(config, paths, quiet).key == before.key
+    after = state("detect", config, paths, quiet)
+    assert (after.key, after.published) == (before.key, True)
+    # Another parameter of the stage is another key; one of another stage is not.
+    other = make_config(query={"points": 3})
+    assert state("detect", other, paths, quiet) != after
+    assert state("detect", make_config(masks={"points_per_side": 2}), paths, quiet) == after
+    table = paths.detect / "detections.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    assert not state("detect", config, paths, quiet).published
 
 
 @pytest.mark.parametrize("name", ["detect", "query", "masks", "label"])

@@ -1,0 +1,58 @@
+"""The flow `fmbseg`: the stages one after another, then the record in DVC and the results."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.artifacts import show_results
+from flows.parameters import Overrides, Preset, Stages, effective_config
+from flows.record import is_dvc_project, record_stages
+from flows.stages import Report, call_task
+from fmbseg.errors import FmbsegError
+from fmbseg.stages import stage_names
+
+
+@flow(name="fmbseg", description="Pseudo labels, alignment head and scores, in one run.")
+def fmbseg(
+    stages: Stages = (),
+    preset: Preset = None,
+    overrides: Overrides = (),
+    record: bool = True,
+) -> list[Report] | State[object]:
+    """Run stages of the pipeline; what is already computed is taken over.
+
+    Args:
+        stages: which; none: all. Run in the order of the pipeline.
+        preset: set of models, such as tiny; empty: that of params.yaml.
+        overrides: section.key=value, each for this run only, such as align.head=linear.
+        record: afterwards tell DVC that these stages are done, so that `dvc repro` runs none of
+            them. Never with parameters that differ from params.yaml.
+    """
+    logger = get_run_logger()
+    root = Path(os.curdir)
+    reports: list[Report] = []
+    try:
+        config, recorded = effective_config(preset, overrides, root)
+        names = stage_names(config, stages)
+        for name in names:
+            reports.append(call_task(name, config, root))
+    except FmbsegError as error:
+        # A user's mistake is one line, not a traceback.
+        return Failed(message=str(error))
+    computed = sum(report["computed"] for report in reports)
+    taken_over = sum(report["taken_over"] for report in reports)
+    logger.info("%d stages: %d computed, %d taken over", len(names), computed, taken_over)
+    if not recorded:
+        logger.warning(
+            "not recorded in DVC: the parameters differ from params.yaml, and `dvc repro` will "
+            "make its results again"
+        )
+    elif record and is_dvc_project(root):
+        record_stages(names, root)
+    show_results(config, root, reports)
+    return reports

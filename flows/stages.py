@@ -1,0 +1,121 @@
+"""One task and one flow a stage, each a few lines over `fmbseg.stages`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import Flow, Task, flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+
+from flows.common import (
+    RETRIES,
+    RETRY_DELAYS,
+    RETRY_JITTER,
+    STORED,
+    gpu_slot,
+    retry_transient,
+)
+from flows.parameters import Overrides, Preset, effective_config
+from flows.progress import PrefectProgress
+from fmbseg.config import Config
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.stages import STAGES, find_stage, run_stage, stage_names, stage_state
+from fmbseg.tracking import open_tracker
+
+Report = dict[str, Any]
+_WITHOUT_SLOT = {"scenes"}  # needs no model
+
+
+def _run(stage: str, key: str, config: Config, root: Path) -> Report:
+    """Run a stage; what the store has is taken over.
+
+    Args:
+        stage: its name, `evaluate@voc21` for one benchmark.
+        key: content key of its result, the task's cache key.
+        config: all sections.
+        root: the workspace.
+
+    Returns:
+        stage, key, computed, taken_over: small, because results are kept until a flow ends.
+    """
+    logger = get_run_logger()
+    paths = Paths(root)
+    progress = PrefectProgress(stage, logger)
+    tracker = open_tracker(config, root)
+    if stage in _WITHOUT_SLOT:
+        report = run_stage(stage, config, paths, progress, tracker)
+    else:
+        with gpu_slot():
+            report = run_stage(stage, config, paths, progress, tracker)
+    logger.info("%s: %d computed, %d taken over", stage, report.computed, report.taken_over)
+    return asdict(report) | {"stage": stage, "key": key}
+
+
+TASKS: Mapping[str, Task[..., Report]] = {
+    stage.name: task(
+        name=stage.name,
+        description=stage.summary,
+        task_run_name="{stage}",
+        cache_policy=STORED,
+        persist_result=True,
+        result_serializer="json",
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_jitter_factor=RETRY_JITTER,
+        retry_condition_fn=retry_transient,
+    )(_run)
+    for stage in STAGES.values()
+}
+
+
+def call_task(name: str, config: Config, root: Path) -> Report:
+    """Call the task of a stage from within a flow.
+
+    Prefect remembers a small report under the content key; whether the files it speaks of are
+    still there and undamaged, the store says. Where they are not, the task runs again.
+
+    Args:
+        name: `evaluate@voc21` for one benchmark.
+        config: all sections.
+        root: the workspace.
+
+    Raises:
+        FmbsegError: a user's mistake; it is not tried again.
+    """
+    stage, _ = find_stage(name, config)
+    state = stage_state(name, config, Paths(root), silent_progress())
+    called = TASKS[stage.name].with_options(refresh_cache=not state.published)
+    given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}
+    done = cast("State[Report]", called(**given, return_state=True))
+    report: Report = done.result()
+    if done.name == "Cached":  # what the earlier run computed is taken over by this one
+        shards = report["computed"] + report["taken_over"]
+        report = report | {"computed": 0, "taken_over": shards}
+    return report
+
+
+def _flow(name: str) -> Flow[..., list[Report]]:
+    def run(
+        preset: Preset = None, overrides: Overrides = (), benchmark: str | None = None
+    ) -> list[Report]:
+        config, _ = effective_config(preset, overrides)
+        wanted = name if benchmark is None else f"{name}@{benchmark}"
+        root = Path(os.curdir)
+        return [call_task(each, config, root) for each in stage_names(config, [wanted])]
+
+    run.__doc__ = f"""{STAGES[name].summary}.
+
+    Args:
+        preset: set of models; empty: that of params.yaml.
+        overrides: section.key=value, each for this run only.
+        benchmark: for stages that score: one of evaluate.benchmarks; empty: all.
+    """
+    return flow(name=f"fmbseg-{name}", description=STAGES[name].summary)(run)
+
+
+FLOWS: Mapping[str, Flow[..., list[Report]]] = {name: _flow(name) for name in STAGES}

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+
+from flows.full import fmbseg
+from flows.parameters import effective_config
+from fmbseg.config import load_config
+from fmbseg.errors import ConfigError
+from fmbseg.stages import STAGES
+
+
+@pytest.fixture
+def project(tmp_path: Path, repository: Path) -> Path:
+    (tmp_path / "params.yaml").write_bytes((repository / "params.yaml").read_bytes())
+    return tmp_path
+
+
+def test_no_preset_and_the_present_one_are_params_yaml(project: Path) -> None:
+    recorded = load_config(project / "params.yaml")
+    assert effective_config(None, (), project) == (recorded, True)
+    assert effective_config(recorded.run.preset, (), project) == (recorded, True)
+
+
+def test_overrides_and_presets_are_not_recorded(project: Path) -> None:
+    config, recorded = effective_config(None, ["align.head=linear"], project)
+    assert (config.align.head, recorded) == ("linear", False)
+    # Where it is logged changes no result; and an override may say what is so already.
+    same = ["tracking.enabled=false", f"run.seed={config.run.seed}"]
+    assert effective_config(None, same, project)[1] is True
+
+    (project / "presets").mkdir()
+    (project / "presets" / "mine.yaml").write_text("clip: {model: other-clip, window: 32}\n")
+    config, recorded = effective_config("mine", ["clip.stride=16"], project)
+    assert not recorded
+    assert (config.run.preset, config.clip.model) == ("mine", "other-clip")
+    assert (config.clip.window, config.clip.stride) == (32, 16)
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "said"),
+    [
+        ("huge", (), "unknown preset 'huge': use tiny"),
+        (None, ["align.head=round"], "align.head"),
+        (None, ["align.hed=linear"], "align.hed: unknown parameter"),
+    ],
+)
+def test_mistakes_are_one_line(
+    project: Path, preset: str | None, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as raised:
+        effective_config(preset, overrides, project)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_form_offers_the_stages_and_describes_every_parameter() -> None:
+    schema = parameter_schema(fmbseg)
+    assert set(schema.properties) == {"stages", "preset", "overrides", "record"}
+    assert schema.properties["stages"]["items"]["enum"] == list(STAGES)
+    assert all(entry.get("description") for entry in schema.properties.values())
