@@ -185,6 +185,8 @@ def test_interrupt_is_one_line_and_exit_code_130(project: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # Started in the background of a script, the tests inherit an ignored interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (project / ".fmbseg").exists() and time.monotonic() < deadline:
