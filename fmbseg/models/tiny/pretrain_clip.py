@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/clip"))
     parser.add_argument("--out", type=Path, default=FOLDER / "clip.safetensors")
-    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--scenes", type=int, default=14000, help="rendered twice, three crops")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
