@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_dvc import Project
+from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "shard_size: 64": "shard_size: 4",
-    "points_per_side: 12": "points_per_side: 4",
-    "epochs: 12": "epochs: 1",
-    "threads: 2": "threads: 1",
-}
 FOLDER = ("data.name=folder", "data.split=all")
 
 
@@ -33,19 +27,9 @@ def photo_folder(realdata: Path, target: Path, count: int) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, repository: Path) -> Project:
-    root = tmp_path / "fmbseg"
-    shutil.copytree(repository / "fmbseg", root / "fmbseg", ignore=shutil.ignore_patterns("__py*"))
-    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(repository / name, root)
-    (root / ".dvc").mkdir()
-    for name in ("config", ".gitignore"):
-        shutil.copy(repository / ".dvc" / name, root / ".dvc")
-    made = Project(root)
-    for old, new in SMALL.items():
-        made.set(old, new)
+    made = copy_project(repository, tmp_path / "fmbseg")
     made.set("enabled: true", "enabled: false")
-    made.run("git", "init", "-q")
-    made.commit("start")
+    made.commit("no tracking")
     return made
 
 

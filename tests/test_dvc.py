@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,84 +13,15 @@ from mlflow import MlflowClient
 
 from fmbseg.config import load_config
 from fmbseg.stages import STAGES
+from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
-
-CHANGES = {
-    "train: 480, val: 120": "train: 8, val: 4",
-    "{val: 120}": "{val: 4}",
-    "{val: 60}": "{val: 4}",
-    "shard_size: 64": "shard_size: 4",
-    "points_per_side: 12": "points_per_side: 4",
-    "epochs: 12": "epochs: 2",
-    "threads: 2": "threads: 1",
-}
-
-
-class Project:
-    """A copy of the working tree in git, and commands in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        # Its own package and not the installed one: what runs is what DVC watches.
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(root),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "GIT_AUTHOR_NAME": "Test",
-            "GIT_AUTHOR_EMAIL": "test@example.org",
-            "GIT_COMMITTER_NAME": "Test",
-            "GIT_COMMITTER_EMAIL": "test@example.org",
-        }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=3600,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def repro(self, *targets: str) -> set[str]:
-        """Names of the stages `dvc repro` ran."""
-        return set(re.findall(r"Running stage '(.+?)'", self.run("dvc", "repro", *targets)))
-
-    def set(self, old: str, new: str) -> None:
-        path = self.root / "params.yaml"
-        text = path.read_text(encoding="utf-8")
-        assert old in text
-        path.write_text(text.replace(old, new), encoding="utf-8")
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", message)
-
-    def metrics(self, method: str, benchmark: str) -> dict[str, object]:
-        path = self.root / "metrics" / method / f"{benchmark}.json"
-        record: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        return record
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Project]:
     root = tmp_path_factory.mktemp("project") / "fmbseg"
-    shutil.copytree(repository / "fmbseg", root / "fmbseg", ignore=shutil.ignore_patterns("__py*"))
-    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(repository / name, root)
-    (root / ".dvc").mkdir()
-    for name in ("config", ".gitignore"):
-        shutil.copy(repository / ".dvc" / name, root / ".dvc")
-    made = Project(root)
-    for old, new in CHANGES.items():
-        made.set(old, new)
-    made.run("git", "init", "-q")
-    made.commit("start")
-    yield made
+    yield copy_project(repository, root)
     shutil.rmtree(root)
 
 

@@ -14,13 +14,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
-from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.logged_model import CHAMPION, log_checkpoint, promote
-from fmbseg.models import tiny
-from fmbseg.models.weights import weights_digest
 from fmbseg.predict import load_segmenter
+from tests.heads import write_head
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +32,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head of random weights on the package's models."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
-    space = tiny.architecture("clip")["embed_dim"]
-    info = CheckpointInfo(
-        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
-        clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabulary=load_vocabulary("voc20"),
-        templates="single",
-        short_side=64,
-        training={},
-        metrics={},
-    )
-    save_checkpoint(folder, seeded_head(HeadConfig("linear", encoder, space, 4), 0), info)
+    write_head(folder, seed=0, vocabulary="voc20")
     return folder
 
 

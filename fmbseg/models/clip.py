@@ -42,6 +42,7 @@ __all__ = [
     "TextEmbeddings",
     "build_clip",
     "class_similarity",
+    "last_tokens",
     "load_clip",
     "tiny_tokenizer",
     "visual_tokens",
@@ -250,6 +251,13 @@ def visual_tokens(visual: Any, pixels: Tensor, dense: Dense = "value") -> tuple[
     Returns:
         image [N, D] and dense [N, H / patch, W / patch, D], float32, unit.
     """
+    image, tokens = last_tokens(visual, pixels)
+    grid = (pixels.shape[2] // visual.patch_size[0], pixels.shape[3] // visual.patch_size[1])
+    return F.normalize(image.float(), dim=-1), dense_features(visual, tokens, grid, dense)
+
+
+def last_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """An image tower's own output [N, D] and the tokens [N, 1 + P, C] given to its last block."""
     overheard: list[Tensor] = []
     thread = threading.get_ident()
 
@@ -261,14 +269,10 @@ def visual_tokens(visual: Any, pixels: Tensor, dense: Dense = "value") -> tuple[
     # The stock forward stays in charge; the hook only keeps what the last block is given.
     hook = visual.transformer.resblocks[-1].register_forward_pre_hook(overhear)
     try:
-        image = visual(pixels)
+        image: Tensor = visual(pixels)
     finally:
         hook.remove()
-    grid = (pixels.shape[2] // visual.patch_size[0], pixels.shape[3] // visual.patch_size[1])
-    return (
-        F.normalize(image.float(), dim=-1),
-        dense_features(visual, overheard[0], grid, dense),
-    )
+    return image, overheard[0]
 
 
 def load_clip(

@@ -12,14 +12,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
 from fmbseg.config import Config, parse_config
-from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, build_encoder, build_sam
-from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest, weights_record
+from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_record
 from fmbseg.paths import Paths
+from tests.heads import write_head
 
 SIZES = ((96, 64), (64, 80), (73, 101), (96, 64), (64, 64))
 MakeConfig = Callable[..., Config]
@@ -43,23 +41,6 @@ def scoring_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _weights(scoring_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(scoring_weights))
-
-
-def write_head(folder: Path, seed: int) -> None:
-    """A checkpoint of a head with random weights."""
-    encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
-    space = tiny.architecture("clip")["embed_dim"]
-    info = CheckpointInfo(
-        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
-        clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabulary=load_vocabulary("coco_stuff"),
-        templates="single",
-        short_side=64,
-        training={},
-        metrics={},
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder, seeded_head(HeadConfig("linear", encoder, space, 4), seed), info)
 
 
 @pytest.fixture

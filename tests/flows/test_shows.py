@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +16,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-pytestmark = pytest.mark.slow
+from tests.project import Project, copy_project
 
-CHANGES = {
-    "train: 480, val: 120": "train: 8, val: 4",
-    "{val: 120}": "{val: 4}",
-    "shard_size: 64": "shard_size: 4",
-    "points_per_side: 12": "points_per_side: 4",
-    "epochs: 12": "epochs: 2",
-    "threads: 2": "threads: 1",
-}
-FILES = ("params.yaml", "dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore")
+pytestmark = pytest.mark.slow
 
 
 def _free_ports(count: int) -> list[int]:
@@ -43,65 +31,21 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-class Project:
-    """A scratch project in git with few scenes, its stack on free ports, and commands in it."""
+class Stack(Project):
+    """A scratch project with its stack on ports of its own."""
 
-    def __init__(self, root: Path, repository: Path) -> None:
-        self.root = root
-        for name in ("fmbseg", "flows"):
-            ignored = shutil.ignore_patterns("__py*")
-            shutil.copytree(repository / name, root / name, ignore=ignored)
-        for name in FILES:
-            shutil.copy(repository / name, root)
-        (root / ".dvc").mkdir()
-        for name in ("config", ".gitignore"):
-            shutil.copy(repository / ".dvc" / name, root / ".dvc")
-        text = (root / "params.yaml").read_text(encoding="utf-8")
-        for old, new in CHANGES.items():
-            assert old in text
-            text = text.replace(old, new)
-        (root / "params.yaml").write_text(text, encoding="utf-8")
-        self.ports = _free_ports(2)
-        self.environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(root),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "FMBSEG_PREFECT_PORT": str(self.ports[0]),
-            "FMBSEG_MLFLOW_PORT": str(self.ports[1]),
-            **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
-            **{f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")},
-        }
-        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-            self.environment.pop(name, None)
-        self.run("git", "init", "-q")
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", "start")
+    def __init__(self, root: Path, ports: list[int]) -> None:
+        super().__init__(root)
+        self.ports = ports
+        self.environment["FMBSEG_PREFECT_PORT"] = str(ports[0])
+        self.environment["FMBSEG_MLFLOW_PORT"] = str(ports[1])
 
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}/api"
 
-    def try_run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=3600,
-        )
-
-    def run(self, *command: str) -> str:
-        done = self.try_run(*command)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
     def stack(self, action: str) -> str:
         return self.run("python", "-m", "flows.stack", action)
-
-    def repro(self) -> set[str]:
-        """Names of the stages `dvc repro` ran."""
-        return set(re.findall(r"Running stage '(.+?)'", self.run("dvc", "repro")))
 
     def deployment(self, name: str, *parameters: str) -> tuple[str, str, dict[str, str]]:
         """Run a deployment to its end.
@@ -122,10 +66,10 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("project") / "fmbseg"
-    root.mkdir()
-    made = Project(root, repository)
+    copy_project(repository, root)
+    made = Stack(root, _free_ports(2))
     try:
         assert made.api.removesuffix("/api") in made.stack("start")
         made.stack("deploy")
@@ -138,7 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
 # The tests go on from one another: the first pays for all of them.
 
 
-def test_after_the_deployment_dvc_runs_nothing(project: Project) -> None:
+def test_after_the_deployment_dvc_runs_nothing(project: Stack) -> None:
     state, message, tasks = project.deployment("full", "preset=tiny")
     assert state == "Completed", message
     assert set(tasks.values()) == {"Completed"}
@@ -149,14 +93,14 @@ def test_after_the_deployment_dvc_runs_nothing(project: Project) -> None:
     assert changed == {"dvc.lock", "metrics/"}
 
 
-def test_the_same_again_is_cached(project: Project) -> None:
+def test_the_same_again_is_cached(project: Stack) -> None:
     state, _, tasks = project.deployment("full")
     assert state == "Completed"
     assert tasks.pop("record") == "Completed"
     assert set(tasks.values()) == {"Cached"}
 
 
-def test_a_truncated_file_is_noticed_and_made_again(project: Project) -> None:
+def test_a_truncated_file_is_noticed_and_made_again(project: Stack) -> None:
     path = project.root / "data" / "pseudo" / "detect" / "detections.parquet"
     before = path.read_bytes()
     path.write_bytes(before[:-7])
@@ -167,7 +111,7 @@ def test_a_truncated_file_is_noticed_and_made_again(project: Project) -> None:
     assert project.repro() == set()
 
 
-def test_its_results_are_shown(project: Project) -> None:
+def test_its_results_are_shown(project: Stack) -> None:
     with temporary_settings({PREFECT_API_URL: project.api}), get_client(sync_client=True) as api:
         shown = {str(one.key): str(one.data) for one in api.read_artifacts(limit=200)}
     assert "maskclip" in shown["fmbseg-miou"]
@@ -177,7 +121,7 @@ def test_its_results_are_shown(project: Project) -> None:
     assert "miou/voc21" in client.get_run(champion.run_id).data.metrics
 
 
-def test_other_parameters_are_not_recorded_and_mistakes_are_one_line(project: Project) -> None:
+def test_other_parameters_are_not_recorded_and_mistakes_are_one_line(project: Stack) -> None:
     lock = (project.root / "dvc.lock").read_bytes()
     state, _, tasks = project.deployment("train", 'overrides=["align.head=linear"]')
     assert state == "Completed"
@@ -191,15 +135,12 @@ def test_other_parameters_are_not_recorded_and_mistakes_are_one_line(project: Pr
 
 
 def test_after_dvc_the_deployment_computes_nothing(
-    project: Project, tmp_path: Path, repository: Path
+    project: Stack, tmp_path: Path, repository: Path
 ) -> None:
     root = tmp_path / "other"
-    root.mkdir()
-    other = Project(root, repository)
+    copy_project(repository, root)
+    other = Stack(root, project.ports)
     assert "scenes" in other.repro()
-    other.ports = project.ports
-    other.environment["FMBSEG_PREFECT_PORT"] = str(project.ports[0])
-    other.environment["FMBSEG_MLFLOW_PORT"] = str(project.ports[1])
     # The same server and worker; the deployments now point to the other project.
     other.environment["PREFECT_API_URL"] = project.api
     other.run("prefect", "--no-prompt", "deploy", "--all")
@@ -214,7 +155,7 @@ def test_after_dvc_the_deployment_computes_nothing(
     assert other.repro() == set()
 
 
-def test_stop_ends_everything(project: Project) -> None:
+def test_stop_ends_everything(project: Stack) -> None:
     noted = json.loads((project.root / ".stack" / "processes.json").read_text())
     assert {entry["name"] for entry in noted} == {"prefect", "mlflow", "worker"}
     project.stack("stop")

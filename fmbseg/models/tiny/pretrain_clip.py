@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.templates import TEMPLATES
-from fmbseg.models.backbone import load_backbone, patch_features
-from fmbseg.models.clip import build_clip, tiny_tokenizer
+from fmbseg.models.clip import build_clip, last_tokens, tiny_tokenizer
+from fmbseg.models.dense import dense_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.captions import words
 from fmbseg.models.tiny.loop import Recipe, export_weights, train
-from fmbseg.models.tiny.samples import captioned_crops, materialise
+from fmbseg.models.tiny.samples import PATCH, captioned_crops, materialise
+from fmbseg.models.tiny.teacher import Teacher
 
 LEAST_THING, LEAST_STUFF = 0.03, 0.12  # share of the crop from which a caption names a class
 POOLING = 8.0
@@ -38,64 +39,39 @@ TEACHING = 10.0  # weight of the third term, 1 - cosine
 class Contrast(nn.Module):
     """CLIP with the scales and biases of the two sigmoid losses, and the map to the teacher."""
 
-    def __init__(self, teacher_dim: int) -> None:
+    def __init__(self, crops: Tensor) -> None:
+        """`crops` [N, 3, 64, 64] in -1..1: what the teacher's features are standardised on."""
         super().__init__()
-        self.clip = build_clip(architecture("clip"))
-        width = architecture("clip")["vision_cfg"]["width"]
-        self.student = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, teacher_dim))
+        record = architecture("clip")
+        self.clip = build_clip(record)
+        self.teacher = Teacher(record["vision_cfg"]["width"], crops)
         self.scales = nn.Parameter(torch.tensor([10.0, 10.0]).log())
         self.biases = nn.Parameter(torch.tensor([-4.0, -4.0]))
 
     def visual(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit image [N, D], unit value features [N, P, D], guess of the teacher [N, P, T]."""
+        """Unit image [N, D], unit value features [N, P, D], tokens [N, P, C] of the last block."""
         visual: Any = self.clip.visual
-        block = visual.transformer.resblocks[-1]
-        overheard: list[Tensor] = []
-        hook = block.register_forward_pre_hook(lambda _, given: overheard.append(given[0]))
-        image = self.clip.encode_image(pixels, normalize=True)
-        hook.remove()
-        patches = overheard[0][:, 1:]
-        _, _, weight = block.attn.in_proj_weight.chunk(3)
-        _, _, bias = block.attn.in_proj_bias.chunk(3)
-        values = block.attn.out_proj(F.linear(block.ln_1(patches), weight, bias))
-        dense = F.normalize(visual.ln_post(values) @ visual.proj, dim=-1)
-        return image, dense, self.student(patches)
+        image, tokens = last_tokens(visual, pixels)
+        grid = (pixels.shape[2] // PATCH, pixels.shape[3] // PATCH)
+        dense = dense_features(visual, tokens, grid, "value").flatten(1, 2)
+        return F.normalize(image, dim=-1), dense, tokens[:, 1:]
 
     def forward(self, pixels: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [N, W] of pixels [N, 3, 64, 64] and prompts [W, 24]: whole image, patches.
 
-        The third is the guess of the teacher's features, [N, P, T].
+        The third is how far the teacher finds its features from the tokens, [N, P].
         """
         text = self.clip.encode_text(prompts, normalize=True)
-        image, dense, guess = self.visual(pixels)
+        image, dense, tokens = self.visual(pixels)
+        far = self.teacher(tokens, pixels)
         with torch.autocast("cpu", enabled=False):
             text = text.float()
             whole = image.float() @ text.T
             local = dense.float() @ text.T
             pooled = ((POOLING * local).softmax(1) * local).sum(1)
             scale = self.scales.exp()
-            return (
-                scale[0] * whole + self.biases[0],
-                scale[1] * pooled + self.biases[1],
-                guess.float(),
-            )
-
-
-class Teacher:
-    """The frozen tiny encoder; its features are standardised over some crops."""
-
-    def __init__(self, crops: Tensor) -> None:
-        self.module = load_backbone("tiny-encoder").module
-        seen = self._tokens(crops)
-        self.mean, self.std = seen.mean((0, 1)), seen.std((0, 1))
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """[N, 3, 64, 64] -> [N, 64, T]."""
-        return (self._tokens(pixels) - self.mean) / self.std
-
-    @torch.no_grad()
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        return patch_features(self.module, pixels).flatten(2).transpose(1, 2).float()
+            logits = scale[0] * whole + self.biases[0], scale[1] * pooled + self.biases[1]
+        return *logits, far
 
 
 def main() -> None:
@@ -120,8 +96,7 @@ def main() -> None:
     drawn = torch.nonzero(meaning.any(1)).squeeze(1).numpy()
     undrawn = torch.nonzero(~meaning.any(1)).squeeze(1).numpy()
     least = torch.tensor([LEAST_THING if c.kind == "thing" else LEAST_STUFF for c in SCENE_CLASSES])
-    teacher = Teacher(to_pixels(data["image"][:512]))
-    model = Contrast(len(teacher.mean))
+    model = Contrast(to_pixels(data["image"][:512]))
 
     def truth(rows: np.ndarray, word: np.ndarray) -> tuple[Tensor, Tensor]:
         """Is the word true of the crop, and is that certain: bool [N, W] each."""
@@ -140,14 +115,13 @@ def main() -> None:
         if rng.random() < 0.5:
             pixels = pixels.flip(3)
         present, certain = truth(rows, word)
-        loss = pixels.new_zeros(())
         weights = (1.0, arguments.local_weight)
-        *logits_of, guess = model(pixels, prompts)
+        *logits_of, far = model(pixels, prompts)
+        loss: Tensor = TEACHING * far.mean()
         for logits, weight in zip(logits_of, weights, strict=True):
             each = F.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
             loss = loss + weight * (each * certain).sum(1).mean()
-        likeness = F.cosine_similarity(guess, teacher(pixels), dim=-1)
-        return loss + TEACHING * (1 - likeness).mean()
+        return loss
 
     def report() -> str:
         names = [c.name for c in SCENE_CLASSES]

@@ -3,6 +3,7 @@
 Supervision: the visible masks of scenes' instances, without their classes. Prompts: one to five
 points inside an instance, or its box. Loss, as in SAM (Kirillov et al., 2023): focal-weighted
 cross entropy and dice of the best of the three masks, and the squared error of the predicted IoU.
+Beside it the image encoder's tokens predict the features of the self-supervised tiny encoder.
 """
 
 from __future__ import annotations
@@ -18,38 +19,51 @@ from torch import Tensor, nn
 
 from fmbseg.models.sam import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
+from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.loop import Recipe, export_weights, train
 from fmbseg.models.tiny.samples import instance_scene, materialise
+from fmbseg.models.tiny.teacher import Teacher
 
 SIZE, LOW = 128, 64  # input and low-resolution mask side in pixels
 LEAST_PIXELS = 24
+TEACHING = 1.0  # weight of the teacher's term, 1 - cosine
 Prompt = tuple[Tensor, Tensor, NDArray[np.bool_]]
 
 
 class Promptable(nn.Module):
     """Sam with a batched, differentiable forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: Tensor) -> None:
+        """`images` [N, 3, 128, 128] in -1..1: what the teacher's features are standardised on."""
         super().__init__()
-        self.sam = build_sam(architecture("sam"))
+        record = architecture("sam")
+        self.sam = build_sam(record)
+        self.teacher = Teacher(record["image_encoder"]["embed_dim"], images)
 
-    def encode(self, images: NDArray[np.generic], sizes: NDArray[np.generic]) -> Tensor:
-        """uint8 [N, 128, 128, 3], (height, width) [N, 2] -> image embeddings [N, C, 16, 16]."""
-        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
-        pixels = (pixels - self.sam.pixel_mean) / self.sam.pixel_std
-        for row, (height, width) in enumerate(sizes.tolist()):
-            pixels[row, :, height:] = 0  # SAM pads after normalising
-            pixels[row, :, :, width:] = 0
-        embeddings: Tensor = self.sam.image_encoder(pixels)
-        return embeddings
+    def encode(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings [N, C, 16, 16] and tokens [N, 256, W] of pixels [N, 3, 128, 128] in -1..1.
+
+        `valid` [N, 1, 128, 128] is 0 on the padding.
+        """
+        inputs = ((pixels + 1) * 127.5 - self.sam.pixel_mean) / self.sam.pixel_std
+        overheard: list[Tensor] = []
+        encoder = self.sam.image_encoder
+        hook = encoder.neck.register_forward_pre_hook(lambda _, given: overheard.append(given[0]))
+        embeddings: Tensor = encoder(inputs * valid)  # SAM pads after normalising
+        hook.remove()
+        return embeddings, overheard[0].flatten(2).transpose(1, 2)
 
     def decode(self, embedding: Tensor, points: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """Points [K, P, 2] (x, y), kinds [K, P] -> logits [K, 3, 64, 64], predicted IoU [K, 3]."""
         encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
-        sparse, dense = encoder(points=(points, kinds), boxes=None, masks=None)
+        # Half precision would move points by whole pixels: their encoding multiplies by large
+        # frequencies.
+        with torch.autocast("cpu", enabled=False):
+            sparse, dense = encoder(points=(points, kinds), boxes=None, masks=None)
+            image_pe = encoder.get_dense_pe()
         low, iou = decoder(
             image_embeddings=embedding[None],
-            image_pe=encoder.get_dense_pe(),
+            image_pe=image_pe,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
@@ -111,34 +125,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/sam"))
     parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
-    parser.add_argument("--steps", type=int, default=3300)
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--scenes", type=int, default=9000)
-    parser.add_argument("--batch", type=int, default=8, help="scenes a step")
-    parser.add_argument("--prompts", type=int, default=6, help="prompts a scene")
+    parser.add_argument("--batch", type=int, default=12, help="scenes a step")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts a scene")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     data = materialise(instance_scene, range(arguments.scenes), arguments.work / "scenes")
     held_out = 60
-    model = Promptable()
+    model = Promptable(to_pixels(data["image"][:128]))
 
-    def valid_of(size: NDArray[np.generic]) -> Tensor:
-        valid = torch.zeros(LOW, LOW)
-        valid[: -(-int(size[0]) // 2), : -(-int(size[1]) // 2)] = 1
-        return valid
+    def valid_of(rows: NDArray[np.generic]) -> Tensor:
+        """1 on the image and 0 on the padding, [N, 1, 128, 128]."""
+        sizes = torch.from_numpy(data["size"][rows].astype(np.int64))
+        side = torch.arange(SIZE)
+        inside = [side < sizes[:, k, None] for k in range(2)]
+        return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
 
     def loss_of(rng: np.random.Generator, step: int) -> Tensor:
         rows = np.sort(rng.choice(arguments.scenes - held_out, arguments.batch, replace=False))
-        embeddings = model.encode(data["image"][rows], data["size"][rows])
+        valid = valid_of(rows)
+        pixels = recolour(to_pixels(data["image"][rows]))
+        embeddings, tokens = model.encode(pixels, valid)
         losses = []
-        for embedding, row in zip(embeddings, rows, strict=True):
+        for k, row in enumerate(rows):
             prompt = draw_prompts(rng, data["instance"][row], arguments.prompts)
             if prompt is not None:
-                low, iou = model.decode(embedding, prompt[0], prompt[1])
-                low, iou = low.float(), iou.float()
-                losses.append(mask_loss(low, iou, prompt[2], valid_of(data["size"][row])))
-        return torch.stack(losses).mean()
+                low, iou = model.decode(embeddings[k], prompt[0], prompt[1])
+                inside = F.max_pool2d(valid[k], SIZE // LOW)[0]
+                losses.append(mask_loss(low.float(), iou.float(), prompt[2], inside))
+        patches = F.avg_pool2d(valid, SIZE // 16).flatten(1)
+        taught: Tensor = (model.teacher(tokens, pixels) * patches).sum() / patches.sum()
+        return torch.stack(losses).mean() + TEACHING * taught
 
     def report() -> str:
         figures = []
@@ -146,14 +167,14 @@ def main() -> None:
             rng = np.random.default_rng(7)
             chosen, best = [], []
             for row in range(arguments.scenes - held_out, arguments.scenes):
-                size = data["size"][row : row + 1]
-                embedding = model.encode(data["image"][row : row + 1], size)[0]
+                pixels = to_pixels(data["image"][row : row + 1])
+                embedding = model.encode(pixels, valid_of(np.array([row])))[0][0]
                 prompt = draw_prompts(rng, data["instance"][row], 6, points)
                 if prompt is None:
                     continue
                 low, iou = model.decode(embedding, prompt[0], prompt[1])
                 logits = F.interpolate(low, (SIZE, SIZE), mode="bilinear")
-                height, width = size[0].tolist()
+                height, width = data["size"][row].tolist()
                 hard = (logits > 0)[..., :height, :width]
                 truth = torch.from_numpy(prompt[2])[:, None, :height, :width]
                 actual = (hard & truth).sum((-1, -2)) / (hard | truth).sum((-1, -2)).clamp(min=1)
@@ -165,7 +186,7 @@ def main() -> None:
             )
         return "; ".join(figures)
 
-    recipe = Recipe(steps=arguments.steps, learning_rate=8e-4, weight_decay=0.03)
+    recipe = Recipe(steps=arguments.steps, learning_rate=arguments.learning_rate, weight_decay=0.03)
     train(
         model,
         recipe,

@@ -1,0 +1,28 @@
+"""Checkpoints for tests that need a head and not what it has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
+from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.models import tiny
+from fmbseg.models.weights import weights_digest
+
+
+def write_head(folder: Path, seed: int, vocabulary: str = "coco_stuff") -> None:
+    """A checkpoint of a linear head with random weights, on the package's models."""
+    encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
+    space = tiny.architecture("clip")["embed_dim"]
+    info = CheckpointInfo(
+        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
+        clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
+        vocabulary=load_vocabulary(vocabulary),
+        templates="single",
+        short_side=64,
+        training={},
+        metrics={},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(folder, seeded_head(HeadConfig("linear", encoder, space, 4), seed), info)
