@@ -78,12 +78,14 @@ class ClipSection(Section):
 class DetectionSection(Section):
     """Stage 1.1, detection: which classes are in the image."""
 
-    rule: Literal["votes", "similarity"] = "votes"
+    rule: Literal["votes", "similarity", "patches"] = "votes"
     min_votes: int = Field(1, ge=1)
     min_vote_similarity: float = Field(
         -1.0, ge=-1, le=1, description="a crop whose best similarity is lower does not vote"
     )
-    min_similarity: float = Field(0.25, ge=-1, le=1, description="for the similarity rule")
+    min_similarity: float = Field(
+        0.25, ge=-1, le=1, description="for the rules similarity and patches"
+    )
 
 
 class QuerySection(Section):

@@ -66,13 +66,13 @@ class Stage:
 
 
 def _scenes(work: Workplace) -> StageReport:
-    from fmbseg.data.scene_layouts import scenes
+    from fmbseg.data.scene_files import scenes
 
     return scenes(work.config, work.paths, work.progress)
 
 
 def _scenes_state(work: Workplace) -> StageState:
-    from fmbseg.data.scene_layouts import scenes_state
+    from fmbseg.data.scene_files import scenes_state
 
     return scenes_state(work.config, work.paths)
 
@@ -239,6 +239,7 @@ _TABLE = (
         sources=(
             "data/layouts.py",
             "data/scene_classes.py",
+            "data/scene_files.py",
             "data/scene_layouts.py",
             "data/scenes.py",
             "data/textures.py",

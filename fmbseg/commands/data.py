@@ -61,7 +61,7 @@ def scenes(
     Written are N images of the split train (train2017, training) and max(1, N // 4) of val
     (val2017, validation). COCO-Object is read from coco_stuff164k.
     """
-    from fmbseg.data.scene_layouts import write_scenes
+    from fmbseg.data.scene_files import write_scenes
     from fmbseg.data.scenes import scene_seed
     from fmbseg.progress import console_progress
 

@@ -1,40 +1,27 @@
-"""Scenes on disk, in the benchmarks' own layouts and label encodings.
+"""The benchmarks' own layouts and label encodings, as scenes are written in them.
 
-Each layout is one record of `SCENE_LAYOUTS`; the adapters of `datasets.py` read what is written
-here exactly as they read the real data sets.
+Each layout is one record of `SCENE_LAYOUTS`; the adapters of `datasets.py` read what is written so
+(`scene_files.py`) exactly as they read the real data sets.
 """
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg.config import Config
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.scene_classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scenes import Scene, render_scene, scene_seed
+from fmbseg.data.scenes import Scene
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.errors import DataError
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress, silent_progress
-from fmbseg.store import StageReport, StageState, content_key, published_key
 
-SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 UNLABELLED = 255
-SOURCES = ("layouts.py", "scene_classes.py", "textures.py", "scenes.py", "scene_layouts.py")
-Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -253,179 +240,3 @@ def image_count(layout: str, root: Path) -> int:
     fields = {"name": "*", "group": "*"}
     patterns = {record.image.format_map(fields | {"split": s}) for s in record.splits.values()}
     return sum(1 for pattern in patterns for _ in root.glob(pattern))
-
-
-def write_scenes(
-    layout: str,
-    out: Path,
-    *,
-    train: int,
-    val: int,
-    seed: int = 0,
-    development: bool = False,
-    progress: Progress | None = None,
-    processes: int = 1,
-) -> int:
-    """Write a scene data set in a benchmark's layout; returns how many images it has.
-
-    Training images come from the training seeds, validation images from the evaluation seeds, or
-    from the development seeds if asked for. `scenes.parquet` (image_id, name, glyph, held_out,
-    visible_pixels; one row an object) and the split lists come last: a run that was cut off goes
-    on, and the files are the same bytes. A script that asks for more than one process needs the
-    usual `if __name__ == "__main__":`.
-
-    Raises:
-        DataError: unknown layout, negative counts, a seed outside 0..99, or `out` holds scenes of
-            another seed.
-    """
-    if layout not in SCENE_LAYOUTS:
-        known = ", ".join(SCENE_LAYOUTS)
-        raise DataError(f"scenes have no layout {layout!r}: choose one of {known}")
-    if train < 0 or val < 0 or train + val == 0:
-        raise DataError(f"{train} train and {val} val scenes: ask for at least one, none below 0")
-    record = SCENE_LAYOUTS[layout]
-    _claim(out, {"layout": layout, "seed": seed, "development": development})
-    source = {"train": "training", "val": "development" if development else "evaluation"}
-    jobs = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
-    rows: list[Row] = []
-    write = partial(_write_one, layout, out, seed, source)
-    with (progress or silent_progress()).task(f"scenes {layout}", len(jobs)) as task:
-        for part in _mapped(write, jobs, processes):
-            rows.extend(part)
-            task.advance(1)
-    columns = ["image_id", "name", "glyph", "held_out", "visible_pixels"]
-    table = pd.DataFrame(rows, columns=columns)
-    _atomically(out / "scenes.parquet", lambda path: table.to_parquet(path, index=False))
-    if record.split_list is not None:
-        for split, count in (("train", train), ("val", val)):
-            names = [record.name(split, i) for i in range(count)]
-            word = record.splits[split]
-            lines = "".join(record.split_line.format(split=word, name=n) + "\n" for n in names)
-            file = out / record.split_list.format(split=word)
-            _atomically(file, partial(_write_text, lines))
-    for note, text in record.notes.items():
-        _atomically(out / note, partial(_write_text, text))
-    return len(jobs)
-
-
-def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
-    """The stage `scenes`: every layout of `scenes.layouts` under data/scenes.
-
-    Scenes are drawn into .fmbseg/scenes/<key> and appear in data/scenes when all are there.
-    """
-    section = config.scenes
-    state = scenes_state(config, paths)
-    key = state.key
-    count = sum(layout.train + layout.val for layout in section.layouts.values())
-    if state.published:
-        return StageReport("scenes", key, 0, count)
-    drawn = paths.drawn_scenes / key
-    for name, layout in section.layouts.items():
-        folder = drawn / SCENE_LAYOUTS[name].folder
-        write_scenes(
-            name,
-            folder,
-            train=layout.train,
-            val=layout.val,
-            seed=section.seed,
-            progress=progress,
-            processes=config.run.threads,
-        )
-    drawn.mkdir(parents=True, exist_ok=True)
-    record = {"stage": "scenes", "key": key, "images": count}
-    _atomically(drawn / "manifest.json", lambda path: path.write_text(json.dumps(record) + "\n"))
-    staged = paths.scenes.with_name(f".scenes.{os.getpid()}.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(drawn, staged)
-    shutil.rmtree(paths.scenes, ignore_errors=True)
-    os.replace(staged, paths.scenes)
-    return StageReport("scenes", key, count, 0)
-
-
-def scenes_state(config: Config, paths: Paths) -> StageState:
-    """The content key of the scenes, and whether they are there; draws nothing."""
-    sources = [Path(__file__).with_name(name) for name in SOURCES]
-    sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
-    key = content_key(
-        "scenes",
-        schema=1,
-        params=config.scenes.model_dump(mode="json"),
-        inputs={},
-        weights={},
-        sources=sources,
-        threads=1,  # scenes do not depend on the number of threads
-    )
-    return StageState(key, published_key(paths.scenes) == key)
-
-
-def _claim(out: Path, request: dict[str, object]) -> None:
-    """Note in the folder what its scenes are, so that two sets are never mixed."""
-    note = out / "scenes.json"
-    if note.is_file():
-        there = json.loads(note.read_text(encoding="utf-8"))
-        if there != request:
-            raise DataError(f"{out} holds other scenes ({there}): choose an empty folder")
-        return
-    text = json.dumps(request) + "\n"
-    _atomically(note, partial(_write_text, text))
-
-
-def _mapped(
-    write: Callable[[tuple[str, int]], list[Row]], jobs: list[tuple[str, int]], processes: int
-) -> Iterator[list[Row]]:
-    if processes < 2 or len(jobs) < 64:
-        yield from map(write, jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(write, jobs, chunksize=16)
-
-
-def _write_one(
-    layout: str, out: Path, seed: int, source: dict[str, str], job: tuple[str, int]
-) -> list[Row]:
-    split, index = job
-    record = SCENE_LAYOUTS[layout]
-    number = scene_seed(source[split], index, seed)
-    rng = np.random.default_rng(number)
-    # Most objects are classes the benchmark names; every fifth scene draws from all, so that its
-    # rule for the other pixels is met too.
-    classes = record.things if record.things and rng.random() < 0.8 else None
-    size = SIZES[rng.integers(len(SIZES))]
-    scene = render_scene(number, size=size, classes=classes, stuff=record.stuff or None)
-    image, label = record.paths(out, split, record.name(split, index))
-    if not image.is_file():
-        picture = Image.fromarray(scene.image)
-        lossless = image.suffix == ".png"
-        write = partial(picture.save, format="PNG") if lossless else _jpeg(picture)
-        _atomically(image, write)
-    if not label.is_file():
-        truth = record.encode(scene)
-        _atomically(label, lambda path: truth.save(path, "PNG"))
-    return [
-        {
-            "image_id": image.stem,
-            "name": item.name,
-            "glyph": item.glyph,
-            "held_out": item.held_out,
-            "visible_pixels": item.visible_pixels,
-        }
-        for item in scene.objects
-    ]
-
-
-def _jpeg(picture: Image.Image) -> Callable[[Path], None]:
-    return lambda path: picture.save(path, "JPEG", quality=95)
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ class Detections:
     Attributes:
         classes: [c] int64, index in the vocabulary.
         votes: [c] int64, number of crops whose most similar class it is.
-        similarity: [c] float32, cosine of the class with the crop most similar to it.
+        similarity: [c] float32, cosine of the class with the crop most similar to it; with the
+            rule `patches`, with the patch.
     """
 
     classes: npt.NDArray[np.int64]
@@ -32,17 +33,22 @@ class Detections:
 
 
 def detect_classes(
-    windows: npt.NDArray[np.floating], text: TextEmbeddings, section: DetectionSection
+    windows: npt.NDArray[np.floating],
+    dense: npt.NDArray[np.floating],
+    text: TextEmbeddings,
+    section: DetectionSection,
 ) -> Detections:
     """Compare every crop with every class and keep the classes that are present (1.1 Detection).
 
     With rule `votes` a crop votes for its most similar class, unless that similarity is below
     `min_vote_similarity`; a class is present with `min_votes` votes. With rule `similarity` a
-    class is present when its best crop reaches `min_similarity`. The source gives no threshold:
-    the rules' values are this project's. The background of a vocabulary is a class like others.
+    class is present when its best crop reaches `min_similarity`, with rule `patches` when its best
+    patch does. The source counts votes and gives no threshold: the other rules and all values are
+    this project's. The background of a vocabulary is a class like others.
 
     Args:
         windows: [n, D] unit CLIP image embeddings of the crops.
+        dense: [h, w, D] unit CLIP patch features of the whole image.
         text: embeddings of a vocabulary of K classes.
         section: rule and thresholds.
     """
@@ -52,10 +58,11 @@ def detect_classes(
     choice = similarity.argmax(axis=1)
     voting = similarity.max(axis=1) >= section.min_vote_similarity
     votes = np.bincount(choice[voting], minlength=similarity.shape[1]).astype(np.int64)
-    if section.rule == "votes":
-        present = votes >= section.min_votes
-    else:
-        present = best >= section.min_similarity
+    if section.rule == "patches":
+        best = similarity_to_classes(dense, text).max(axis=(0, 1))
+    present = (
+        votes >= section.min_votes if section.rule == "votes" else best >= section.min_similarity
+    )
     classes = np.flatnonzero(present).astype(np.int64)
     return Detections(classes, votes[classes], best[classes])
 

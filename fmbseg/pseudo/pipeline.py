@@ -78,7 +78,7 @@ def label_image(
         config: sections clip, detection, query, sam, masks and label are read.
     """
     clip_encoding = clip.encode_image_windows(image, config.clip)
-    detections = detect_classes(clip_encoding.windows, text, config.detection)
+    detections = detect_classes(clip_encoding.windows, clip_encoding.dense, text, config.detection)
     points = query_points(
         clip_encoding.dense, text, detections.classes, config.query.points, image.size
     )

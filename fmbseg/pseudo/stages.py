@@ -139,7 +139,9 @@ class _Detect(_Stage):
         rows: list[Row] = []
         for record in records:
             encoding = self.clip.encode(record)
-            found = detect_classes(encoding.windows, self.text, self.config.detection)
+            found = detect_classes(
+                encoding.windows, encoding.dense, self.text, self.config.detection
+            )
             size = (record.width, record.height)
             count = self.config.query.points
             points = query_points(encoding.dense, self.text, found.classes, count, size)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from fmbseg.cli import _main
 from fmbseg.data.doctor import examine
-from fmbseg.data.scene_layouts import SCENE_LAYOUTS, write_scenes
+from fmbseg.data.scene_files import write_scenes
+from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.errors import DataError
 from fmbseg.progress import silent_progress
 

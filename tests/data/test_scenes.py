@@ -14,7 +14,8 @@ from PIL import Image
 
 from fmbseg.data import load_dataset
 from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scene_layouts import SCENE_LAYOUTS, SIZES, voc_palette, write_scenes
+from fmbseg.data.scene_files import SIZES, write_scenes
+from fmbseg.data.scene_layouts import SCENE_LAYOUTS, voc_palette
 from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
 

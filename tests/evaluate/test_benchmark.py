@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fmbseg.data import load_dataset
-from fmbseg.data.scene_layouts import write_scenes
+from fmbseg.data.scene_files import write_scenes
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (

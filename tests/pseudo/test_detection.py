@@ -9,6 +9,8 @@ from fmbseg.config import DetectionSection
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
 
+NO_PATCHES = np.zeros((0, 0, 16), np.float16)  # two of the rules never look at patches
+
 
 def make_text(classes: int, per_class: int, dim: int, seed: int = 0) -> TextEmbeddings:
     generator = torch.Generator().manual_seed(seed)
@@ -39,7 +41,7 @@ def test_votes_equal_a_plain_loop(per_class: int, min_votes: int, least: float) 
     present = [k for k in range(7) if votes[k] >= min_votes]
 
     section = DetectionSection(min_votes=min_votes, min_vote_similarity=least)
-    found = detect_classes(windows, text, section)
+    found = detect_classes(windows, NO_PATCHES, text, section)
 
     assert found.classes.tolist() == present
     assert found.votes.tolist() == [votes[k] for k in present]
@@ -56,15 +58,33 @@ def test_similarity_rule_needs_no_vote() -> None:
     similarity = similarity_to_classes(windows, text)[0]
     section = DetectionSection(rule="similarity", min_similarity=float(similarity[1]) - 1e-3)
 
-    found = detect_classes(windows, text, section)
+    found = detect_classes(windows, NO_PATCHES, text, section)
 
     assert found.classes.tolist() == [0, 1]
     assert found.votes.tolist() == [1, 0]
 
 
+def test_patches_rule_equals_a_plain_loop() -> None:
+    text, windows, dense = make_text(9, 2, 16), unit((6, 16), 4), unit((3, 5, 16), 5)
+    best = [-2.0] * 9
+    for patch in dense.reshape(-1, 16).astype(np.float32):
+        for query, owner in zip(text.queries.numpy(), text.query_class.tolist(), strict=True):
+            best[owner] = max(best[owner], float(query @ patch))
+    least = sorted(best)[4] - 1e-4
+    present = [k for k in range(9) if best[k] >= least]
+    assert len(present) == 5
+
+    section = DetectionSection(rule="patches", min_similarity=least)
+    found = detect_classes(windows, dense, text, section)
+
+    assert found.classes.tolist() == present
+    np.testing.assert_allclose(found.similarity, [best[k] for k in present], atol=1e-6)
+    assert found.similarity.dtype == np.float32
+
+
 def test_nothing_is_detected_when_no_crop_may_vote() -> None:
     section = DetectionSection(min_vote_similarity=1.0)
-    found = detect_classes(unit((5, 16), 2), make_text(4, 2, 16), section)
+    found = detect_classes(unit((5, 16), 2), NO_PATCHES, make_text(4, 2, 16), section)
     assert len(found) == 0
     assert found.votes.shape == found.similarity.shape == (0,)
 

@@ -153,7 +153,9 @@ def detection_figures(
     for row, scene in enumerate(seen):
         there[row, where] = scene.share >= LEAST_SHARE
         unclear[row, where] = (scene.share > 0) & ~there[row, where]
-        classes = detect_classes(scene.encoding.windows, text, config.detection).classes
+        classes = detect_classes(
+            scene.encoding.windows, scene.encoding.dense, text, config.detection
+        ).classes
         found[row, classes] = True
     found &= ~unclear
     hits, drawn = (there & found).sum(axis=0), there.sum(axis=0)
