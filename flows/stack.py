@@ -17,13 +17,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
 import typer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkerStatus
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.common import slot_name
@@ -230,8 +231,10 @@ def _worker_is_online(stack: Stack) -> bool:
     with _client(stack) as client:
         try:
             workers = client.read_workers_for_work_pool(POOL)
-        except ObjectNotFound:  # the worker makes the pool when it starts
-            return False
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            return False  # the worker makes the pool when it starts
     return any(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 

@@ -1,4 +1,4 @@
-"""The table of results: benchmark x method, mIoU in percent."""
+"""The table of results: a row a method, a column a benchmark, mIoU in percent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fmbseg.errors import DataError
+from fmbseg.evaluate.published import COLUMNS
 from fmbseg.evaluate.results import METHODS, Result, read_results
 
 ORACLE = "oracle = same encoder and head, trained on truth: the ceiling"
@@ -22,15 +23,16 @@ def result_table(metrics: Path) -> str:
     results = read_results(metrics)
     if not results:
         raise DataError(f"no results in {metrics}: run `make demo` or `dvc repro` first")
-    benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
+    there = {result["benchmark"] for result in results}
+    benchmarks = [*(name for name in COLUMNS if name in there), *sorted(there - set(COLUMNS))]
     found = {(result["benchmark"], result["method"]): result for result in results}
     there = {result["method"] for result in results}
     methods = [*(name for name in METHODS if name in there), *sorted(there - set(METHODS))]
-    rows = [["mIoU, %", *methods, "images"]]
-    for benchmark in benchmarks:
-        of_benchmark = [found.get((benchmark, method)) for method in methods]
-        cells = [_cell(result) for result in of_benchmark]
-        rows.append([benchmark, *cells, _images(of_benchmark)])
+    rows = [["mIoU, %", *benchmarks]]
+    for method in methods:
+        rows.append([method, *(_cell(found.get((name, method))) for name in benchmarks)])
+    columns = [[found.get((name, method)) for method in methods] for name in benchmarks]
+    rows.append(["images", *(_images(column) for column in columns)])
     lines = _aligned(rows)
     lines.insert(1, "-" * max(len(line) for line in lines))
     if "oracle" in methods:

@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/sam"))
     parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
-    parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--scenes", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=12, help="scenes a step")
     parser.add_argument("--prompts", type=int, default=4, help="prompts a scene")
