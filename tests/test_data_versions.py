@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
 
-FOLDER = ("data.name=folder", "data.split=all")
+CLASSES = {"car", "road", "tree", "dog", "person", "sky"}
+
+
+def readme_commands(repository: Path, heading: str) -> list[list[str]]:
+    """The lines of the first shell block below a heading."""
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    block = text.partition(f"\n{heading}\n")[2].partition("```sh\n")[2].partition("```")[0]
+    return [shlex.split(line) for line in block.splitlines()]
 
 
 def photo_folder(realdata: Path, target: Path, count: int) -> Path:
@@ -21,7 +30,7 @@ def photo_folder(realdata: Path, target: Path, count: int) -> Path:
     frames = sorted((realdata / "camvid" / "train").iterdir())
     for path in [*photos, *frames][:count]:
         shutil.copyfile(path, target / path.name)
-    (target / "classes.txt").write_text("car\nroad\ntree\ndog\nperson\nsky\n")
+    (target / "classes.txt").write_text("\n".join(sorted(CLASSES)))
     return target
 
 
@@ -74,18 +83,21 @@ def test_imported_photos_are_versioned_pushed_and_pulled(
 
 
 def test_from_a_folder_of_photos_to_a_trained_segmenter(
-    project: Project, realdata: Path, tmp_path: Path
+    project: Project, realdata: Path, repository: Path
 ) -> None:
-    photos = photo_folder(realdata, project.root / "inputs" / "photos", 20)
-    project.run("dvc", "add", "inputs/photos")
-    project.commit("twenty photos")
-    # The three commands of the README.
-    shown = project.run("fmbseg", "data", "doctor", "folder", "--root", "inputs/photos")
+    """The README's three commands, as they stand there, on photos and CamVid frames."""
+    photo_folder(realdata, project.root / "inputs" / "photos", 20)
+    doctor, train, predict = readme_commands(repository, "## Your own data set")
+    shown = project.run(*doctor)
     assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
-    settings = [f"-S{setting}" for setting in (*FOLDER, "data.root=inputs/photos")]
-    project.run("dvc", "exp", "run", *settings, "align")
-    words = ["--vocabulary", "inputs/photos/classes.txt"]
-    project.run("fmbseg", "predict", "inputs/photos", *words, "--out", "out")
-    assert len(list((project.root / "out").glob("*.overlay.png"))) == 20
-    assert "folder" in (project.root / "params.yaml").read_text()
-    assert photos.is_dir()
+    project.run(*train)
+    info = json.loads((project.root / "data" / "align" / "checkpoint.json").read_text())
+    assert {entry["name"] for entry in info["vocabulary"]["classes"]} == CLASSES
+    project.run(*predict)
+    out = project.root / "out"
+    assert len(list(out.glob("*.overlay.png"))) == len(list(out.glob("*.label.png"))) == 20
+    found = json.loads((out / "sam_dog.json").read_text())
+    assert set(found["classes"]) == CLASSES
+    # As a versioned input the folder is what it was: nothing runs again.
+    project.run("dvc", "add", "inputs/photos")
+    assert project.repro("align") == set()

@@ -104,6 +104,8 @@ def doctor(
     print(f"  not scored: {layout.ignored}")
     for report in reports:
         print(f"  {report.split}: {_counted(report)}")
+    if any(report.images < (report.full or 0) for report in reports):
+        print(f"  the full set: {layout.source}")
     words = _class_list(name, root)
     if words is not None:
         _print_classes(reports, words.names)
@@ -180,7 +182,8 @@ def vocabulary(
 
 def _counted(report: SplitReport) -> str:
     if report.absent is not None:
-        return "not here: " + report.absent.partition(", expected in")[0]
+        full = "" if report.full is None else f" ({report.full} images in the full set)"
+        return f"not here{full}: " + report.absent.partition(", expected in")[0]
     of = "" if report.full is None else f" of {report.full}"
     text = f"{report.images}{of} images, {report.annotated} annotated"
     if report.images and not report.annotated:

@@ -101,6 +101,15 @@ def evaluate(
         ProtocolName | None,
         typer.Option("--protocol", help="Short for --set evaluate.protocol=NAME."),
     ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            "--vocabulary",
+            metavar="NAME|FILE",
+            help="Other words for the benchmark's classes: sclip or proxyclip, or a file of your "
+            "own (docs/data.md). Default: the benchmark's own.",
+        ),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
     ] = None,
@@ -118,6 +127,9 @@ def evaluate(
     chosen = [f"evaluate.protocol={protocol.value}"] if protocol is not None else []
     config = lenient_config(params, [*(overrides or []), *chosen])
     scored = tuple(method.value for method in methods or ())
+    if "pseudo" in scored:
+        # Stage 1 has its own sizes and rules, whatever the protocol.
+        _refuse("--method pseudo", {"--protocol": protocol})
     if every:
         _refuse(
             "--all",
@@ -131,13 +143,16 @@ def evaluate(
                 "--checkpoint": None if checkpoint == DEFAULT_CHECKPOINT else checkpoint,
             },
         )
-        _evaluate_all(config, scored or ("fmbseg", "maskclip"), out, limit)
+        _evaluate_all(config, scored or ("fmbseg", "maskclip"), out, limit, vocabulary)
         return
     if benchmark is None:
         raise ConfigError("Missing option '--benchmark' (or '--all'): name what is to be scored")
     place, split, limit = _place(config, benchmark, root, split, limit)
     if predictions is not None:
-        _refuse("--predictions", {"--method": methods, "--protocol": protocol})
+        _refuse(
+            "--predictions",
+            {"--method": methods, "--protocol": protocol, "--vocabulary": vocabulary},
+        )
         system = predictions.resolve().name if name is None else name
         target = out / system / f"{benchmark}.json" if json is None else json
         _score_predictions(benchmark, system, predictions, place, split, limit, target)
@@ -147,7 +162,7 @@ def evaluate(
         raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
     if json is None:
         raise ConfigError("Missing option '--json': say where the result goes")
-    _evaluate_one(config, benchmark, scored[0], checkpoint, place, split, limit, json)
+    _evaluate_one(config, benchmark, scored[0], checkpoint, place, split, limit, vocabulary, json)
 
 
 def _evaluate_one(
@@ -158,9 +173,11 @@ def _evaluate_one(
     root: Path,
     split: str | None,
     limit: int | None,
+    vocabulary: str | None,
     target: Path,
 ) -> None:
     from fmbseg.data.datasets import load_dataset
+    from fmbseg.data.vocabulary import reworded
     from fmbseg.evaluate.benchmark import evaluate_benchmark
     from fmbseg.evaluate.predictors import load_predictor
     from fmbseg.evaluate.results import write_result
@@ -169,6 +186,7 @@ def _evaluate_one(
     # Before the models: a wrong path should not cost their loading.
     dataset = load_dataset(benchmark, root, split)
     dataset.require_labels()
+    words = reworded(dataset.vocabulary, vocabulary)
     predictor = load_predictor(method, config, checkpoint)
     result = evaluate_benchmark(
         benchmark,
@@ -179,6 +197,7 @@ def _evaluate_one(
         console_progress(),
         limit,
         config.evaluate.batch_size,
+        words,
     )
     write_result(result, target)
     print(_summary(result, target))
@@ -204,7 +223,13 @@ def _score_predictions(
     print(_summary(result, target))
 
 
-def _evaluate_all(config: Config, methods: tuple[str, ...], out: Path, limit: int | None) -> None:
+def _evaluate_all(
+    config: Config,
+    methods: tuple[str, ...],
+    out: Path,
+    limit: int | None,
+    vocabulary: str | None,
+) -> None:
     if not config.evaluate.benchmarks:
         raise ConfigError("evaluate.benchmarks is empty: name them in params.yaml or with --set")
 
@@ -213,7 +238,8 @@ def _evaluate_all(config: Config, methods: tuple[str, ...], out: Path, limit: in
     from fmbseg.paths import Paths
     from fmbseg.progress import console_progress
 
-    for line in evaluate_all(config, Paths(), console_progress(), methods, out, limit):
+    progress = console_progress()
+    for line in evaluate_all(config, Paths(), progress, methods, out, limit, vocabulary):
         print(line, flush=True)
     report = build_report(out)
     written = write_report(report, out)

@@ -194,6 +194,35 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     return _parse(raw, path)
 
 
+def reworded(own: Vocabulary, wanted: str | None) -> Vocabulary:
+    """A benchmark's classes, asked with another vocabulary's words.
+
+    Args:
+        own: the benchmark's own vocabulary.
+        wanted: name or path as `load_vocabulary` takes it, or a peer's name alone (sclip,
+            proxyclip): its list for this benchmark. None: `own`.
+
+    Raises:
+        VocabularyError: no such vocabulary, or its classes are not those of `own` in their order:
+            every score would then stand for another class.
+    """
+    if wanted is None:
+        return own
+    found = load_vocabulary(f"{wanted}/{own.name}" if wanted in _VARIANTS else wanted)
+    if found.names == own.names:
+        return found
+    differing = [
+        f"class {index} is {name!r} instead of {expected!r}"
+        for index, (name, expected) in enumerate(zip(found.names, own.names, strict=False))
+        if name != expected
+    ]
+    reason = differing[0] if differing else f"{len(found)} classes instead of {len(own)}"
+    raise VocabularyError(
+        f"vocabulary {wanted!r} does not have the classes of {own.name!r}: {reason}; write `of: "
+        f"{own.name}` with `ask:`, or import a list with `fmbseg data vocabulary --of {own.name}`"
+    )
+
+
 def vocabulary_from_names(names: Sequence[str], name: str = "custom") -> Vocabulary:
     """A vocabulary of plain names without synonyms and without background.
 

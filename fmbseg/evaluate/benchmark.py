@@ -21,7 +21,7 @@ from fmbseg.evaluate.boundary import BoundaryCounts
 from fmbseg.evaluate.decision import Decision
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.predictors import Predictor
-from fmbseg.evaluate.results import Result, write_result
+from fmbseg.evaluate.results import OWN_WORDS, Result, write_result
 from fmbseg.evaluate.sweep import ThresholdSweep
 from fmbseg.progress import Progress
 
@@ -32,6 +32,7 @@ __all__ = [
     "evaluate_benchmark",
     "held_out_images",
     "is_seen",
+    "scored_as",
     "write_result",
 ]
 
@@ -136,6 +137,7 @@ def evaluate_benchmark(
     progress: Progress,
     limit: int | None = None,
     batch_size: int = 8,
+    vocabulary: Vocabulary | None = None,
 ) -> Result:
     """Score a method over a data set at the labels' own size, in one go.
 
@@ -143,12 +145,13 @@ def evaluate_benchmark(
         benchmark: its name, for the result.
         method: its name, for the result.
         predictor: the method.
-        dataset: with labels; its own vocabulary is used.
+        dataset: with labels.
         root: the data set's folder; of scenes it also tells which images show glyphs that
             pretraining never saw, and the result gets a figure without those.
         progress: for the bar.
         limit: score the first images only.
         batch_size: images handed to the predictor at once.
+        vocabulary: other words for the data set's classes, see `reworded`; None: its own.
 
     Returns:
         See `benchmark_result`.
@@ -158,7 +161,7 @@ def evaluate_benchmark(
     """
     dataset.require_labels()
     samples = dataset[:limit]
-    vocabulary = dataset.vocabulary
+    vocabulary = vocabulary or dataset.vocabulary
     held_out = held_out_images(root)
     with progress.task(f"{method} on {benchmark}", len(samples)) as task:
         counts = count_pixels(
@@ -169,10 +172,23 @@ def evaluate_benchmark(
         method,
         counts,
         vocabulary,
-        protocol={"split": dataset.split, "limit": limit, **predictor.protocol(vocabulary)},
+        protocol=scored_as(dataset, limit, vocabulary) | predictor.protocol(vocabulary),
         checkpoint_sha256=predictor.checkpoint_sha256,
         scenes=held_out is not None,
     )
+
+
+def scored_as(
+    dataset: SegmentationDataset, limit: int | None, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """What is scored, for the result's protocol: split, limit, and whose words.
+
+    The words are named without the benchmark, as `sclip`: results of one run are told by it.
+    """
+    own = dataset.vocabulary
+    name = vocabulary.name.removesuffix(f"/{own.name}")
+    words = OWN_WORDS if vocabulary == own else name
+    return {"split": dataset.split, "limit": limit, "vocabulary": words}
 
 
 def count_pixels(

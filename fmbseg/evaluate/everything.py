@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fmbseg.config import Config
 from fmbseg.data.datasets import load_dataset
+from fmbseg.data.vocabulary import reworded
 from fmbseg.evaluate.results import read_result
 from fmbseg.evaluate.stages import evaluate_each
 from fmbseg.paths import Paths
@@ -20,6 +21,7 @@ def evaluate_all(
     methods: Sequence[str],
     results: Path,
     limit: int | None = None,
+    vocabulary: str | None = None,
 ) -> Iterator[str]:
     """Score every benchmark of `evaluate.benchmarks`, into `results`/<method>/<benchmark>.json.
 
@@ -33,6 +35,7 @@ def evaluate_all(
         methods: out of `METHODS`.
         results: folder.
         limit: score the first images of each benchmark only.
+        vocabulary: other words for the benchmarks' classes, see `reworded`; None: their own.
 
     Yields:
         A line for each method and benchmark.
@@ -47,11 +50,12 @@ def evaluate_all(
     for name, entry in config.evaluate.benchmarks.items():
         dataset = load_dataset(name, paths.root / entry.root, entry.split)
         dataset.require_labels()
+        reworded(dataset.vocabulary, vocabulary)
         sizes[name] = len(dataset[: entry.limit])
     with progress.task("all benchmarks", len(methods) * sum(sizes.values())) as task:
         for method in methods:
             reports = evaluate_each(
-                config, paths, progress, method, tuple(sizes), results, task.advance
+                config, paths, progress, method, tuple(sizes), results, task.advance, vocabulary
             )
             for name, report in zip(sizes, reports, strict=True):
                 result = read_result(results / method / f"{name}.json")

@@ -14,7 +14,13 @@ from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.images import read_annotation
 from fmbseg.digest import json_digest
 from fmbseg.errors import DataError
-from fmbseg.evaluate.benchmark import PixelCounts, benchmark_result, held_out_images, is_seen
+from fmbseg.evaluate.benchmark import (
+    PixelCounts,
+    benchmark_result,
+    held_out_images,
+    is_seen,
+    scored_as,
+)
 from fmbseg.evaluate.decision import Decision, Labels
 from fmbseg.evaluate.results import METHODS, Result
 from fmbseg.progress import Progress
@@ -70,8 +76,7 @@ def score_predictions(
         counts,
         vocabulary,
         protocol={
-            "split": dataset.split,
-            "limit": limit,
+            **scored_as(dataset, limit, vocabulary),
             "name": "predictions",
             "predictions_sha256": json_digest(digests),
         },

@@ -230,6 +230,7 @@ class PseudoLabels:
             "window": clip.window,
             "stride": clip.stride,
             "dense": clip.dense,
+            "windows": "those of the section clip: evaluate.protocol does not apply",
             "templates": vocabulary.templates or clip.templates,
             **{name: getattr(config, name).model_dump() for name in sections},
             "background_rule": "where the vocabulary has a background: pixels under no mask",

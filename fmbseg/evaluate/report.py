@@ -11,7 +11,7 @@ from pathlib import Path
 from fmbseg.atomic import write_atomically
 from fmbseg.errors import DataError
 from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, TABLE_1
-from fmbseg.evaluate.results import METHODS, Result, read_results
+from fmbseg.evaluate.results import METHODS, OWN_WORDS, Result, read_results
 from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
 
 MEASURED = "measured here"
@@ -198,7 +198,10 @@ def _order(result: Result) -> tuple[int, str, int, str]:
 
 def _basis(result: Result) -> str:
     protocol = result.get("protocol", {})
+    words = protocol.get("vocabulary", OWN_WORDS)
     names = [str(protocol.get("name", "")), *sorted(protocol.get("weights", {}))]
+    if words != OWN_WORDS:
+        names.append(f"words of {words}")
     return ", ".join(name for name in names if name)
 
 

@@ -12,6 +12,9 @@ from fmbseg.errors import DataError
 METHODS = ("fmbseg", "maskclip", "pseudo", "oracle")
 """Everything that can be scored, in the order of tables."""
 
+OWN_WORDS = "the benchmark's own"
+"""What a result's protocol says of its vocabulary unless other words were asked with."""
+
 Result = dict[str, Any]
 
 

@@ -19,6 +19,7 @@ from fmbseg import predict
 from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
+from fmbseg.data.vocabulary import Vocabulary, reworded
 from fmbseg.device import set_threads
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.evaluate.benchmark import (
@@ -26,6 +27,7 @@ from fmbseg.evaluate.benchmark import (
     benchmark_result,
     count_pixels,
     held_out_images,
+    scored_as,
 )
 from fmbseg.evaluate.predictors import Predictor, load_predictor
 from fmbseg.evaluate.results import METHODS, Result, read_result, result_bytes, write_result
@@ -145,6 +147,7 @@ def evaluate_each(
     benchmarks: Sequence[str],
     results: Path,
     advance: Callable[[int], None] | None = None,
+    vocabulary: str | None = None,
 ) -> Iterator[StageReport]:
     """Score one method on one benchmark after the other.
 
@@ -156,6 +159,7 @@ def evaluate_each(
         benchmarks: names out of `evaluate.benchmarks`.
         results: where `<method>/<benchmark>.json` goes.
         advance: called with the number of images just scored or taken over.
+        vocabulary: other words for the benchmarks' classes, see `reworded`; None: their own.
 
     Yields:
         A report for each benchmark, when its result is written.
@@ -166,7 +170,7 @@ def evaluate_each(
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     set_threads(config.run.threads)
-    scoring = _Scoring(config, paths, progress, method, results, advance)
+    scoring = _Scoring(config, paths, progress, method, results, advance, vocabulary)
     for name in benchmarks:
         key, report = scoring.run(name)
         yield StageReport(f"evaluate {method}", key, report.computed, report.taken_over)
@@ -194,8 +198,10 @@ class _Scoring:
         method: str,
         results: Path,
         advance: Callable[[int], None] | None = None,
+        vocabulary: str | None = None,
     ) -> None:
         self._results = results
+        self._vocabulary = vocabulary
         self._advance = advance or (lambda images: None)
         self._config = config
         self._paths = paths
@@ -206,13 +212,13 @@ class _Scoring:
 
     def state(self, benchmark: str) -> StageState:
         dataset, limit = self._dataset(benchmark)
-        key = self._key(dataset, dataset[:limit], limit)
+        key = self._key(dataset, dataset[:limit], limit, self._words(dataset))
         return StageState(key, _published(self._target(benchmark), key) is not None)
 
     def run(self, benchmark: str) -> tuple[str, ShardReport]:
         dataset, limit = self._dataset(benchmark)
-        samples = dataset[:limit]
-        key = self._key(dataset, samples, limit)
+        samples, vocabulary = dataset[:limit], self._words(dataset)
+        key = self._key(dataset, samples, limit, vocabulary)
         target = self._target(benchmark)
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
@@ -237,7 +243,7 @@ class _Scoring:
             counts = count_pixels(
                 self._predictor,
                 part,
-                dataset.vocabulary,
+                vocabulary,
                 held_out,
                 self._config.evaluate.batch_size,
                 advance,
@@ -245,14 +251,14 @@ class _Scoring:
             )
             counts.save(directory / _COUNTS)
             record = {
-                "protocol": self._predictor.protocol(dataset.vocabulary),
+                "protocol": self._predictor.protocol(vocabulary),
                 "checkpoint_sha256": self._predictor.checkpoint_sha256,
             }
             (directory / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
         report = run_shards(store, samples, size, process, self._progress)
         self._advance(len(samples) - scored)
-        counts = PixelCounts(len(dataset.vocabulary))
+        counts = PixelCounts(len(vocabulary))
         for index in range(shards):
             counts.merge(PixelCounts.load(store.shard_path(index) / _COUNTS))
         record = json.loads((store.shard_path(0) / _RECORD).read_text(encoding="utf-8"))
@@ -260,8 +266,8 @@ class _Scoring:
             benchmark,
             self._name,
             counts,
-            dataset.vocabulary,
-            protocol={"split": dataset.split, "limit": limit, **record["protocol"]},
+            vocabulary,
+            protocol=scored_as(dataset, limit, vocabulary) | record["protocol"],
             checkpoint_sha256=record["checkpoint_sha256"],
             scenes=held_out is not None,
         )
@@ -285,7 +291,16 @@ class _Scoring:
         dataset.require_labels()
         return dataset, entry.limit
 
-    def _key(self, dataset: SegmentationDataset, samples: Sequence[Sample], limit: Any) -> str:
+    def _words(self, dataset: SegmentationDataset) -> Vocabulary:
+        return reworded(dataset.vocabulary, self._vocabulary)
+
+    def _key(
+        self,
+        dataset: SegmentationDataset,
+        samples: Sequence[Sample],
+        limit: int | None,
+        vocabulary: Vocabulary,
+    ) -> str:
         config, method = self._config, self._method
         inputs = {}
         if held_out_images(dataset.root) is not None:
@@ -307,7 +322,7 @@ class _Scoring:
             "dtype": config.run.dtype,
             "split": dataset.split,
             "limit": limit,
-            "vocabulary": dataset.vocabulary.digest,
+            "vocabulary": [vocabulary.name, vocabulary.digest],
             "benchmark": dataset.name,
         }
         for section in method.sections:

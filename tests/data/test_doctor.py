@@ -52,17 +52,84 @@ def test_real_samples(
         assert reports[0].pixels[255] == counts[0] + counts[255]
 
 
-def test_real_camvid_and_its_missing_split(
-    realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+# What is there of each real set, what of the full one is not, and one class with its pixels.
+SHOWN = {
+    ("voc21", "voc2012/VOCdevkit/VOC2012"): [
+        "val: 1 of 1449 images, 1 annotated; 1448 of the full set are not here",
+        "train: not here (1464 images in the full set): voc21: ",
+        "trainval: not here (2913 images in the full set): voc21: ",
+        "the full set: PASCAL VOC 2012's VOCtrainval_11-May-2012.tar",
+        "not scored: 255 (void, the objects' outlines)",
+    ],
+    ("ade20k", "ade20k/ADEChallengeData2016"): [
+        "validation: 1 of 2000 images, 1 annotated; 1999 of the full set are not here",
+        "training: not here (20210 images in the full set): ade20k: ",
+        "ADEChallengeData2016.zip",
+    ],
+    ("cityscapes", "cityscapes"): [
+        "val: not here (500 images in the full set): cityscapes: ",
+        "train: 3 of 2975 images, 3 annotated; 2972 of the full set are not here",
+        "leftImg8bit_trainvaltest.zip",
+        "0 road",
+    ],
+    ("cityscapes", "cityscapes_small"): [
+        "val: 1 of 500 images, 1 annotated; 499 of the full set are not here",
+        "train: not here (2975 images in the full set): cityscapes: ",
+    ],
+    ("coco_stuff", "coco_stuff164k"): [
+        "val2017: 3 of 5000 images, 3 annotated; 4997 of the full set are not here",
+        "train2017: 13 of 118287 images, 13 annotated; 118274 of the full set are not here",
+        "stuffthingmaps_trainval2017.zip",
+    ],
+    ("coco_object", "coco_stuff164k"): [
+        "val2017: 3 of 5000 images, 3 annotated; 4997 of the full set are not here",
+        "not scored: none: unlabelled pixels (255) and the 91 stuff classes are background",
+        "0 background",
+        "0.000 %       0  not scored",
+    ],
+    ("camvid", "camvid"): [
+        "test: not here (233 images in the full set): camvid: ",
+        "train: 184 of 367 images, 184 annotated; 183 of the full set are not here",
+        "val: 50 of 101 images, 50 annotated; 51 of the full set are not here",
+        "SegNet tutorial",
+    ],
+    ("folder", "photos"): [
+        "all: 8 images, 0 annotated (enough to train; scoring needs annotations)",
+        "vocabulary.yaml does not exist, nor classes.txt",
+    ],
+    ("folder", "bsds500"): ["all: 60 images, 0 annotated"],
+}
+
+
+@pytest.mark.parametrize(("name", "folder"), SHOWN)
+def test_the_report_on_each_real_set(
+    name: str, folder: str, realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    command = ["data", "doctor", "camvid", "--root", str(realdata / "camvid"), "--split", "val"]
-    assert _main([*command, "--split", "test", "--sheet", str(sheet)]) == 0
+    assert doctor(name, realdata / folder, sheet) == 0
     shown = capsys.readouterr().out
-    assert "val: 50 of 101 images, 50 annotated; 51 of the full set are not here" in shown
-    assert "test: not here" in shown and "no file is broken" in shown
-    picture = Image.open(sheet)
-    assert picture.width > 1200 and picture.height > 700
+    for part in SHOWN[name, folder]:
+        assert part in shown, shown
+    assert shown.endswith("no file is broken\n")
+    if name == "folder":
+        assert "the full set" not in shown and not sheet.exists()
+    else:
+        picture = Image.open(sheet)
+        assert picture.width > 400 and picture.height > 200
+
+
+def test_one_split_alone_will_do(
+    realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "coco"
+    for part in ("images", "annotations"):
+        source = realdata / "coco_stuff164k" / part / "val2017"
+        shutil.copytree(source, root / part / "val2017")
+    for name in ("coco_stuff", "coco_object"):
+        assert doctor(name, root, tmp_path / "sheet.png") == 0
+        shown = capsys.readouterr().out
+        assert "val2017: 3 of 5000 images, 3 annotated" in shown
+        assert "train2017: not here (118287 images in the full set)" in shown
 
 
 def test_every_broken_file_is_named(

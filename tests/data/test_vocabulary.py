@@ -14,6 +14,7 @@ from fmbseg.data.vocabulary import (
     Vocabulary,
     VocabularyClass,
     load_vocabulary,
+    reworded,
     variant_names,
     vocabulary_from_names,
     vocabulary_from_text,
@@ -243,6 +244,41 @@ def asked(name: str, of: str) -> list[str]:
     words, owners = load_vocabulary(name).queries
     index = load_vocabulary(name).names.index(of)
     return [word for word, owner in zip(words, owners, strict=True) if owner == index]
+
+
+def test_a_benchmarks_classes_in_other_words(tmp_path: Path) -> None:
+    own = load_vocabulary("voc21")
+    assert reworded(own, None) is own
+    assert reworded(own, "sclip") == reworded(own, "sclip/voc21") == load_vocabulary("sclip/voc21")
+    file = tmp_path / "mine.yaml"
+    file.write_text("of: voc21\nask: {boat: [yacht]}\n")
+    mine = reworded(own, str(file))
+    assert "yacht" in mine.queries[0] and "ship" not in mine.queries[0]
+    assert mine.names == own.names
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "wanted", "message"),
+    [
+        ("voc21", "voc20", "class 0 is 'aeroplane' instead of 'background'"),
+        ("voc20", "sclip/voc21", "class 0 is 'background' instead of 'aeroplane'"),
+        ("voc20", "short.txt", "19 classes instead of 20"),
+        ("voc20", "swapped.txt", "class 18 is 'tv monitor' instead of 'train'"),
+        ("camvid", "sclip", "no vocabulary 'sclip/camvid'"),
+        ("voc20", "none.yaml", "no vocabulary 'none.yaml'"),
+    ],
+)
+def test_words_of_other_classes_are_refused(
+    benchmark: str, wanted: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A label map's values are class indices: in another order every score would be wrong."""
+    names = list(load_vocabulary("voc20").names)
+    (tmp_path / "short.txt").write_text("\n".join(names[:-1]))
+    (tmp_path / "swapped.txt").write_text("\n".join([*names[:18], names[19], names[18]]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VocabularyError, match=message) as caught:
+        reworded(load_vocabulary(benchmark), wanted)
+    assert "\n" not in str(caught.value)
 
 
 def test_variants_ask_with_the_words_of_their_authors() -> None:

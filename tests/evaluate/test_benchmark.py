@@ -101,7 +101,12 @@ def test_result_against_a_count_by_hand(workspace: Paths) -> None:
     empty = {name for name, iou in result["per_class_iou"].items() if iou is None}
     assert empty == {names[k] for k in range(len(names)) if k not in present}
     assert result["vocabulary_sha256"] == dataset.vocabulary.digest
-    assert result["protocol"] == {"split": "val2017", "limit": None, "index": predictor.index}
+    assert result["protocol"] == {
+        "split": "val2017",
+        "limit": None,
+        "vocabulary": "the benchmark's own",
+        "index": predictor.index,
+    }
 
 
 SIZES_SEEN = range(5)

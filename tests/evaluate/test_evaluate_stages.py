@@ -13,10 +13,12 @@ from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
 from fmbseg.align.heads import seeded_head
 from fmbseg.config import Config
 from fmbseg.data import load_dataset
+from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError, DataError
 from fmbseg.evaluate.benchmark import evaluate_benchmark
+from fmbseg.evaluate.everything import evaluate_all
 from fmbseg.evaluate.predictors import load_predictor
-from fmbseg.evaluate.results import read_result
+from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.stages import evaluate, scoring_state
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -55,6 +57,47 @@ def test_the_stage_gives_what_one_go_gives(
         batch_size=2,
     )
     assert result == once
+
+
+def test_other_words_are_another_result_that_says_so(
+    workspace: Paths, make_config: MakeConfig
+) -> None:
+    """The words are those of a file; key, hash and protocol tell the results apart."""
+    words = workspace.root / "mine.yaml"
+    words.write_text("of: coco_stuff\ntemplates: subset7\nask: {person: [sky, snow]}\n")
+    config, root = make_config(), workspace.root / "coco"
+    results = []
+    for vocabulary in (None, str(words)):
+        folder = workspace.root / f"results{len(results)}"
+        scoring = evaluate_all(
+            config, workspace, silent_progress(), ("maskclip",), folder, vocabulary=vocabulary
+        )
+        (line,) = scoring
+        assert "3 shards computed" in line
+        results.append(read_result(folder / "maskclip" / "coco_stuff.json"))
+    first, second = results
+    assert first["protocol"]["vocabulary"] == OWN_WORDS
+    assert (second["protocol"]["vocabulary"], second["protocol"]["templates"]) == (
+        "mine",
+        "subset7",
+    )
+    assert first["vocabulary_sha256"] != second["vocabulary_sha256"]
+    assert second["vocabulary_sha256"] == load_vocabulary(words).digest
+    assert list(first["per_class_iou"]) == list(second["per_class_iou"])
+    assert first["per_class_iou"] != second["per_class_iou"]
+    assert first["key"] != second.pop("key")
+    dataset = load_dataset("coco_stuff", root, "val2017")
+    predictor = load_predictor("maskclip", config, workspace.align)
+    once = evaluate_benchmark(
+        "coco_stuff",
+        "maskclip",
+        predictor,
+        dataset,
+        root,
+        silent_progress(),
+        vocabulary=load_vocabulary(words),
+    )
+    assert second == once
 
 
 def test_a_second_run_computes_nothing(workspace: Paths, make_config: MakeConfig) -> None:

@@ -75,6 +75,46 @@ def test_camvid_labels_against_a_short_reference(realdata: Path) -> None:
     assert abs(matrix.pixel_accuracy() - 100 * right / scored) < 1e-9
 
 
+def published_metrics(
+    pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], classes: int, ignore: int
+) -> dict[str, float | list[float]]:
+    """As mmsegmentation's IoUMetric defines them: areas by histogram, summed over the images."""
+    areas = torch.zeros(3, classes, dtype=torch.float64)
+    for prediction, label in pairs:
+        pred, truth = (torch.from_numpy(values[label != ignore]) for values in (prediction, label))
+        for row, values in enumerate((pred[pred == truth], pred, truth)):
+            counted = torch.histc(values.float(), bins=classes, min=0, max=classes - 1)
+            areas[row] += counted.double()
+    intersect, predicted, label_area = areas.numpy()
+    with np.errstate(invalid="ignore"):
+        iou = intersect / (predicted + label_area - intersect)
+        accuracy = intersect / label_area
+    return {
+        "aAcc": 100 * float(intersect.sum() / label_area.sum()),
+        "mIoU": 100 * float(np.nanmean(iou)),
+        "mAcc": 100 * float(np.nanmean(accuracy)),
+        "IoU": (100 * iou).tolist(),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 21, 171])
+def test_equals_the_published_definition(classes: int) -> None:
+    pairs = random_pairs(classes + 1, classes)
+    matrix, on_device = ConfusionMatrix(classes), ConfusionMatrix(classes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for prediction, target in pairs:
+        matrix.update(prediction, target)
+        # Where a GPU is, this is what `update` itself does with its tensors.
+        counts = on_device._count_on_device(torch.from_numpy(prediction).to(device), target)
+        on_device.matrix += counts.reshape(on_device.matrix.shape)
+    expected = published_metrics(pairs, classes, 255)
+    assert matrix.pixel_accuracy() == pytest.approx(expected["aAcc"], abs=1e-9)
+    assert matrix.mean_accuracy() == pytest.approx(expected["mAcc"], abs=1e-9)
+    assert matrix.miou() == pytest.approx(expected["mIoU"], abs=1e-9)
+    np.testing.assert_allclose(matrix.iou(), expected["IoU"], rtol=0, atol=1e-9)
+    assert (on_device.matrix == matrix.matrix).all()
+
+
 def test_is_the_dataset_mean_not_a_mean_over_images() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]))

@@ -24,6 +24,7 @@ REAL = (
     ("coco_stuff", "coco_stuff164k", "train2017"),
     ("coco_stuff", "coco_stuff164k", "val2017"),
     ("coco_object", "coco_stuff164k", "train2017"),
+    ("coco_object", "coco_stuff164k", "val2017"),
     ("ade20k", "ade20k/ADEChallengeData2016", "validation"),
     ("cityscapes", "cityscapes", "train"),
     ("cityscapes", "cityscapes_small", "val"),

@@ -60,6 +60,12 @@ def test_labels_have_the_images_size_and_the_protocol_is_json(
     assert {"short_side", "templates", "background_rule", "threads", "dtype", "weights"} <= set(
         protocol
     )
+    if method == "pseudo":
+        # Stage 1 has its own sizes: a protocol changes nothing, and the record says so.
+        peers = PseudoLabels(make_config(evaluate={"protocol": "tcl"}))
+        assert peers.protocol(PLAIN) == protocol
+        assert protocol["name"] == "stage 1"
+        assert "evaluate.protocol does not apply" in protocol["windows"]
     # No benchmark or vocabulary is part of it: results of one run are told by equal protocols.
     assert predictor.protocol(load_vocabulary("voc21")) == protocol
     assert (predictor.checkpoint_sha256 is None) == (method != "fmbseg")

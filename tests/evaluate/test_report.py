@@ -12,7 +12,7 @@ import pytest
 from fmbseg.errors import DataError
 from fmbseg.evaluate.published import COLUMNS, TABLE_1
 from fmbseg.evaluate.report import build_report, comma_separated, latex, markdown, write_report
-from fmbseg.evaluate.results import write_result
+from fmbseg.evaluate.results import OWN_WORDS, write_result
 
 # Table 1 of arXiv 2403.09307, line by line.
 PRINTED = """
@@ -85,6 +85,20 @@ def test_results_of_another_head_or_protocol_are_a_row_of_their_own(results: Pat
         "40.00",
         "5.00",
     ]
+
+
+def test_results_with_other_words_are_a_row_of_their_own_and_say_so(results: Path) -> None:
+    weights = {"tiny-clip": "abc", "tiny-encoder": "def"}
+    own = {"name": "fmbseg", "weights": weights, "vocabulary": OWN_WORDS}
+    put(results, "fmbseg", "voc21", 30.0, protocol=own)
+    for benchmark, miou in (("voc20", 41.0), ("ade20k", 12.0)):
+        put(results, "fmbseg", benchmark, miou, protocol=own | {"vocabulary": "sclip"})
+    rows = [r for r in rows_of(comma_separated(build_report(results))) if r["method"] == "fmbseg"]
+    by_basis = {row["basis"]: (row["voc21"], row["voc20"], row["ade20k"]) for row in rows}
+    assert by_basis == {
+        "fmbseg, tiny-clip, tiny-encoder": ("30.00", "", ""),
+        "fmbseg, tiny-clip, tiny-encoder, words of sclip": ("", "41.00", "12.00"),
+    }
 
 
 def test_scenes_are_never_mistaken_for_the_benchmark(results: Path) -> None:
