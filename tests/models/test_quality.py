@@ -22,7 +22,14 @@ from fmbseg.models.quality.clip import SeenScene, detection_figures, patch_figur
 from fmbseg.models.quality.encoder import NEIGHBOURS, clip_tokens, nearest_neighbours, probe_figures
 from fmbseg.models.quality.figures import held_out_scene, patch_truth
 from fmbseg.models.quality.photos import covering, drawn_regions, find_photos, grid_cells
-from fmbseg.models.quality.sam import instance_masks, interior_points, overlaps
+from fmbseg.models.quality.sam import (
+    instance_masks,
+    interior_points,
+    most_confident,
+    overlaps,
+    tight_boxes,
+)
+from fmbseg.models.sam import SamMasks
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.progress import silent_progress
 
@@ -151,6 +158,17 @@ def test_prompts_lie_inside_instances_large_enough() -> None:
         assert mask[rows, columns].all()
 
 
+def test_boxes_and_most_confident_masks_by_hand() -> None:
+    truth = np.zeros((2, 6, 8), bool)
+    truth[0, 1:3, 2:7] = True
+    truth[1, 5, 0] = truth[1, 3, 4] = True
+    np.testing.assert_array_equal(tight_boxes(truth), [[2, 1, 7, 3], [0, 3, 5, 6]])
+    half = truth[0] & (np.arange(8) < 4)  # 4 of 10 pixels
+    masks = np.stack([[truth[0], half, ~truth[0]], [~truth[1], ~truth[1], truth[1]]])
+    confidence = np.array([[0.1, 0.9, 0.2], [0.0, 0.3, 0.5]], np.float32)
+    assert most_confident(SamMasks(masks, confidence), truth) == [pytest.approx(0.4), 1.0]
+
+
 def test_covering_by_hand() -> None:
     regions = np.zeros((4, 4), int)
     regions[:, 3] = 1  # 12 and 4 pixels
@@ -248,14 +266,14 @@ def test_every_figure_of_the_shipped_models() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["weights"]) == {"tiny-clip", "tiny-sam", "tiny-encoder"}
     by_name = {(each["model"], each["name"]): each for each in result["figures"]}
-    assert len(by_name) == len(result["figures"]) == 27
+    assert len(by_name) == len(result["figures"]) == 28
     top1 = by_name["clip", f"zero-shot top-1 of {len(THING_CLASSES)}, crops of one object"]
     assert top1["of"] == 6 * len(THING_CLASSES)
     assert top1["value"] > 40  # by chance it would be 1 %
     among = by_name["clip", "dense (value) among classes present: patches"]
     assert 60 < among["value"] <= 100
     table = quality_table(result).splitlines()
-    assert len(table) == 2 + 27
+    assert len(table) == 2 + 28
     assert len({len(line) for line in table}) == 1
     assert f"{top1['value']:.1f} %" in table[2]
 
