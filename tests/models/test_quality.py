@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,14 @@ from fmbseg.models.quality import evaluate_models, quality_table
 from fmbseg.models.quality.clip import SeenScene, detection_figures, patch_figures
 from fmbseg.models.quality.encoder import NEIGHBOURS, clip_tokens, nearest_neighbours, probe_figures
 from fmbseg.models.quality.figures import held_out_scene, patch_truth
-from fmbseg.models.quality.photos import covering, drawn_regions, find_photos, grid_cells
+from fmbseg.models.quality.photos import (
+    covering,
+    drawn_regions,
+    find_photos,
+    grid_cells,
+    photo_figures,
+    superpixels,
+)
 from fmbseg.models.quality.sam import (
     instance_masks,
     interior_points,
@@ -29,7 +37,7 @@ from fmbseg.models.quality.sam import (
     overlaps,
     tight_boxes,
 )
-from fmbseg.models.sam import SamMasks
+from fmbseg.models.sam import SamMasks, load_sam
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.progress import silent_progress
 
@@ -186,6 +194,27 @@ def test_grid_cells_share_out_the_picture() -> None:
     assert cells.any(axis=(1, 2)).all()
 
 
+def test_superpixels_share_out_the_picture_along_its_edges() -> None:
+    picture = np.zeros((60, 90, 3), np.uint8)
+    picture[:, 41:] = (200, 40, 40)
+    segments = superpixels(picture)
+    assert 32 <= len(segments) <= 96
+    assert (segments.sum(axis=0) == 1).all()
+    # No segment lies on both sides.
+    assert not (segments[:, :, :41].any(axis=(1, 2)) & segments[:, :, 41:].any(axis=(1, 2))).any()
+
+
+def test_without_scikit_image_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(DataError) as caught:
+        find_photos(tmp_path)
+    assert str(caught.value) == (
+        "the table on BSDS500 needs scikit-image: pip install 'fmbseg[scenes]'"
+    )
+
+
 def test_bsds500_is_read_as_it_is_published(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 0 photos: give a folder of BSDS500"):
         find_photos(tmp_path)
@@ -278,10 +307,7 @@ def test_every_figure_of_the_shipped_models() -> None:
     assert f"{top1['value']:.1f} %" in table[2]
 
 
-def test_photos_are_measured_beside_a_grid(tmp_path: Path) -> None:
-    from fmbseg.models.quality.photos import photo_figures
-    from fmbseg.models.sam import load_sam
-
+def test_photos_are_measured_beside_a_grid_and_superpixels(tmp_path: Path) -> None:
     (tmp_path / "images" / "val").mkdir(parents=True)
     (tmp_path / "groundTruth" / "val").mkdir(parents=True)
     for index in range(21):
@@ -293,6 +319,11 @@ def test_photos_are_measured_beside_a_grid(tmp_path: Path) -> None:
     photos = find_photos(tmp_path)
     assert [photo.stem for photo in photos] == [f"{index:03d}" for index in range(1, 21)]
     config = parse_config({"masks": {"points_per_side": 6, "min_predicted_iou": 0.5}})
-    masks, grid = photo_figures(load_sam("tiny-sam"), config, photos[:2], silent_progress())
-    assert masks.of == grid.of == 2
-    assert 0 < grid.value < 0.2 < masks.value <= 1
+    figures = photo_figures(load_sam("tiny-sam"), config, photos[:2], silent_progress())
+    assert [(figure.name, figure.of) for figure in figures] == [
+        ("BSDS500: covering by automatic masks", 2),
+        ("BSDS500: covering by a 16 x 16 grid", 2),
+        ("BSDS500: covering by SLIC, 64 segments", 2),
+    ]
+    masks, grid, slic = (figure.value for figure in figures)
+    assert 0 < grid < slic < masks <= 1
