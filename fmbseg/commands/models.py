@@ -88,7 +88,7 @@ def verify_models(
     def check(name: str) -> str:
         digest = verify(name, weights_dir)
         pinned = pinned_digest(weights_record(name), resolve(name, weights_dir))
-        return f"{'ok' if pinned else 'no digest is pinned for it'} (sha256 {digest[:12]})"
+        return f"{'ok' if pinned else 'not checked, no sha256 is known'} (sha256 {digest[:12]})"
 
     here = names or [name for name in registry() if _place(name, weights_dir) is not None]
     if not here:
