@@ -132,7 +132,8 @@ def evaluate_models(
         typer.Option(
             "--scenes",
             min=2,
-            help="Scenes for CLIP; SAM gets half of them, the encoder's probe 12.5 times as many.",
+            help="Scenes for CLIP; SAM gets half of them, and the encoder's probe learns from 12.5 "
+            "times as many.",
         ),
     ] = 120,
     bsds500: Annotated[
