@@ -88,7 +88,7 @@ def verify_models(
     def check(name: str) -> str:
         digest = verify(name, weights_dir)
         pinned = pinned_digest(weights_record(name), resolve(name, weights_dir))
-        return f"{'ok' if pinned else 'no digest is pinned for it'} (sha256 {digest[:12]})"
+        return f"{'ok' if pinned else 'not checked, no sha256 is known'} (sha256 {digest[:12]})"
 
     here = names or [name for name in registry() if _place(name, weights_dir) is not None]
     if not here:
@@ -132,7 +132,8 @@ def evaluate_models(
         typer.Option(
             "--scenes",
             min=2,
-            help="Scenes for CLIP; SAM gets half of them, the encoder's probe 12.5 times as many.",
+            help="Scenes for CLIP; SAM gets half of them, and the encoder's probe learns from 12.5 "
+            "times as many.",
         ),
     ] = 120,
     bsds500: Annotated[

@@ -1,4 +1,4 @@
-"""SAM: one encoding an image, point prompts (section 1.1) and automatic masks (section 1.2)."""
+"""SAM: one encoding an image; points (section 1.1), boxes and automatic masks (section 1.2)."""
 
 from __future__ import annotations
 
@@ -123,7 +123,6 @@ class SamModel:
             original_size=(image.shape[0], image.shape[1]),
         )
 
-    @torch.no_grad()
     def predict_points(
         self,
         encoding: SamEncoding,
@@ -136,13 +135,47 @@ class SamModel:
             encoding: of the image.
             points: [B, P, 2] (x, y) in pixels of the original image, all foreground.
             batch_size: prompts a decoder call.
+
+        Raises:
+            DataError: another shape.
         """
-        masks = np.zeros((len(points), 3, *encoding.original_size), dtype=np.bool_)
-        predicted = np.zeros((len(points), 3), dtype=np.float32)
+        if points.ndim != 3 or points.shape[2] != 2:
+            raise DataError(f"points are {points.shape}: give [B, P, 2], x and y in pixels")
+        return self._predict(encoding, points, batch_size)
+
+    def predict_boxes(
+        self,
+        encoding: SamEncoding,
+        boxes: npt.NDArray[np.floating],
+        batch_size: int = 64,
+    ) -> SamMasks:
+        """Masks of box prompts, one box an object.
+
+        Args:
+            encoding: of the image.
+            boxes: [B, 4] (x0, y0, x1, y1) in pixels of the original image.
+            batch_size: prompts a decoder call.
+
+        Raises:
+            DataError: another shape, or a right or lower edge before the left or upper one.
+        """
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise DataError(f"boxes are {boxes.shape}: give [B, 4], x0 y0 x1 y1 in pixels")
+        if (boxes[:, :2] > boxes[:, 2:]).any():
+            raise DataError("a box ends before it begins: give x0 y0 x1 y1, not width and height")
+        return self._predict(encoding, boxes, batch_size)
+
+    @torch.no_grad()
+    def _predict(
+        self, encoding: SamEncoding, prompts: npt.NDArray[np.floating], batch_size: int
+    ) -> SamMasks:
+        """Masks of point prompts [B, P, 2] or boxes [B, 4]."""
+        masks = np.zeros((len(prompts), 3, *encoding.original_size), dtype=np.bool_)
+        predicted = np.zeros((len(prompts), 3), dtype=np.float32)
         features = self._features(encoding)
-        for start in range(0, len(points), batch_size):
+        for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
-            logits, iou = self._decode(features, encoding, points[part])
+            logits, iou = self._decode(features, encoding, prompts[part])
             predicted[part] = iou.cpu().numpy()
             flat = masks[part].reshape(-1, *encoding.original_size)
             for rows, upsampled in self._upsampled(logits.flatten(0, 1), encoding):
@@ -199,13 +232,19 @@ class SamModel:
         return torch.from_numpy(encoding.features).to(self.device).float()[None]
 
     def _decode(
-        self, features: Tensor, encoding: SamEncoding, points: npt.NDArray[np.floating]
+        self, features: Tensor, encoding: SamEncoding, prompts: npt.NDArray[np.floating]
     ) -> tuple[Tensor, Tensor]:
-        """Logits [B, 3, 4h, 4w] and predicted IoU [B, 3] of point prompts [B, P, 2]."""
-        coordinates = self._transform.apply_coords(points, encoding.original_size)
-        prompts = torch.as_tensor(coordinates, device=self.device)
-        labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
-        sparse, dense = self.module.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)
+        """Logits [B, 3, 4h, 4w] and predicted IoU [B, 3] of points [B, P, 2] or boxes [B, 4]."""
+        corners = prompts.reshape(len(prompts), -1, 2)
+        places = torch.as_tensor(
+            self._transform.apply_coords(corners, encoding.original_size), device=self.device
+        )
+        points = boxes = None
+        if prompts.ndim == 3:
+            points = places, torch.ones(places.shape[:2], dtype=torch.int, device=self.device)
+        else:
+            boxes = places.flatten(1)
+        sparse, dense = self.module.prompt_encoder(points=points, boxes=boxes, masks=None)
         logits, iou = self.module.mask_decoder(
             image_embeddings=features,
             image_pe=self.module.prompt_encoder.get_dense_pe(),

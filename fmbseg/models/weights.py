@@ -81,8 +81,11 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
 def verify(name: str, weights_dir: Path | str | None = None) -> str:
     """Digest of a model's weights, checked against the published file's.
 
+    Stricter than loading, which uses own weights in a published model's place and says so.
+
     Returns:
-        sha256 of the file, hex.
+        sha256 of the file, hex. Where nobody has stated one (`pinned_digest` is None) it is that
+        of the file as it is, unchecked.
 
     Raises:
         WeightsError: the file is missing, or is not the published one.

@@ -78,6 +78,18 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert _main(capsys, f"verify {NAME} {where}")[0] == 0
 
 
+def test_verify_says_what_it_could_not_check(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / FILE).write_bytes(hub.files["/blob"])  # brought by hand: no hub has stated a digest
+    digest = hashlib.sha256(hub.files["/blob"]).hexdigest()
+    code, out, _ = _main(capsys, f"verify {NAME} tiny-encoder --weights-dir {tmp_path}")
+    assert code == 0
+    assert out[0] == f"{NAME} not checked, no sha256 is known (sha256 {digest[:12]})"
+    pinned = registry()["tiny-encoder"].sha256
+    assert out[1].split(maxsplit=1) == ["tiny-encoder", f"ok (sha256 {str(pinned)[:12]})"]
+
+
 def test_what_cannot_be_fetched_is_named_at_the_end_in_one_line(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,22 @@ from fmbseg.models.quality import evaluate_models, quality_table
 from fmbseg.models.quality.clip import SeenScene, detection_figures, patch_figures
 from fmbseg.models.quality.encoder import NEIGHBOURS, clip_tokens, nearest_neighbours, probe_figures
 from fmbseg.models.quality.figures import held_out_scene, patch_truth
-from fmbseg.models.quality.photos import covering, drawn_regions, find_photos, grid_cells
-from fmbseg.models.quality.sam import instance_masks, interior_points, overlaps
+from fmbseg.models.quality.photos import (
+    covering,
+    drawn_regions,
+    find_photos,
+    grid_cells,
+    photo_figures,
+    superpixels,
+)
+from fmbseg.models.quality.sam import (
+    instance_masks,
+    interior_points,
+    most_confident,
+    overlaps,
+    tight_boxes,
+)
+from fmbseg.models.sam import SamMasks, load_sam
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.progress import silent_progress
 
@@ -151,6 +166,17 @@ def test_prompts_lie_inside_instances_large_enough() -> None:
         assert mask[rows, columns].all()
 
 
+def test_boxes_and_most_confident_masks_by_hand() -> None:
+    truth = np.zeros((2, 6, 8), bool)
+    truth[0, 1:3, 2:7] = True
+    truth[1, 5, 0] = truth[1, 3, 4] = True
+    np.testing.assert_array_equal(tight_boxes(truth), [[2, 1, 7, 3], [0, 3, 5, 6]])
+    half = truth[0] & (np.arange(8) < 4)  # 4 of 10 pixels
+    masks = np.stack([[truth[0], half, ~truth[0]], [~truth[1], ~truth[1], truth[1]]])
+    confidence = np.array([[0.1, 0.9, 0.2], [0.0, 0.3, 0.5]], np.float32)
+    assert most_confident(SamMasks(masks, confidence), truth) == [pytest.approx(0.4), 1.0]
+
+
 def test_covering_by_hand() -> None:
     regions = np.zeros((4, 4), int)
     regions[:, 3] = 1  # 12 and 4 pixels
@@ -166,6 +192,27 @@ def test_grid_cells_share_out_the_picture() -> None:
     assert cells.shape == (256, 33, 50)
     assert (cells.sum(axis=0) == 1).all()
     assert cells.any(axis=(1, 2)).all()
+
+
+def test_superpixels_share_out_the_picture_along_its_edges() -> None:
+    picture = np.zeros((60, 90, 3), np.uint8)
+    picture[:, 41:] = (200, 40, 40)
+    segments = superpixels(picture)
+    assert 32 <= len(segments) <= 96
+    assert (segments.sum(axis=0) == 1).all()
+    # No segment lies on both sides.
+    assert not (segments[:, :, :41].any(axis=(1, 2)) & segments[:, :, 41:].any(axis=(1, 2))).any()
+
+
+def test_without_scikit_image_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
+    with pytest.raises(DataError) as caught:
+        find_photos(tmp_path)
+    assert str(caught.value) == (
+        "the table on BSDS500 needs scikit-image: pip install 'fmbseg[scenes]'"
+    )
 
 
 def test_bsds500_is_read_as_it_is_published(tmp_path: Path) -> None:
@@ -248,22 +295,19 @@ def test_every_figure_of_the_shipped_models() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["weights"]) == {"tiny-clip", "tiny-sam", "tiny-encoder"}
     by_name = {(each["model"], each["name"]): each for each in result["figures"]}
-    assert len(by_name) == len(result["figures"]) == 27
+    assert len(by_name) == len(result["figures"]) == 28
     top1 = by_name["clip", f"zero-shot top-1 of {len(THING_CLASSES)}, crops of one object"]
     assert top1["of"] == 6 * len(THING_CLASSES)
     assert top1["value"] > 40  # by chance it would be 1 %
     among = by_name["clip", "dense (value) among classes present: patches"]
     assert 60 < among["value"] <= 100
     table = quality_table(result).splitlines()
-    assert len(table) == 2 + 27
+    assert len(table) == 2 + 28
     assert len({len(line) for line in table}) == 1
     assert f"{top1['value']:.1f} %" in table[2]
 
 
-def test_photos_are_measured_beside_a_grid(tmp_path: Path) -> None:
-    from fmbseg.models.quality.photos import photo_figures
-    from fmbseg.models.sam import load_sam
-
+def test_photos_are_measured_beside_a_grid_and_superpixels(tmp_path: Path) -> None:
     (tmp_path / "images" / "val").mkdir(parents=True)
     (tmp_path / "groundTruth" / "val").mkdir(parents=True)
     for index in range(21):
@@ -275,6 +319,11 @@ def test_photos_are_measured_beside_a_grid(tmp_path: Path) -> None:
     photos = find_photos(tmp_path)
     assert [photo.stem for photo in photos] == [f"{index:03d}" for index in range(1, 21)]
     config = parse_config({"masks": {"points_per_side": 6, "min_predicted_iou": 0.5}})
-    masks, grid = photo_figures(load_sam("tiny-sam"), config, photos[:2], silent_progress())
-    assert masks.of == grid.of == 2
-    assert 0 < grid.value < 0.2 < masks.value <= 1
+    figures = photo_figures(load_sam("tiny-sam"), config, photos[:2], silent_progress())
+    assert [(figure.name, figure.of) for figure in figures] == [
+        ("BSDS500: covering by automatic masks", 2),
+        ("BSDS500: covering by a 16 x 16 grid", 2),
+        ("BSDS500: covering by SLIC, 64 segments", 2),
+    ]
+    masks, grid, slic = (figure.value for figure in figures)
+    assert 0 < grid < slic < masks <= 1

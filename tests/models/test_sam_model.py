@@ -101,6 +101,34 @@ def test_point_prompts_give_the_stock_predictors_masks(
         np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
 
 
+def test_box_prompts_give_the_stock_predictors_masks(
+    sam: SamModel, image: npt.NDArray[np.uint8], encoding: SamEncoding, rounding_encoder: None
+) -> None:
+    predictor = SamPredictor(sam.module)
+    predictor.set_image(image)
+    corners = np.random.default_rng(0).uniform((0, 0), (150, 90), (7, 2, 2)).astype(np.float32)
+    boxes = np.sort(corners, axis=1).reshape(7, 4)
+    found = sam.predict_boxes(encoding, boxes, batch_size=3)
+    assert found.masks.shape == (7, 3, 90, 150) and found.masks.dtype == np.bool_
+    assert 0.02 < found.masks.mean() < 0.98
+    assert len({mask.tobytes() for mask in found.masks}) == 7
+    for prompt in range(7):
+        masks, iou, _ = predictor.predict(box=boxes[prompt])
+        assert (found.masks[prompt] != masks).mean() < 1e-3
+        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
+
+
+def test_prompts_of_another_shape_are_refused(sam: SamModel, encoding: SamEncoding) -> None:
+    for boxes in (np.zeros(4), np.zeros((2, 2, 2)), np.zeros((3, 2))):
+        with pytest.raises(DataError, match=r"give \[B, 4\], x0 y0 x1 y1 in pixels"):
+            sam.predict_boxes(encoding, boxes)
+    with pytest.raises(DataError, match="give x0 y0 x1 y1, not width and height"):
+        sam.predict_boxes(encoding, np.array([[0.0, 0.0, 5.0, 5.0], [60.0, 40.0, 20.0, 50.0]]))
+    for points in (np.zeros((5, 2)), np.zeros((1, 4)), np.zeros((1, 5, 3))):
+        with pytest.raises(DataError, match=r"give \[B, P, 2\], x and y in pixels"):
+            sam.predict_points(encoding, points)
+
+
 def test_prompts_do_not_depend_on_their_batch(sam: SamModel, encoding: SamEncoding) -> None:
     points = np.random.default_rng(1).uniform((0, 0), (150, 90), (5, 2, 2))
     together = sam.predict_points(encoding, points)
@@ -113,9 +141,12 @@ def test_prompts_do_not_depend_on_their_batch(sam: SamModel, encoding: SamEncodi
 
 
 def test_no_prompt_gives_no_mask(sam: SamModel, encoding: SamEncoding) -> None:
-    found = sam.predict_points(encoding, np.zeros((0, 5, 2)))
-    assert found.masks.shape == (0, 3, 90, 150)
-    assert found.predicted_iou.shape == (0, 3)
+    for found in (
+        sam.predict_points(encoding, np.zeros((0, 5, 2))),
+        sam.predict_boxes(encoding, np.zeros((0, 4))),
+    ):
+        assert found.masks.shape == (0, 3, 90, 150)
+        assert found.predicted_iou.shape == (0, 3)
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
@@ -158,6 +189,11 @@ def test_the_shipped_weights_give_the_stock_classes_masks_on_a_scene() -> None:
         masks, iou, _ = predictor.predict(points[prompt], np.ones(2, dtype=int))
         assert (found.masks[prompt] != masks).mean() < 1e-3
         np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
+    box = np.array([20.0, 30.0, 90.0, 110.0])
+    masks, iou, _ = predictor.predict(box=box)
+    boxed = sam.predict_boxes(encoding, box[None])
+    assert (boxed.masks[0] != masks).mean() < 1e-3
+    np.testing.assert_allclose(boxed.predicted_iou[0], iou, rtol=1e-4)
     # The thresholds of params.yaml.
     section = MasksSection(min_predicted_iou=0.6, min_stability=0.6)
     expected = [

@@ -38,20 +38,21 @@ def encoder_figures(
 ) -> list[Figure]:
     """Probe and k-NN of the encoder, of the same one with random weights, and of CLIP's tokens.
 
-    Both are fitted on the truth of the first four fifths of the scenes, for these figures only,
-    and scored on the rest.
+    Both are fitted on the truth of `scenes` scenes, for these figures only, and scored on a fourth
+    as many others.
 
     Args:
         encoder: the frozen encoder.
         name: its name in the registry; only for the package's own one random weights are drawn.
         clip: its last layer's patch tokens, before the projection, are compared.
         config: `features.short_side` is the encoder's resolution.
-        scenes: how many.
+        scenes: whose truth is used.
         progress: counts scenes encoded.
     """
-    with progress.task("encoder: draw scenes", scenes) as task:
+    count = scenes * 5 // 4
+    with progress.task("encoder: draw scenes", count) as task:
         images, labels = [], []
-        for index in range(scenes):
+        for index in range(count):
             scene = held_out_scene("probe", index)
             images.append(scene.image)
             labels.append(scene.label)
@@ -78,8 +79,8 @@ def encoder_figures(
     figures = []
     for prefix, features in sources.items():
         parts = []
-        with progress.task(f"encoder: {prefix or 'features: '}scenes", scenes) as task:
-            for start in range(0, scenes, _BATCH):
+        with progress.task(f"encoder: {prefix or 'features: '}scenes", count) as task:
+            for start in range(0, count, _BATCH):
                 batch = images[start : start + _BATCH]
                 parts.append(features(batch).cpu())
                 task.advance(len(batch))

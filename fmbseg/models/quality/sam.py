@@ -1,4 +1,4 @@
-"""SAM: masks from points inside an instance, and automatic masks of whole scenes."""
+"""SAM: masks from points inside an instance, from its box, and automatic masks of whole scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fmbseg.config import Config
 from fmbseg.models.quality.figures import SEEDS, Figure, held_out_scene, mean_iou, percent
-from fmbseg.models.sam import SamModel
+from fmbseg.models.sam import SamMasks, SamModel
 from fmbseg.progress import Progress
 
 LEAST_PIXELS = 24  # instances of which less is visible are left out
@@ -16,13 +16,15 @@ FOUND = 0.5  # IoU from which an automatic mask has found an instance
 
 
 def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) -> list[Figure]:
-    """IoU of point prompts with every instance, backgrounds included; recall of automatic masks.
+    """IoU of prompts' masks with every instance, backgrounds included; recall of automatic masks.
 
-    A prompt is one or five different pixels drawn at random among the visible ones of an instance.
+    A prompt is one or five different pixels drawn at random among the visible ones of an instance,
+    or the tight box around all visible ones.
     """
     rng = np.random.default_rng(SEEDS["instances"])
     confident: dict[int, list[float]] = {points: [] for points in POINTS}
     best: dict[int, list[float]] = {points: [] for points in POINTS}
+    boxed: list[float] = []
     found: list[bool] = []
     automatic = 0
     with progress.task("sam: scenes", scenes) as task:
@@ -33,10 +35,13 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
             for points in POINTS:
                 prompts = np.stack([interior_points(rng, mask, points) for mask in truth])
                 masks = sam.predict_points(encoding, prompts, config.sam.batch_size)
-                for row, mask in enumerate(truth):
-                    overlap = overlaps(masks.masks[row], mask[None])[:, 0]
-                    confident[points].append(overlap[masks.predicted_iou[row].argmax()])
-                    best[points].append(overlap.max())
+                confident[points] += most_confident(masks, truth)
+                best[points] += [
+                    overlaps(three, mask[None]).max()
+                    for three, mask in zip(masks.masks, truth, strict=True)
+                ]
+            masks = sam.predict_boxes(encoding, tight_boxes(truth), config.sam.batch_size)
+            boxed += most_confident(masks, truth)
             whole = sam.automatic_masks(encoding, config.masks, config.sam.batch_size).masks
             found += (overlaps(whole, truth).max(axis=0, initial=0) >= FOUND).tolist()
             automatic += len(whole)
@@ -46,6 +51,7 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
         prompt = "1 point" if points == 1 else f"{points} points"
         figures.append(mean_iou("sam", f"{prompt}: most confident of 3 masks", confident[points]))
         figures.append(mean_iou("sam", f"{prompt}: best of 3 masks", best[points]))
+    figures.append(mean_iou("sam", "box: most confident of 3 masks", boxed))
     figures.append(percent("sam", f"automatic masks: instances found at IoU {FOUND}", found))
     figures.append(
         Figure("sam", "automatic masks a scene", round(automatic / scenes, 2), "", scenes)
@@ -66,6 +72,21 @@ def interior_points(
     rows, columns = np.nonzero(mask)
     chosen = rng.choice(len(rows), count, replace=False)
     return np.stack([columns[chosen], rows[chosen]], axis=1).astype(np.float64) + 0.5
+
+
+def tight_boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Boxes [n, 4] (x0, y0, x1, y1) around masks [n, H, W], none of them empty, in pixels."""
+    places = [np.argwhere(mask) for mask in masks]
+    return np.array([[*yx.min(axis=0)[::-1], *yx.max(axis=0)[::-1] + 1.0] for yx in places])
+
+
+def most_confident(masks: SamMasks, truth: npt.NDArray[np.bool_]) -> list[float]:
+    """Each prompt's IoU [n], of the mask with the highest predicted IoU, with truth [n, H, W]."""
+    chosen = masks.masks[np.arange(len(truth)), masks.predicted_iou.argmax(axis=1)]
+    return [
+        float(overlaps(mask[None], whole[None])[0, 0])
+        for mask, whole in zip(chosen, truth, strict=True)
+    ]
 
 
 def overlaps(
