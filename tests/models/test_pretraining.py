@@ -17,7 +17,7 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models.tiny.captions import VOCABULARIES, words
 from fmbseg.models.tiny.loop import Recipe, train
 from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
-from fmbseg.models.tiny.pretrain_sam import draw_prompts
+from fmbseg.models.tiny.pretrain_sam import BOX, draw_kind, draw_prompts
 from fmbseg.models.tiny.samples import captioned_crops, corresponding_pair, instance_scene
 
 
@@ -81,14 +81,20 @@ def test_correspondence_loss_equals_loops() -> None:
 
 def test_prompts_lie_inside_their_masks() -> None:
     record = instance_scene(3)[0]
-    prompt = draw_prompts(np.random.default_rng(0), record["instance"], 40)
-    assert prompt is not None
-    places, kinds, masks = prompt
-    for row in range(40):
-        for (x, y), kind in zip(places[row].tolist(), kinds[row].tolist(), strict=True):
-            if kind == 1:
-                assert masks[row, int(y), int(x)]
-    assert {-1, 1, 2, 3} <= set(kinds.flatten().tolist())
+    for kind in (1, 3, 5):
+        drawn = draw_prompts(np.random.default_rng(0), record["instance"], 40, kind)
+        assert drawn is not None and drawn.points is not None and drawn.boxes is None
+        assert drawn.points.shape == (40, kind, 2)
+        for mask, points in zip(drawn.masks, drawn.points.tolist(), strict=True):
+            assert all(mask[int(y), int(x)] for x, y in points)
+    drawn = draw_prompts(np.random.default_rng(0), record["instance"], 40, BOX)
+    assert drawn is not None and drawn.boxes is not None and drawn.points is None
+    for mask, box in zip(drawn.masks, drawn.boxes.numpy(), strict=True):
+        ys, xs = np.nonzero(mask)
+        edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        np.testing.assert_allclose(box, edges, atol=8)  # jittered by 1.5 pixels
+    rng = np.random.default_rng(0)
+    assert {draw_kind(rng) for _ in range(200)} == {BOX, 1, 2, 3, 4, 5}
 
 
 def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:

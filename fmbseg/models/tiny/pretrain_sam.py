@@ -9,6 +9,7 @@ Beside it the image encoder's tokens predict the features of the self-supervised
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,22 @@ from fmbseg.models.tiny.teacher import Teacher
 SIZE, LOW = 128, 64  # input and low-resolution mask side in pixels
 LEAST_PIXELS = 24
 TEACHING = 1.0  # weight of the teacher's term, 1 - cosine
-Prompt = tuple[Tensor, Tensor, NDArray[np.bool_]]
+BOX = 0  # the kind of prompt that is a box; other kinds are numbers of points
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """K prompts of one kind and what they mean.
+
+    Attributes:
+        points: [K, P, 2] (x, y) inside the instances; None: boxes.
+        boxes: [K, 4] (x0, y0, x1, y1); None: points.
+        masks: [K, 128, 128] bool, the instances.
+    """
+
+    points: Tensor | None
+    boxes: Tensor | None
+    masks: NDArray[np.bool_]
 
 
 class Promptable(nn.Module):
@@ -53,13 +69,15 @@ class Promptable(nn.Module):
         hook.remove()
         return embeddings, overheard[0].flatten(2).transpose(1, 2)
 
-    def decode(self, embedding: Tensor, points: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
-        """Points [K, P, 2] (x, y), kinds [K, P] -> logits [K, 3, 64, 64], predicted IoU [K, 3]."""
+    def decode(self, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Logits [K, 3, 64, 64] and predicted IoU [K, 3] of one image's prompts."""
         encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        points = prompts.points
+        given = None if points is None else (points, torch.ones(points.shape[:2]))
         # Half precision would move points by whole pixels: their encoding multiplies by large
         # frequencies.
         with torch.autocast("cpu", enabled=False):
-            sparse, dense = encoder(points=(points, kinds), boxes=None, masks=None)
+            sparse, dense = encoder(points=given, boxes=prompts.boxes, masks=None)
             image_pe = encoder.get_dense_pe()
         low, iou = decoder(
             image_embeddings=embedding[None],
@@ -71,33 +89,39 @@ class Promptable(nn.Module):
         return low, iou
 
 
+def draw_kind(rng: np.random.Generator) -> int:
+    """A box (15 %), one point (51 %) or two to five."""
+    if rng.random() < 0.15:
+        return BOX
+    return 1 if rng.random() < 0.6 else int(rng.integers(2, 6))
+
+
 def draw_prompts(
-    rng: np.random.Generator, instance: NDArray[np.generic], count: int, points: int | None = None
-) -> Prompt | None:
-    """`count` prompts of five points each (kind -1 = absent, 2 and 3 = box corners), and truths."""
+    rng: np.random.Generator, instance: NDArray[np.generic], count: int, kind: int
+) -> Prompts | None:
+    """`count` prompts for instances drawn at random, or None where all are too small.
+
+    All are of one kind, as they are in use: SAM tells prompts with absent points from others.
+    """
     sizes = np.bincount(instance.ravel().astype(np.int64))
     ids = [k for k in range(1, len(sizes)) if sizes[k] >= LEAST_PIXELS]
     if not ids:
         return None
-    places = np.zeros((count, 5, 2), np.float32)
-    kinds = np.full((count, 5), -1, np.int64)
+    places = np.zeros((count, max(2, kind), 2), np.float32)  # a box is two corners
     masks = np.zeros((count, SIZE, SIZE), bool)
     for row in range(count):
         mask = instance == ids[rng.integers(len(ids))]
         ys, xs = np.nonzero(mask)
         masks[row] = mask
-        if points is None and rng.random() < 0.15:
-            jitter = rng.normal(0, 1.5, 4)
-            corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) + jitter
-            places[row, :2] = corners.reshape(2, 2)
-            kinds[row, :2] = (2, 3)
-            continue
-        number = points or (1 if rng.random() < 0.6 else int(rng.integers(2, 6)))
-        chosen = rng.integers(0, len(xs), number)
-        places[row, :number, 0] = xs[chosen] + 0.5
-        places[row, :number, 1] = ys[chosen] + 0.5
-        kinds[row, :number] = 1
-    return torch.from_numpy(places), torch.from_numpy(kinds), masks
+        if kind == BOX:
+            corners = np.array([[xs.min(), ys.min()], [xs.max() + 1, ys.max() + 1]])
+            places[row] = corners + rng.normal(0, 1.5, (2, 2))
+        else:
+            chosen = rng.integers(0, len(xs), kind)
+            places[row, :kind] = np.stack([xs[chosen], ys[chosen]], axis=1) + 0.5
+    if kind == BOX:
+        return Prompts(None, torch.from_numpy(places.reshape(count, 4)), masks)
+    return Prompts(torch.from_numpy(places[:, :kind]), None, masks)
 
 
 def mask_loss(low: Tensor, iou: Tensor, masks: NDArray[np.bool_], valid: Tensor) -> Tensor:
@@ -152,36 +176,37 @@ def main() -> None:
         embeddings, tokens = model.encode(pixels, valid)
         losses = []
         for k, row in enumerate(rows):
-            prompt = draw_prompts(rng, data["instance"][row], arguments.prompts)
-            if prompt is not None:
-                low, iou = model.decode(embeddings[k], prompt[0], prompt[1])
+            drawn = draw_prompts(rng, data["instance"][row], arguments.prompts, draw_kind(rng))
+            if drawn is not None:
+                low, iou = model.decode(embeddings[k], drawn)
                 inside = F.max_pool2d(valid[k], SIZE // LOW)[0]
-                losses.append(mask_loss(low.float(), iou.float(), prompt[2], inside))
+                losses.append(mask_loss(low.float(), iou.float(), drawn.masks, inside))
         patches = F.avg_pool2d(valid, SIZE // 16).flatten(1)
         taught: Tensor = (model.teacher(tokens, pixels) * patches).sum() / patches.sum()
         return torch.stack(losses).mean() + TEACHING * taught
 
     def report() -> str:
         figures = []
-        for points in (1, 5):
+        for kind in (1, 5, BOX):
             rng = np.random.default_rng(7)
             chosen, best = [], []
             for row in range(arguments.scenes - held_out, arguments.scenes):
                 pixels = to_pixels(data["image"][row : row + 1])
                 embedding = model.encode(pixels, valid_of(np.array([row])))[0][0]
-                prompt = draw_prompts(rng, data["instance"][row], 6, points)
-                if prompt is None:
+                drawn = draw_prompts(rng, data["instance"][row], 6, kind)
+                if drawn is None:
                     continue
-                low, iou = model.decode(embedding, prompt[0], prompt[1])
+                low, iou = model.decode(embedding, drawn)
                 logits = F.interpolate(low, (SIZE, SIZE), mode="bilinear")
                 height, width = data["size"][row].tolist()
                 hard = (logits > 0)[..., :height, :width]
-                truth = torch.from_numpy(prompt[2])[:, None, :height, :width]
+                truth = torch.from_numpy(drawn.masks)[:, None, :height, :width]
                 actual = (hard & truth).sum((-1, -2)) / (hard | truth).sum((-1, -2)).clamp(min=1)
                 chosen.append(actual.gather(1, iou.argmax(1, keepdim=True)).mean())
                 best.append(actual.max(1).values.mean())
+            name = "box" if kind == BOX else f"{kind} points"
             figures.append(
-                f"{points} point: IoU most confident {torch.stack(chosen).mean():.3f}, "
+                f"{name}: IoU most confident {torch.stack(chosen).mean():.3f}, "
                 f"best of 3 {torch.stack(best).mean():.3f}"
             )
         return "; ".join(figures)
