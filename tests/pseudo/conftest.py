@@ -107,10 +107,11 @@ CountEncodings = Callable[[], AbstractContextManager[Counter[str]]]
 @pytest.fixture
 def count_encodings() -> CountEncodings:
     """Counts images that go into CLIP's and SAM's image towers while the block runs."""
-    widths = {
-        tiny.architecture("clip")["vision_cfg"]["width"]: "clip",
-        tiny.architecture("sam")["image_encoder"]["embed_dim"]: "sam",
+    sides = {
+        tiny.architecture("clip")["vision_cfg"]["image_size"]: "clip",
+        tiny.architecture("sam")["image_encoder"]["img_size"]: "sam",
     }
+    assert len(sides) == 2
 
     @contextmanager
     def count() -> Iterator[Counter[str]]:
@@ -119,7 +120,7 @@ def count_encodings() -> CountEncodings:
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
             # The patch embedding is what both towers begin with, and nothing else is like it.
             if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-                counts[widths[module.out_channels]] += len(inputs[0])
+                counts[sides[inputs[0].shape[-1]]] += len(inputs[0])
 
         handle = nn.modules.module.register_module_forward_hook(hook)
         try:
