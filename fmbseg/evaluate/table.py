@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fmbseg.errors import DataError
@@ -23,11 +23,9 @@ def result_table(metrics: Path) -> str:
     results = read_results(metrics)
     if not results:
         raise DataError(f"no results in {metrics}: run `make demo` or `dvc repro` first")
-    there = {result["benchmark"] for result in results}
-    benchmarks = [*(name for name in COLUMNS if name in there), *sorted(there - set(COLUMNS))]
+    benchmarks = _ordered({str(result["benchmark"]) for result in results}, COLUMNS)
+    methods = _ordered({str(result["method"]) for result in results}, METHODS)
     found = {(result["benchmark"], result["method"]): result for result in results}
-    there = {result["method"] for result in results}
-    methods = [*(name for name in METHODS if name in there), *sorted(there - set(METHODS))]
     rows = [["mIoU, %", *benchmarks]]
     for method in methods:
         rows.append([method, *(_cell(found.get((name, method))) for name in benchmarks)])
@@ -42,6 +40,12 @@ def result_table(metrics: Path) -> str:
     if any(is_tiny(result) for result in results):
         lines.append(TINY)
     return "\n".join(lines)
+
+
+def _ordered(names: set[str], known: Iterable[str]) -> list[str]:
+    """The known names first and in their order, then the others by name."""
+    first = [name for name in known if name in names]
+    return [*first, *sorted(names - set(first))]
 
 
 def _cell(result: Result | None) -> str:

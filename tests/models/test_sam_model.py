@@ -193,7 +193,7 @@ def test_the_shipped_weights_give_the_stock_classes_masks_on_a_scene() -> None:
     boxed = sam.predict_boxes(encoding, box[None])
     assert (boxed.masks[0] != masks).mean() < 1e-3
     np.testing.assert_allclose(boxed.predicted_iou[0], iou, rtol=1e-4)
-    # The thresholds of params.yaml.
+    # Thresholds that leave some masks and cut others.
     section = MasksSection(min_predicted_iou=0.6, min_stability=0.6)
     expected = [
         item
