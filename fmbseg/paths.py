@@ -32,6 +32,11 @@ class Paths:
         return self.work / "encodings"
 
     @property
+    def benchmark_encodings(self) -> Path:
+        """The same of the benchmarks' images: some benchmarks share their pictures."""
+        return self.work / "benchmark-encodings"
+
+    @property
     def feature_store(self) -> Path:
         """Encoder patch features as shards, by content key; too large for DVC."""
         return self.work / "features"

@@ -25,7 +25,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     shutil.rmtree(root)
 
 
-BENCHMARKS = ("voc21", "voc20", "coco_stuff")
+BENCHMARKS = tuple(load_config(Path(__file__).parents[1] / "params.yaml").evaluate.benchmarks)
 ALL = {
     f"{name}@{benchmark}" if stage.each_benchmark else name
     for name, stage in STAGES.items()

@@ -19,11 +19,11 @@ from fmbseg.evaluate.decision import Decision, Labels, decide
 from fmbseg.evaluate.protocol import BACKGROUND_RULES, Sizes, protocol_of
 from fmbseg.evaluate.results import METHODS
 from fmbseg.evaluate.sliding import Pixels, fitted, scaled_image, window_logits
-from fmbseg.models.clip import ClipModel, load_clip
-from fmbseg.models.sam import load_sam
+from fmbseg.models.clip import ClipModel
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import weights_digest
 from fmbseg.predict import load_segmenter
+from fmbseg.pseudo.encodings import ClipEncodings, ImageEncoder
 from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image
 
@@ -116,16 +116,23 @@ class MaskClip:
     the windows are those of the section `clip`, over the image resized to `evaluate.short_side`,
     and their features are averaged. The other protocols' windows are resized to CLIP's own input
     where they differ from it.
+
+    Args:
+        config: all sections.
+        encodings: folder where encodings are kept for other benchmarks that have the same
+            pictures, and for the next run; None: nothing is kept.
     """
 
     checkpoint_sha256: str | None = None
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, encodings: Path | None = None) -> None:
         self._device = choose_device(config.run)
         self._config = config
         self._protocol = protocol_of(config.evaluate)
         self._section = config.clip.model_copy(update={"short_side": config.evaluate.short_side})
-        self._clip = load_clip(config.clip.model, self._device.device, self._device.dtype)
+        own = config.model_copy(update={"clip": self._section})
+        self._encodings = ClipEncodings(own, encodings, self._device)
+        self._clip = self._encodings.model
         self._texts = _Texts(self._clip, config.clip.templates)
 
     @torch.no_grad()
@@ -148,7 +155,7 @@ class MaskClip:
         return decisions
 
     def _stitch(self, image: Image.Image, text: TextEmbeddings) -> Tensor:
-        encoding = self._clip.encode_image_windows(image, self._section)
+        encoding = self._encodings.encode_image(image)
         dense = torch.from_numpy(encoding.dense).to(self._device.device).float()
         return class_similarity(dense, text).permute(2, 0, 1).contiguous()
 
@@ -189,16 +196,19 @@ class PseudoLabels:
 
     Where a vocabulary has a background, which means "none of the others", unlabelled pixels are
     background; elsewhere they stay unlabelled, and so are misses.
+
+    Args:
+        config: all sections.
+        encodings: as of `MaskClip`.
     """
 
     checkpoint_sha256: str | None = None
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, encodings: Path | None = None) -> None:
         self._device = choose_device(config.run)
         self._config = config
-        self._clip = load_clip(config.clip.model, self._device.device, self._device.dtype)
-        self._sam = load_sam(config.sam.model, self._device.device, self._device.dtype)
-        self._texts = _Texts(self._clip, config.clip.templates)
+        self._encoder = ImageEncoder(config, encodings, self._device)
+        self._texts = _Texts(self._encoder.clip.model, config.clip.templates)
 
     def decide(
         self,
@@ -211,7 +221,8 @@ class PseudoLabels:
 
     def _label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
         text = self._texts.of(vocabulary)
-        found = label_image(image, self._clip, self._sam, text, self._config)
+        encodings = self._encoder.encode(image)
+        found = label_image(encodings, self._encoder.sam.model, text, self._config)
         label = found.label.astype(np.int64)
         if vocabulary.background is not None:
             label[label == UNLABELLED] = vocabulary.background
@@ -239,13 +250,17 @@ class PseudoLabels:
         }
 
 
-def load_predictor(method: str, config: Config, checkpoint: Path) -> Predictor:
+def load_predictor(
+    method: str, config: Config, checkpoint: Path, encodings: Path | None = None
+) -> Predictor:
     """Load the models of a method.
 
     Args:
         method: one of `METHODS`.
         config: all sections.
         checkpoint: folder of a trained head; read by fmbseg and oracle only.
+        encodings: folder where maskclip and pseudo keep what does not depend on the classes;
+            None: nothing is kept.
 
     Raises:
         ConfigError: no such method.
@@ -255,9 +270,9 @@ def load_predictor(method: str, config: Config, checkpoint: Path) -> Predictor:
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
     if method == "maskclip":
-        return MaskClip(config)
+        return MaskClip(config, encodings)
     if method == "pseudo":
-        return PseudoLabels(config)
+        return PseudoLabels(config, encodings)
     return Aligned(checkpoint, config)
 
 

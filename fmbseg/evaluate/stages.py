@@ -97,7 +97,9 @@ _TRAINED = _Method(
 _METHODS: Mapping[str, _Method] = {
     "fmbseg": _TRAINED,
     "oracle": _TRAINED,
-    "maskclip": _Method(sections=("clip",), models=("clip",), sources=()),
+    "maskclip": _Method(
+        sections=("clip",), models=("clip",), sources=(_PACKAGE / "pseudo" / "encodings.py",)
+    ),
     "pseudo": _Method(
         sections=("clip", "detection", "query", "sam", "masks", "label"),
         models=("clip", "sam"),
@@ -105,7 +107,14 @@ _METHODS: Mapping[str, _Method] = {
             *SAM_SOURCES,
             *(
                 _PACKAGE / "pseudo" / f"{name}.py"
-                for name in ("classification", "detection", "labels", "pipeline", "querying")
+                for name in (
+                    "classification",
+                    "detection",
+                    "encodings",
+                    "labels",
+                    "pipeline",
+                    "querying",
+                )
             ),
         ),
     ),
@@ -277,7 +286,9 @@ class _Scoring:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return load_predictor(self._name, self._config, self._checkpoint)
+        return load_predictor(
+            self._name, self._config, self._checkpoint, self._paths.benchmark_encodings
+        )
 
     def _target(self, benchmark: str) -> Path:
         return self._results / self._name / f"{benchmark}.json"

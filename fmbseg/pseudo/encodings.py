@@ -1,24 +1,26 @@
-"""CLIP and SAM encodings of the stages: from the shared cache, or made and put there."""
+"""What CLIP and SAM see in an image whatever the classes: from a cache, or made and put there."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.device import DeviceChoice
 from fmbseg.models.clip import ClipEncoding, ClipModel, load_clip
-from fmbseg.models.sam import SamEncoding, SamModel, load_sam
+from fmbseg.models.sam import AutomaticMasks, SamEncoding, SamModel, load_sam
 from fmbseg.models.weights import weights_digest
-from fmbseg.paths import Paths
 from fmbseg.store import EncodingCache, content_key
 
 _log = logging.getLogger(__name__)
@@ -45,18 +47,23 @@ TEXT_SOURCES = (
 class ClipEncodings:
     """CLIP encodings by image; the model is loaded when an image has to be encoded.
 
+    Args:
+        config: the sections clip and run are read.
+        root: folder of the cache; None: nothing is kept.
+        choice: where the model runs.
+
     Attributes:
         made: images that were encoded because the cache did not hold them.
     """
 
-    def __init__(self, config: Config, paths: Paths, choice: DeviceChoice) -> None:
+    def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
         self.made = 0
         self._section = config.clip
         self._choice = choice
         self._cache = _cache(
             "clip-encoding",
             config,
-            paths,
+            root,
             choice,
             params=config.clip.model_dump(exclude={"templates", "model"}),
             weights=config.clip.model,
@@ -70,7 +77,14 @@ class ClipEncodings:
 
     def encode(self, record: ImageRecord) -> ClipEncoding:
         """The encoding of an image; the same bits whether it was stored or is made now."""
-        arrays = self._cache.get(record.sha256)
+        return self._encode(record.sha256, lambda: read_image(record.path))
+
+    def encode_image(self, image: Image.Image) -> ClipEncoding:
+        """The same of an image in memory."""
+        return self._encode(_pixels_digest(image), lambda: image)
+
+    def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> ClipEncoding:
+        arrays = self._cache.get(sha256) if self._cache else None
         if arrays is not None:
             return ClipEncoding(
                 windows=arrays["windows"],
@@ -78,35 +92,41 @@ class ClipEncodings:
                 size=_pair(arrays["size"]),
                 offsets=[_pair(offset) for offset in arrays["offsets"]],
             )
-        encoding = self.model.encode_image_windows(read_image(record.path), self._section)
+        encoding = self.model.encode_image_windows(read(), self._section)
         self.made += 1
-        self._cache.put(
-            record.sha256,
-            {
+        if self._cache:
+            arrays = {
                 "windows": encoding.windows,
                 "dense": encoding.dense,
                 "size": np.array(encoding.size, dtype=np.int32),
                 "offsets": np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
-            },
-        )
+            }
+            self._cache.put(sha256, arrays)
         return encoding
 
 
 class SamEncodings:
-    """SAM encodings by image; the model is loaded when it is first needed.
+    """SAM encodings and automatic masks by image; the model is loaded when it is first needed.
+
+    Args:
+        config: the sections sam, masks and run are read.
+        root: folder of the cache; None: nothing is kept.
+        choice: where the model runs.
 
     Attributes:
         made: images that were encoded because the cache did not hold them.
     """
 
-    def __init__(self, config: Config, paths: Paths, choice: DeviceChoice) -> None:
+    def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
         self.made = 0
+        self._config = config
         self._section = config.sam
+        self._root = root
         self._choice = choice
         self._cache = _cache(
             "sam-encoding",
             config,
-            paths,
+            root,
             choice,
             params={},
             weights=config.sam.model,
@@ -120,24 +140,107 @@ class SamEncodings:
 
     def encode(self, record: ImageRecord) -> SamEncoding:
         """The encoding of an image; the same bits whether it was stored or is made now."""
-        arrays = self._cache.get(record.sha256)
+        return self._encode(record.sha256, lambda: read_image(record.path))
+
+    def encode_image(self, image: Image.Image) -> SamEncoding:
+        """The same of an image in memory."""
+        return self._encode(_pixels_digest(image), lambda: image)
+
+    def automatic_masks(self, image: Image.Image, encoding: SamEncoding) -> AutomaticMasks:
+        """The automatic masks of an image in memory; the same bits, stored or made now."""
+        sha256 = _pixels_digest(image)
+        arrays = self._masks_cache.get(sha256) if self._masks_cache else None
+        if arrays is not None:
+            bits = np.unpackbits(arrays["bits"], axis=1, count=image.width * image.height)
+            return AutomaticMasks(
+                masks=bits.view(np.bool_).reshape(-1, image.height, image.width),
+                predicted_iou=arrays["predicted_iou"].view(np.float32),
+                stability=arrays["stability"].view(np.float32),
+                area=arrays["area"],
+            )
+        found = self.model.automatic_masks(encoding, self._config.masks, self._section.batch_size)
+        if self._masks_cache:
+            arrays = {
+                "bits": np.packbits(found.masks.reshape(len(found.masks), -1), axis=1),
+                # As bits: the cache takes no rounded numbers.
+                "predicted_iou": found.predicted_iou.view(np.int32),
+                "stability": found.stability.view(np.int32),
+                "area": found.area,
+            }
+            self._masks_cache.put(sha256, arrays)
+        return found
+
+    @cached_property
+    def _masks_cache(self) -> EncodingCache | None:
+        config = self._config
+        return _cache(
+            "automatic-masks",
+            config,
+            self._root,
+            self._choice,
+            params={"masks": config.masks.model_dump(), "batch_size": config.sam.batch_size},
+            weights=config.sam.model,
+            sources=SAM_SOURCES,
+        )
+
+    def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> SamEncoding:
+        arrays = self._cache.get(sha256) if self._cache else None
         if arrays is not None:
             return SamEncoding(
                 features=arrays["features"],
                 input_size=_pair(arrays["input_size"]),
                 original_size=_pair(arrays["original_size"]),
             )
-        encoding = self.model.encode(np.asarray(read_image(record.path)))
+        encoding = self.model.encode(np.asarray(read()))
         self.made += 1
-        self._cache.put(
-            record.sha256,
-            {
+        if self._cache:
+            arrays = {
                 "features": encoding.features,
                 "input_size": np.array(encoding.input_size, dtype=np.int32),
                 "original_size": np.array(encoding.original_size, dtype=np.int32),
-            },
-        )
+            }
+            self._cache.put(sha256, arrays)
         return encoding
+
+
+@dataclass(frozen=True)
+class ImageEncodings:
+    """What CLIP and SAM see in one image, whatever the classes; the costly part of stage 1.
+
+    Attributes:
+        clip: windows and dense features.
+        sam: features that prompts are decoded against.
+        automatic: SAM's automatic masks (1.2).
+    """
+
+    clip: ClipEncoding
+    sam: SamEncoding
+    automatic: AutomaticMasks
+
+
+class ImageEncoder:
+    """Both models over images in memory; CLIP sees each window once and SAM the image once.
+
+    Args:
+        config: the sections clip, sam, masks and run are read.
+        root: folder of the cache; None: nothing is kept.
+        choice: where the models run.
+
+    Attributes:
+        clip: CLIP's part.
+        sam: SAM's part.
+    """
+
+    def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
+        self.clip = ClipEncodings(config, root, choice)
+        self.sam = SamEncodings(config, root, choice)
+
+    def encode(self, image: Image.Image) -> ImageEncodings:
+        """Encode one RGB image."""
+        sam = self.sam.encode_image(image)
+        return ImageEncodings(
+            self.clip.encode_image(image), sam, self.sam.automatic_masks(image, sam)
+        )
 
 
 def say_made_again(stage: str, model: str, made: int) -> None:
@@ -151,13 +254,15 @@ def say_made_again(stage: str, model: str, made: int) -> None:
 def _cache(
     name: str,
     config: Config,
-    paths: Paths,
+    root: Path | None,
     choice: DeviceChoice,
     *,
     params: Mapping[str, Any],
     weights: str,
     sources: tuple[Path, ...],
-) -> EncodingCache:
+) -> EncodingCache | None:
+    if root is None:
+        return None
     # Unlike an out, an encoding stays on this machine: what computed it is part of its key.
     computed_by = {"device": choice.device.type, "dtype": str(choice.dtype)}
     key = content_key(
@@ -169,7 +274,14 @@ def _cache(
         sources=sources,
         threads=config.run.threads,
     )
-    return EncodingCache(paths.encodings, key, int(config.run.cache_gb * 1e9))
+    return EncodingCache(root, key, int(config.run.cache_gb * 1e9))
+
+
+def _pixels_digest(image: Image.Image) -> str:
+    """Digest of an RGB image's pixels: equal pictures of two data sets are encoded once."""
+    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def _pair(values: npt.NDArray[np.integer]) -> tuple[int, int]:

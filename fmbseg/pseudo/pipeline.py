@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fmbseg.config import Config, LabelSection
-from fmbseg.models.clip import ClipModel
 from fmbseg.models.sam import SamModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import Masks, classify_masks, mask_features
 from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
+from fmbseg.pseudo.encodings import ImageEncodings
 from fmbseg.pseudo.labels import UNLABELLED, compose
 from fmbseg.pseudo.querying import query_masks, query_points
 
@@ -66,34 +65,30 @@ class PseudoLabel:
 
 
 def label_image(
-    image: Image.Image, clip: ClipModel, sam: SamModel, text: TextEmbeddings, config: Config
+    encodings: ImageEncodings, sam: SamModel, text: TextEmbeddings, config: Config
 ) -> PseudoLabel:
-    """Pseudo-label one image; CLIP sees each window once and SAM the image once.
+    """Pseudo-label one encoded image of H x W pixels.
 
     Args:
-        image: RGB, W x H pixels.
-        clip: the model that made `text`.
-        sam: the model that gives masks.
-        text: embeddings of the vocabulary.
-        config: sections clip, detection, query, sam, masks and label are read.
+        encodings: of the image.
+        sam: the model of `encodings.sam`.
+        text: embeddings of the vocabulary, by the CLIP of `encodings.clip`.
+        config: sections detection, query, sam and label are read.
     """
-    clip_encoding = clip.encode_image_windows(image, config.clip)
-    detections = detect_classes(clip_encoding.windows, clip_encoding.dense, text, config.detection)
-    points = query_points(
-        clip_encoding.dense, text, detections.classes, config.query.points, image.size
-    )
-    sam_encoding = sam.encode(np.asarray(image))
-    queried, query_iou = query_masks(sam, sam_encoding, points, config.sam.batch_size)
-    automatic = sam.automatic_masks(sam_encoding, config.masks, config.sam.batch_size)
+    height, width = encodings.sam.original_size
+    dense, automatic = encodings.clip.dense, encodings.automatic
+    detections = detect_classes(encodings.clip.windows, dense, text, config.detection)
+    points = query_points(dense, text, detections.classes, config.query.points, (width, height))
+    queried, query_iou = query_masks(sam, encodings.sam, points, config.sam.batch_size)
     found = classify_and_compose(
-        clip_encoding.dense,
+        dense,
         text,
         detections.classes,
         queried,
         detections.classes,
         automatic.masks,
         config.label,
-        (image.height, image.width),
+        (height, width),
     )
     return PseudoLabel(
         label=found.label,

@@ -120,11 +120,11 @@ class _Stage:
 
     @cached_property
     def clip(self) -> ClipEncodings:
-        return ClipEncodings(self.config, self.paths, self.plan.device)
+        return ClipEncodings(self.config, self.paths.encodings, self.plan.device)
 
     @cached_property
     def sam(self) -> SamEncodings:
-        return SamEncodings(self.config, self.paths, self.plan.device)
+        return SamEncodings(self.config, self.paths.encodings, self.plan.device)
 
     @cached_property
     def text(self) -> TextEmbeddings:

@@ -13,14 +13,16 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from fmbseg.device import choose_device
 from fmbseg.errors import CheckpointError, ConfigError
 from fmbseg.evaluate.decision import Labels
 from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
-from fmbseg.models.clip import load_clip
-from fmbseg.models.sam import load_sam
+from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.sam import SamModel
 from fmbseg.models.text import class_similarity
 from fmbseg.paths import Paths
 from fmbseg.predict import load_segmenter
+from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
 
 MakeConfig = Callable[..., Config]
@@ -114,13 +116,38 @@ def test_pseudo_labels_are_stage_1s_and_unlabelled_is_background(make_config: Ma
     # One query point and no automatic masks: surely something stays unlabelled.
     config = make_config(label={"use_masks": False})
     image = pictures()[0]
-    clip, sam = load_clip("tiny-clip"), load_sam("tiny-sam")
-    text = clip.text_embeddings(PLAIN)
-    expected = label_image(image, clip, sam, text, config).label.astype(np.int64)
+    encoder = ImageEncoder(config, None, choose_device(config.run))
+    text = encoder.clip.model.text_embeddings(PLAIN)
+    encodings = encoder.encode(image)
+    expected = label_image(encodings, encoder.sam.model, text, config).label.astype(np.int64)
     predictor = PseudoLabels(config)
     assert (labelled(predictor, image, PLAIN) == expected).all()
     filled = labelled(predictor, image, WITH_BACKGROUND)
     assert (filled == np.where(expected == 255, 1, expected)).all()
+
+
+@pytest.mark.parametrize("method", ["maskclip", "pseudo"])
+def test_pictures_that_benchmarks_share_are_encoded_once(
+    method: str,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = make_config(detection={"min_similarity": -1.0}, label={"min_similarity": -1.0})
+    root = tmp_path / "encodings"
+    image = pictures()[0]
+    fresh = load_predictor(method, config, tmp_path)
+    expected = [labelled(fresh, image, words) for words in (PLAIN, WITH_BACKGROUND)]
+    assert not root.exists()
+    first = load_predictor(method, config, tmp_path, root)
+    assert (labelled(first, image, PLAIN) == expected[0]).all()
+    # As another benchmark in another process, with other classes: no model sees the picture.
+    other = load_predictor(method, config, tmp_path, root)
+    for model, encode in ((ClipModel, "encode_windows"), (SamModel, "encode")):
+        monkeypatch.setattr(model, encode, lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(SamModel, "automatic_masks", lambda *_: pytest.fail("made again"))
+    assert (labelled(other, image, WITH_BACKGROUND) == expected[1]).all()
+    assert len(np.unique(expected)) > 1, "a picture with nothing in it would show nothing"
 
 
 def test_unknown_method_and_missing_head(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
+from fmbseg.device import choose_device
 from fmbseg.errors import StoreError
-from fmbseg.models.clip import load_clip
 from fmbseg.models.dense import Dense
-from fmbseg.models.sam import load_sam
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
+from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
 from fmbseg.pseudo.stages import detect, label, masks, query, state
@@ -211,13 +211,15 @@ def test_stages_give_the_label_of_the_pipeline_in_memory(
 ) -> None:
     config, paths = make_config(), Paths(tmp_path)
     run_all(config, paths)
-    clip, sam = load_clip("tiny-clip"), load_sam("tiny-sam")
-    text = clip.text_embeddings(load_vocabulary("coco_stuff"), config.clip.templates)
+    encoder = ImageEncoder(config, None, choose_device(config.run))
+    vocabulary = load_vocabulary("coco_stuff")
+    text = encoder.clip.model.text_embeddings(vocabulary, config.clip.templates)
     rows = pq.read_table(paths.label / "masks.parquet").to_pylist()
     labels = []
     for path in sorted((dataset / "images" / "train2017").iterdir()):
         with count_encodings() as counts:
-            result = label_image(read_image(path), clip, sam, text, config)
+            encodings = encoder.encode(read_image(path))
+            result = label_image(encodings, encoder.sam.model, text, config)
         assert counts["sam"] == 1
         stored = load_label(paths.label / "labels" / f"{path.stem}.png")
         assert np.array_equal(result.label, stored)
