@@ -22,6 +22,8 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export HF_HUB_OFFLINE := 1
+# What is imported is compiled once and not by every stage; `install` leaves it to the first import.
+unexport PYTHONDONTWRITEBYTECODE
 # Threads that wait must not spin: on a busy machine that costs many times the work itself.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -33,7 +35,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
-	@# An old pip takes twice as long over this many pins; compiling what is never imported, too.
+	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
 	.venv/bin/python -m pip install --no-compile -c constraints.txt -e '.[dev,scenes]'
 	@touch $@
