@@ -14,6 +14,8 @@ PYTHON := $(shell for name in python3.11 python3; do \
 	&& echo $$name && break; done)
 endif
 
+PIP := .venv/bin/python -m pip install --no-compile -c constraints.txt -e
+
 # Stages that DVC starts find `fmbseg` here.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # No telemetry, and no look at the model hub: the default preset needs none.
@@ -37,7 +39,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	.venv/bin/python -m pip install --no-compile -c constraints.txt -e '.[dev,scenes]'
+	$(PIP) '.[dev,scenes]'
 	@touch $@
 
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
@@ -50,8 +52,12 @@ demo-short: install  ## the same with few scenes, in a scratch copy of the last 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)
 
-test-slow: install  ## run the slow tests: whole pipelines through DVC, pretraining scripts
+test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)
+
+.venv/.installed-slow: .venv/.installed
+	$(PIP) '.[dev,scenes,scale,server,checks]'
+	@touch $@
 
 lint: install  ## check style and formatting
 	ruff check .
@@ -80,7 +86,7 @@ clean:  ## remove shards, encodings and tool caches; results, runs and .venv sta
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find fmbseg flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-lock: install  ## write the installed versions into constraints.txt
+lock: .venv/.installed-slow  ## write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new
 	pip freeze --all --exclude-editable --exclude fmbseg --exclude pip --exclude wheel \
 		| LC_ALL=C sort -f >> constraints.new

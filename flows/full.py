@@ -12,6 +12,7 @@ from prefect.states import Failed
 from flows.artifacts import show_results
 from flows.parameters import Overrides, Preset, Stages, effective_config
 from flows.record import is_dvc_project, record_stages
+from flows.scale import Runner, Scale, Storage, Workers
 from flows.stages import Report, call_task
 from fmbseg.errors import FmbsegError
 from fmbseg.stages import stage_names
@@ -23,6 +24,9 @@ def fmbseg(
     preset: Preset = None,
     overrides: Overrides = (),
     record: bool = True,
+    runner: Runner = "threads",
+    workers: Workers = 2,
+    storage: Storage = None,
 ) -> list[Report] | State[object]:
     """Run stages of the pipeline; what is already computed is taken over.
 
@@ -32,6 +36,11 @@ def fmbseg(
         overrides: section.key=value, each for this run only, such as align.head=linear.
         record: afterwards tell DVC that these stages are done, so that `dvc repro` runs none of
             them. Never with parameters that differ from params.yaml.
+        runner: what computes the shards of stage 1 and the features: threads (the worker's own
+            process), dask or ray.
+        workers: processes that dask or ray start here, where no running cluster is named in
+            FMBSEG_DASK_ADDRESS or FMBSEG_RAY_ADDRESS.
+        storage: folder or URL (s3://...) that all workers reach, where they share no workspace.
     """
     logger = get_run_logger()
     root = Path(os.curdir)
@@ -40,7 +49,7 @@ def fmbseg(
         config, recorded = effective_config(preset, overrides, root)
         names = stage_names(config, stages)
         for name in names:
-            reports.append(call_task(name, config, root))
+            reports.append(call_task(name, config, root, Scale(runner, workers, storage)))
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
+from fmbseg import presets
 from fmbseg.config import Config, load_config, override_config, parse_config
-from fmbseg.errors import ConfigError
 
 StageName = Literal[
     "scenes",
@@ -25,51 +24,38 @@ StageName = Literal[
     "oracle",
 ]
 Stages = Sequence[StageName]
-Preset = Annotated[str, Field(pattern=r"^[\w-]+$")] | None
+Preset = Literal["tiny", "base", "paper"] | None
 Overrides = Sequence[Annotated[str, Field(pattern=r"^\s*\w+(\.\w+)+\s*=")]]
 
-_PARAMS = Path("params.yaml")
-_PRESETS = Path("presets")
+PARAMS = Path("params.yaml")
 
 
 def effective_config(
-    preset: str | None, overrides: Sequence[str], root: Path = Path(".")
+    preset: str | None,
+    overrides: Sequence[str],
+    root: Path = Path("."),
+    params: Path = PARAMS,
 ) -> tuple[Config, bool]:
     """The configuration of a run, and whether it is that of params.yaml.
 
     Args:
         preset: its name; None, or `run.preset` of params.yaml: params.yaml as it is. Another one
-            is read from presets/NAME.yaml and goes over params.yaml.
+            goes over params.yaml, as `fmbseg preset` would write it.
         overrides: section.key=value, over the preset.
         root: the workspace.
+        params: the parameters' file, relative to the workspace.
 
     Raises:
         ConfigError: no such preset, or a parameter that is unknown or out of range.
     """
-    recorded = load_config(root / _PARAMS)
-    config = recorded
-    if preset is not None and preset != recorded.run.preset:
-        config = parse_config(_merged(recorded.model_dump(mode="json"), _preset(preset, root)))
+    config = recorded = load_config(root / params)
+    if params != PARAMS and (root / PARAMS).is_file():
+        recorded = load_config(root / PARAMS)
+    if preset is not None and preset != config.run.preset:
+        config = parse_config(_merged(config.model_dump(mode="json"), presets.preset(preset)))
     config = override_config(config, overrides)
     same = config.model_dump(exclude={"tracking"}) == recorded.model_dump(exclude={"tracking"})
     return config, same
-
-
-def _preset(name: str, root: Path) -> Mapping[str, Any]:
-    path = root / _PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(found.stem for found in (root / _PRESETS).glob("*.yaml"))
-        current = load_config(root / _PARAMS).run.preset
-        raise ConfigError(
-            f"unknown preset {name!r}: use {', '.join(dict.fromkeys([current, *known]))}"
-        )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: correct it") from error
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path} must hold sections (section: key: value)")
-    return _merged({"run": {"preset": name}}, raw)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,8 @@ def _prefect(stack: Stack) -> list[str]:
 def _mlflow(stack: Stack) -> list[str]:
     # Clients on this machine write artefacts straight into mlruns/, as plain runs do: a run looks
     # the same whether it was logged through the server or into the database.
-    places = ["--backend-store-uri", f"sqlite:///{stack.root / 'mlflow.db'}"]
+    own = f"sqlite:///{stack.root / 'mlflow.db'}"
+    places = ["--backend-store-uri", os.environ.get("MLFLOW_BACKEND_STORE_URI") or own]
     places += ["--default-artifact-root", (stack.root / "mlruns").as_uri(), "--no-serve-artifacts"]
     address = ["--host", _HOST, "--port", str(stack.mlflow_port), "--workers", "1"]
     return ["mlflow", "server", *places, *address]

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from prefect import Flow, Task, flow, get_run_logger, task
 from prefect.client.schemas.objects import State
+from prefect.states import Failed
 
 from flows.common import (
     RETRIES,
@@ -19,9 +20,11 @@ from flows.common import (
     gpu_slot,
     retry_transient,
 )
-from flows.parameters import Overrides, Preset, effective_config
+from flows.parameters import PARAMS, Overrides, Preset, effective_config
 from flows.progress import PrefectProgress
+from flows.scale import HERE, Scale, share_out
 from fmbseg.config import Config
+from fmbseg.errors import FmbsegError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.stages import STAGES, find_stage, run_stage, stage_names, stage_state
@@ -73,7 +76,7 @@ TASKS: Mapping[str, Task[..., Report]] = {
 }
 
 
-def call_task(name: str, config: Config, root: Path) -> Report:
+def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Report:
     """Call the task of a stage from within a flow.
 
     Prefect remembers a small report under the content key; whether the files it speaks of are
@@ -83,12 +86,14 @@ def call_task(name: str, config: Config, root: Path) -> Report:
         name: `evaluate@voc21` for one benchmark.
         config: all sections.
         root: the workspace.
+        scale: where the shards of stage 1 and the features are computed.
 
     Raises:
         FmbsegError: a user's mistake; it is not tried again.
     """
     stage, _ = find_stage(name, config)
     state = stage_state(name, config, Paths(root), silent_progress())
+    shared_out = 0 if state.published else share_out(name, state.key, config, root, scale)
     called = TASKS[stage.name].with_options(refresh_cache=not state.published)
     given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}
     done = cast("State[Report]", called(**given, return_state=True))
@@ -96,26 +101,39 @@ def call_task(name: str, config: Config, root: Path) -> Report:
     if done.name == "Cached":  # what the earlier run computed is taken over by this one
         shards = report["computed"] + report["taken_over"]
         report = report | {"computed": 0, "taken_over": shards}
+    # For the stage's task they were there; this run has computed them all the same.
+    report["computed"] += shared_out
+    report["taken_over"] -= shared_out
     return report
 
 
-def _flow(name: str) -> Flow[..., list[Report]]:
+def _flow(name: str) -> Flow[..., list[Report] | State[object]]:
     def run(
-        preset: Preset = None, overrides: Overrides = (), benchmark: str | None = None
-    ) -> list[Report]:
-        config, _ = effective_config(preset, overrides)
-        wanted = name if benchmark is None else f"{name}@{benchmark}"
+        preset: Preset = None,
+        overrides: Overrides = (),
+        benchmark: str | None = None,
+        params: Path = PARAMS,
+    ) -> list[Report] | State[object]:
         root = Path(os.curdir)
-        return [call_task(each, config, root) for each in stage_names(config, [wanted])]
+        wanted = name if benchmark is None else f"{name}@{benchmark}"
+        try:
+            config, _ = effective_config(preset, overrides, root, params)
+            return [call_task(each, config, root) for each in stage_names(config, [wanted])]
+        except FmbsegError as error:
+            # A user's mistake is one line, not a traceback.
+            return Failed(message=str(error))
 
     run.__doc__ = f"""{STAGES[name].summary}.
 
     Args:
-        preset: set of models; empty: that of params.yaml.
+        preset: set of models; empty: that of the parameters' file.
         overrides: section.key=value, each for this run only.
         benchmark: for stages that score: one of evaluate.benchmarks; empty: all.
+        params: the parameters' file, relative to the workspace.
     """
     return flow(name=f"fmbseg-{name}", description=STAGES[name].summary)(run)
 
 
-FLOWS: Mapping[str, Flow[..., list[Report]]] = {name: _flow(name) for name in STAGES}
+FLOWS: Mapping[str, Flow[..., list[Report] | State[object]]] = {
+    name: _flow(name) for name in STAGES
+}

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
-from fmbseg.store import StageReport, StageState, json_digest
+from fmbseg.store import ShardedWork, StageReport, StageState, json_digest
 from fmbseg.tracking import Tracker
 
 
@@ -49,6 +50,7 @@ class Stage:
         function: runs it.
         state: its content key as inputs and parameters are now, and whether the result is there.
         each_benchmark: whether it runs once a benchmark.
+        shards: its shards, where several machines may share them out.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Stage:
     function: Callable[[Workplace], StageReport]
     state: Callable[[Workplace], StageState]
     each_benchmark: bool = False
+    shards: Callable[[Workplace], ShardedWork[Any]] | None = None
 
 
 # The stage modules import torch; `fmbseg --help` must not. So each is imported when it runs.
@@ -107,6 +110,12 @@ def _pseudo_state(name: str, work: Workplace) -> StageState:
     return state(name, work.config, work.paths, work.progress)
 
 
+def _pseudo_shards(name: str, work: Workplace) -> ShardedWork[Any]:
+    from fmbseg.pseudo.stages import shards
+
+    return shards(name, work.config, work.paths, work.progress)
+
+
 def _features(work: Workplace) -> StageReport:
     from fmbseg.align.features import features
 
@@ -117,6 +126,12 @@ def _features_state(work: Workplace) -> StageState:
     from fmbseg.align.features import features_state
 
     return features_state(work.config, work.paths, work.progress)
+
+
+def _features_shards(work: Workplace) -> ShardedWork[Any]:
+    from fmbseg.align.features import features_shards
+
+    return features_shards(work.config, work.paths, work.progress)
 
 
 def _align(work: Workplace) -> StageReport:
@@ -258,6 +273,7 @@ _TABLE = (
         outputs=("data/pseudo/detect",),
         function=_detect,
         state=partial(_pseudo_state, "detect"),
+        shards=partial(_pseudo_shards, "detect"),
     ),
     Stage(
         name="query",
@@ -268,6 +284,7 @@ _TABLE = (
         outputs=("data/pseudo/query",),
         function=_query,
         state=partial(_pseudo_state, "query"),
+        shards=partial(_pseudo_shards, "query"),
     ),
     Stage(
         name="masks",
@@ -278,6 +295,7 @@ _TABLE = (
         outputs=("data/pseudo/masks",),
         function=_masks,
         state=partial(_pseudo_state, "masks"),
+        shards=partial(_pseudo_shards, "masks"),
     ),
     Stage(
         name="label",
@@ -288,6 +306,7 @@ _TABLE = (
         outputs=("data/pseudo/label",),
         function=_label,
         state=partial(_pseudo_state, "label"),
+        shards=partial(_pseudo_shards, "label"),
     ),
     Stage(
         name="features",
@@ -298,6 +317,7 @@ _TABLE = (
         outputs=("data/features",),
         function=_features,
         state=_features_state,
+        shards=_features_shards,
     ),
     Stage(
         name="align",
@@ -401,6 +421,22 @@ def stage_state(name: str, config: Config, paths: Paths, progress: Progress) -> 
     """
     stage, benchmarks = find_stage(name, config)
     return stage.state(Workplace(config, paths, progress, Tracker(), benchmarks))
+
+
+def stage_shards(
+    name: str, config: Config, paths: Paths, progress: Progress
+) -> ShardedWork[Any] | None:
+    """The shards of a stage, to be computed by any process; None where it has none to share out.
+
+    `run_stage` publishes them when they are there. Nothing is computed, but images are digested.
+
+    Raises:
+        ConfigError, FmbsegError: as `run_stage`.
+    """
+    stage, benchmarks = find_stage(name, config)
+    if stage.shards is None:
+        return None
+    return stage.shards(Workplace(config, paths, progress, Tracker(), benchmarks))
 
 
 def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,7 @@ __all__ = [
     "EncodingCache",
     "ShardReport",
     "ShardStore",
+    "ShardedWork",
     "StageReport",
     "StageState",
     "content_key",
@@ -39,7 +40,6 @@ __all__ = [
     "is_published",
     "json_digest",
     "published_key",
-    "run_shards",
     "verify_published",
 ]
 
@@ -193,36 +193,56 @@ def is_published(destination: Path, key: str) -> bool:
     return published_key(destination) == key and verify_published(destination)
 
 
-def run_shards(
-    store: ShardStore,
-    records: Sequence[T],
-    shard_size: int,
-    process: Callable[[Sequence[T], Path], None],
-    progress: Progress,
-) -> ShardReport:
-    """Process records shard by shard, skipping the shards that are there and verify.
+@dataclass(frozen=True)
+class ShardedWork(Generic[T]):
+    """The work of a stage cut into shards, each of which any process may compute.
 
-    Args:
+    Attributes:
         store: where the shards go.
         records: all records of the stage, in a fixed order.
-        shard_size: records a shard; batches never cross shards.
+        size: records a shard; batches never cross shards.
         process: writes the result of the given records into the given folder.
-        progress: advanced by records.
     """
-    store.keep_layout({"records": len(records), "shard_size": shard_size})
-    atomic.remove_abandoned(store.directory)
-    computed = taken_over = 0
-    with progress.task(store.stage, len(records)) as task:
-        for index, start in enumerate(range(0, len(records), shard_size)):
-            part = records[start : start + shard_size]
-            if store.has(index):
-                taken_over += 1
-            else:
-                with store.write(index) as directory:
-                    process(part, directory)
-                computed += 1
-            task.advance(len(part))
-    return ShardReport(computed, taken_over)
+
+    store: ShardStore
+    records: Sequence[T]
+    size: int
+    process: Callable[[Sequence[T], Path], None]
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return -(-len(self.records) // self.size)
+
+    def part(self, index: int) -> Sequence[T]:
+        """The records of a shard."""
+        return self.records[index * self.size : (index + 1) * self.size]
+
+    def prepare(self) -> None:
+        """Remove shards that were cut differently, and what killed processes left behind."""
+        self.store.keep_layout({"records": len(self.records), "shard_size": self.size})
+        atomic.remove_abandoned(self.store.directory)
+
+    def missing(self) -> list[int]:
+        """Shards that are not there, or damaged; call `prepare` before."""
+        return [index for index in range(self.count) if not self.store.has(index)]
+
+    def compute(self, index: int) -> None:
+        """Compute one shard."""
+        with self.store.write(index) as directory:
+            self.process(self.part(index), directory)
+
+    def run(self, progress: Progress) -> ShardReport:
+        """Compute the missing shards one after the other; `progress` is advanced by records."""
+        self.prepare()
+        computed = 0
+        with progress.task(self.store.stage, len(self.records)) as task:
+            for index in range(self.count):
+                if not self.store.has(index):
+                    self.compute(index)
+                    computed += 1
+                task.advance(len(self.part(index)))
+        return ShardReport(computed, self.count - computed)
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:

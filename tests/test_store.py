@@ -17,12 +17,12 @@ from fmbseg.atomic import remove_abandoned
 from fmbseg.errors import StoreError
 from fmbseg.progress import silent_progress
 from fmbseg.store import (
+    ShardedWork,
     ShardReport,
     ShardStore,
     file_digest,
     is_published,
     published_key,
-    run_shards,
     verify_published,
 )
 
@@ -40,7 +40,7 @@ def write_numbers(records: Sequence[int], directory: Path) -> None:
 
 
 def run(store: ShardStore) -> ShardReport:
-    return run_shards(store, RECORDS, SHARD_SIZE, write_numbers, silent_progress())
+    return ShardedWork(store, RECORDS, SHARD_SIZE, write_numbers).run(silent_progress())
 
 
 def publish(store: ShardStore, destination: Path) -> dict[str, str]:
@@ -70,7 +70,7 @@ def test_first_run_computes_and_second_takes_over(store: ShardStore) -> None:
 
 
 def test_no_records(store: ShardStore) -> None:
-    report = run_shards(store, [], SHARD_SIZE, write_numbers, silent_progress())
+    report = ShardedWork(store, [], SHARD_SIZE, write_numbers).run(silent_progress())
     assert report == ShardReport(computed=0, taken_over=0)
 
 
@@ -81,7 +81,7 @@ def test_batches_never_cross_shards(store: ShardStore) -> None:
         seen.append(list(records))
         write_numbers(records, directory)
 
-    run_shards(store, RECORDS, SHARD_SIZE, process, silent_progress())
+    ShardedWork(store, RECORDS, SHARD_SIZE, process).run(silent_progress())
     assert seen == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
@@ -93,7 +93,7 @@ def test_another_key_is_another_place(store: ShardStore, tmp_path: Path) -> None
 
 def test_another_shard_size_makes_all_shards_again(store: ShardStore, tmp_path: Path) -> None:
     run(store)
-    report = run_shards(store, RECORDS, 5, write_numbers, silent_progress())
+    report = ShardedWork(store, RECORDS, 5, write_numbers).run(silent_progress())
     assert report == ShardReport(computed=2, taken_over=0)
     store.publish(tmp_path / "out", count=2, manifest={})
     assert pd.read_parquet(tmp_path / "out" / "numbers.parquet")["number"].to_list() == RECORDS
@@ -106,7 +106,7 @@ def test_error_in_the_middle_keeps_what_is_finished(store: ShardStore) -> None:
             raise RuntimeError("no space")
 
     with pytest.raises(RuntimeError, match="no space"):
-        run_shards(store, RECORDS, SHARD_SIZE, fail_at_six, silent_progress())
+        ShardedWork(store, RECORDS, SHARD_SIZE, fail_at_six).run(silent_progress())
     assert [store.has(index) for index in range(4)] == [True, True, False, False]
     assert left_over(store.directory) == []
     assert run(store) == ShardReport(computed=2, taken_over=2)
@@ -117,7 +117,7 @@ KILLED = """
     import sys, time
     from pathlib import Path
     from fmbseg.progress import silent_progress
-    from fmbseg.store import ShardStore, run_shards
+    from fmbseg.store import ShardedWork, ShardStore
     sys.path.insert(0, {tests!r})
     from test_store import RECORDS, SHARD_SIZE, write_numbers
 
@@ -128,7 +128,7 @@ KILLED = """
             time.sleep(60)
 
     store = ShardStore(Path({root!r}), "squares", "k1")
-    run_shards(store, RECORDS, SHARD_SIZE, process, silent_progress())
+    ShardedWork(store, RECORDS, SHARD_SIZE, process).run(silent_progress())
 """
 
 

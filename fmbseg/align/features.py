@@ -39,6 +39,7 @@ from fmbseg.models.weights import weights_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.store import (
+    ShardedWork,
     ShardReport,
     ShardStore,
     StageReport,
@@ -47,7 +48,6 @@ from fmbseg.store import (
     file_digest,
     is_published,
     published_key,
-    run_shards,
 )
 
 __all__ = [
@@ -106,6 +106,15 @@ def features_state(config: Config, paths: Paths, progress: Progress) -> StageSta
     """
     plan = _Plan(config, paths, progress)
     return StageState(plan.key, is_published(paths.features, plan.key))
+
+
+def features_shards(config: Config, paths: Paths, progress: Progress) -> ShardedWork[ImageRecord]:
+    """The shards of the features, for processes that share them out; computes nothing.
+
+    Raises:
+        DataError, WeightsError: as `features`.
+    """
+    return _Plan(config, paths, progress).sharded
 
 
 class PublishedFeatures:
@@ -176,7 +185,6 @@ class _Plan:
         self.manifest = manifest or build_manifest(
             data.name, paths.root / data.root, data.split, data.limit, progress
         )
-        self.shards = -(-len(self.manifest.records) // config.run.shard_size)
         section = config.features
         self.key = content_key(
             STAGE,
@@ -194,11 +202,12 @@ class _Plan:
         )
         store = paths.feature_store
         self.store = ShardStore(store.parent, store.name, self.key)
+        records, size = self.manifest.records, config.run.shard_size
+        self.sharded = ShardedWork(self.store, records, size, self._encode)
+        self.shards = self.sharded.count
 
     def make_shards(self) -> ShardReport:
-        records = self.manifest.records
-        size = self._config.run.shard_size
-        return run_shards(self.store, records, size, self._encode, self._progress)
+        return self.sharded.run(self._progress)
 
     @cached_property
     def _encoder(self) -> Backbone:

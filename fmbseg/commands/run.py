@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -25,10 +29,11 @@ def run(
 ) -> None:
     """Run one stage of the pipeline; what is already computed is taken over.
 
-    `dvc repro` calls this for every stage that is out of date.
+    `dvc repro` calls this for every stage that is out of date. With PREFECT_API_URL in the
+    environment the stage runs as a flow of that server, else as it is.
     """
     config = load_config(params, overrides or ())
-    from fmbseg.stages import find_stage, run_stage
+    from fmbseg.stages import find_stage
 
     find_stage(stage, config)
     recorded = load_config(DEFAULT_PARAMS if DEFAULT_PARAMS.is_file() else params)
@@ -38,14 +43,26 @@ def run(
             "configuration differs; `dvc repro` will make it again",
             file=sys.stderr,
         )
+    for report in _run(stage, config, overrides or (), params):
+        done = f"{report['computed']} computed, {report['taken_over']} taken over"
+        print(f"{report['stage']}: {done} (key {report['key'][:12]})")
+
+
+def _run(
+    stage: str, config: Config, overrides: Sequence[str], params: Path
+) -> list[dict[str, Any]]:
+    if os.environ.get("PREFECT_API_URL"):
+        from flows.client import run_through_prefect
+
+        return run_through_prefect(stage, overrides, params)
     from fmbseg.paths import Paths
     from fmbseg.progress import console_progress
+    from fmbseg.stages import run_stage
     from fmbseg.tracking import open_tracker
 
     paths = Paths()
     report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
-    done = f"{report.computed} computed, {report.taken_over} taken over"
-    print(f"{stage}: {done} (key {report.key[:12]})")
+    return [asdict(report) | {"stage": stage}]
 
 
 def _results(config: Config) -> dict[str, object]:

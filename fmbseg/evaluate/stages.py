@@ -36,6 +36,7 @@ from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
 from fmbseg.store import (
+    ShardedWork,
     ShardReport,
     ShardStore,
     StageReport,
@@ -43,7 +44,6 @@ from fmbseg.store import (
     content_key,
     file_digest,
     json_digest,
-    run_shards,
 )
 
 _SCHEMA = 2
@@ -265,7 +265,7 @@ class _Scoring:
             }
             (directory / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
-        report = run_shards(store, samples, size, process, self._progress)
+        report = ShardedWork(store, samples, size, process).run(self._progress)
         self._advance(len(samples) - scored)
         counts = PixelCounts(len(vocabulary))
         for index in range(shards):

@@ -7,7 +7,7 @@ refuses to run on them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from fmbseg.pseudo.tables import (
     rows_by_image,
     write_table,
 )
-from fmbseg.store import ShardStore, StageReport, StageState, is_published, run_shards
+from fmbseg.store import ShardedWork, ShardStore, StageReport, StageState, is_published
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def detect(config: Config, paths: Paths, progress: Progress) -> StageReport:
         DataError: the images are not as the data set's layout demands, or one is broken.
         VocabularyError, WeightsError: the vocabulary or CLIP's weights are missing or damaged.
     """
-    return _run("detect", _Detect, config, paths, progress)
+    return _run("detect", config, paths, progress)
 
 
 def query(config: Config, paths: Paths, progress: Progress) -> StageReport:
@@ -62,7 +62,7 @@ def query(config: Config, paths: Paths, progress: Progress) -> StageReport:
         StoreError: `detect` has not been run with this configuration.
         DataError, VocabularyError, WeightsError: as `detect`, for SAM's weights.
     """
-    return _run("query", _Query, config, paths, progress)
+    return _run("query", config, paths, progress)
 
 
 def masks(config: Config, paths: Paths, progress: Progress) -> StageReport:
@@ -73,7 +73,7 @@ def masks(config: Config, paths: Paths, progress: Progress) -> StageReport:
     Raises:
         DataError, WeightsError: as `query`.
     """
-    return _run("masks", _Masks, config, paths, progress)
+    return _run("masks", config, paths, progress)
 
 
 def label(config: Config, paths: Paths, progress: Progress) -> StageReport:
@@ -88,7 +88,7 @@ def label(config: Config, paths: Paths, progress: Progress) -> StageReport:
         StoreError: `detect`, `query` or `masks` has not been run with this configuration.
         DataError, VocabularyError, WeightsError: as `detect`.
     """
-    return _run("label", _Label, config, paths, progress)
+    return _run("label", config, paths, progress)
 
 
 def state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:
@@ -250,21 +250,41 @@ class _Label(_Stage):
             say_made_again("label", self.config.clip.model, self.clip.made)
 
 
-def _run(
-    name: str, stage: type[_Stage], config: Config, paths: Paths, progress: Progress
-) -> StageReport:
+_STAGES: Mapping[str, type[_Stage]] = {
+    "detect": _Detect,
+    "query": _Query,
+    "masks": _Masks,
+    "label": _Label,
+}
+
+
+def shards(name: str, config: Config, paths: Paths, progress: Progress) -> ShardedWork[ImageRecord]:
+    """The shards of a stage, for processes that share them out; computes nothing.
+
+    Raises:
+        StoreError: an earlier stage has not been run with this configuration.
+        DataError, VocabularyError, WeightsError: as the stage.
+    """
     plan = Plan(config, paths, progress)
-    key = plan.key(name)
-    destination = plan.destination(name)
-    records = plan.manifest.records
-    shards = -(-len(records) // config.run.shard_size)
+    return _sharded(_STAGES[name](config, paths, plan), name)
+
+
+def _sharded(work: _Stage, name: str) -> ShardedWork[ImageRecord]:
+    plan = work.plan
+    store = ShardStore(work.paths.shards, name, plan.key(name))
+    return ShardedWork(store, plan.manifest.records, work.config.run.shard_size, work.process)
+
+
+def _run(name: str, config: Config, paths: Paths, progress: Progress) -> StageReport:
+    plan = Plan(config, paths, progress)
+    work = _STAGES[name](config, paths, plan)
+    sharded = _sharded(work, name)
+    key, destination = sharded.store.key, plan.destination(name)
     if is_published(destination, key):
-        return StageReport(name, key, computed=0, taken_over=shards)
-    store = ShardStore(paths.shards, name, key)
-    work = stage(config, paths, plan)
-    report = run_shards(store, records, config.run.shard_size, work.process, progress)
+        return StageReport(name, key, computed=0, taken_over=sharded.count)
+    report = sharded.run(progress)
     work.finish()
-    store.publish(destination, count=shards, manifest=plan.header())
+    sharded.store.publish(destination, count=sharded.count, manifest=plan.header())
     return StageReport(name, key, report.computed, report.taken_over)
 
 

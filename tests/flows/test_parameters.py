@@ -9,6 +9,7 @@ from flows.full import fmbseg
 from flows.parameters import effective_config
 from fmbseg.config import load_config
 from fmbseg.errors import ConfigError
+from fmbseg.presets import preset
 from fmbseg.stages import STAGES
 
 
@@ -31,32 +32,38 @@ def test_overrides_and_presets_are_not_recorded(project: Path) -> None:
     same = ["tracking.enabled=false", f"run.seed={config.run.seed}"]
     assert effective_config(None, same, project)[1] is True
 
-    (project / "presets").mkdir()
-    (project / "presets" / "mine.yaml").write_text("clip: {model: other-clip, window: 32}\n")
-    config, recorded = effective_config("mine", ["clip.stride=16"], project)
+    config, recorded = effective_config("base", ["clip.stride=32"], project)
     assert not recorded
-    assert (config.run.preset, config.clip.model) == ("mine", "other-clip")
-    assert (config.clip.window, config.clip.stride) == (32, 16)
+    assert (config.run.preset, config.sam.model) == ("base", preset("base")["sam"]["model"])
+    assert config.clip.stride == 32
+
+
+def test_another_file_of_parameters_is_not_recorded(project: Path) -> None:
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    (project / "other.yaml").write_text(text.replace("head: transformer", "head: mlp"))
+    config, recorded = effective_config(None, (), project, Path("other.yaml"))
+    assert (config.align.head, recorded) == ("mlp", False)
 
 
 @pytest.mark.parametrize(
-    ("preset", "overrides", "said"),
+    ("name", "overrides", "said"),
     [
-        ("huge", (), "unknown preset 'huge': use tiny"),
+        ("huge", (), "unknown preset 'huge': choose one of tiny, base, paper"),
         (None, ["align.head=round"], "align.head"),
         (None, ["align.hed=linear"], "align.hed: unknown parameter"),
     ],
 )
 def test_mistakes_are_one_line(
-    project: Path, preset: str | None, overrides: list[str], said: str
+    project: Path, name: str | None, overrides: list[str], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as raised:
-        effective_config(preset, overrides, project)
+        effective_config(name, overrides, project)
     assert "\n" not in str(raised.value)
 
 
 def test_the_form_offers_the_stages_and_describes_every_parameter() -> None:
     schema = parameter_schema(fmbseg)
-    assert set(schema.properties) == {"stages", "preset", "overrides", "record"}
+    own = {"stages", "preset", "overrides", "record"}
+    assert set(schema.properties) == own | {"runner", "workers", "storage"}
     assert schema.properties["stages"]["items"]["enum"] == list(STAGES)
     assert all(entry.get("description") for entry in schema.properties.values())

@@ -12,64 +12,19 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.project import Project, copy_project
+from tests.flows.stack import Stack, free_ports
+from tests.project import copy_project
 
 pytestmark = pytest.mark.slow
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
-class Stack(Project):
-    """A scratch project with its stack on ports of its own."""
-
-    def __init__(self, root: Path, ports: list[int]) -> None:
-        super().__init__(root)
-        self.ports = ports
-        self.environment["FMBSEG_PREFECT_PORT"] = str(ports[0])
-        self.environment["FMBSEG_MLFLOW_PORT"] = str(ports[1])
-
-    @property
-    def api(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}/api"
-
-    def stack(self, action: str) -> str:
-        return self.run("python", "-m", "flows.stack", action)
-
-    def deployment(self, name: str, *parameters: str) -> tuple[str, str, dict[str, str]]:
-        """Run a deployment to its end.
-
-        Returns:
-            The flow run's state and its message, and the state of each task by its name.
-        """
-        # No address is given: the command finds the stack in this folder, as a user's does.
-        options = [part for entry in parameters for part in ("-p", entry)]
-        self.try_run("prefect", "deployment", "run", f"fmbseg/{name}", "--watch", *options)
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as api:
-            (run,) = api.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-            wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-            tasks = api.read_task_runs(flow_run_filter=wanted)
-            assert run.state is not None
-            states = {task.name: task.state_name for task in tasks}
-            return run.state.name, run.state.message or "", states
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("project") / "fmbseg"
     copy_project(repository, root)
-    made = Stack(root, _free_ports(2))
+    made = Stack(root, free_ports(2))
     try:
         assert made.api.removesuffix("/api") in made.stack("start")
         made.stack("deploy")

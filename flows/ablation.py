@@ -1,0 +1,94 @@
+"""The flow `fmbseg-ablation`: one change a variant, the rest as in params.yaml, one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.parameters import Overrides, Preset, effective_config
+from flows.stages import call_task
+from fmbseg.config import Config, override_config
+from fmbseg.errors import FmbsegError
+from fmbseg.evaluate.results import read_result
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.stages import stage_names, stage_state
+
+Study = Literal["heads", "losses", "labels"]
+Row = dict[str, object]
+
+# Each variant by name: what it changes.
+STUDIES: Mapping[Study, Mapping[str, tuple[str, ...]]] = {
+    "heads": {name: (f"align.head={name}",) for name in ("transformer", "mlp", "linear")},
+    "losses": {name: (f"align.loss={name}",) for name in ("tsupcon", "supcon", "text")},
+    "labels": {
+        "1.1 + 1.2": (),
+        "1.1 alone": ("label.use_masks=false",),
+        "1.2 alone": ("label.use_queries=false",),
+    },
+}
+_STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align", "evaluate")
+
+
+@flow(name="fmbseg-ablation", description="One change a variant, scored side by side.")
+def ablation(
+    study: Study, preset: Preset = None, overrides: Overrides = ()
+) -> list[Row] | State[object]:
+    """Train and score each variant of a study; stages that a variant shares are taken over.
+
+    Every variant is a pipeline run of its own in MLflow. At the end the results of params.yaml are
+    put back into `data/` and `metrics/`, where they were there before.
+
+    Args:
+        study: heads, losses, or labels (1.1 alone, 1.2 alone, both).
+        preset: set of models; empty: that of params.yaml.
+        overrides: section.key=value, for all variants.
+    """
+    root = Path(os.curdir)
+    rows: list[Row] = []
+    try:
+        config, _ = effective_config(preset, overrides, root)
+        recorded, _ = effective_config(None, (), root)
+        was_there = _is_done(recorded, root)
+        try:
+            for name, change in STUDIES[study].items():
+                rows.append({"variant": name} | _scores(override_config(config, change), root))
+        finally:
+            if was_there:
+                get_run_logger().info("putting the results of params.yaml back")
+                for stage in stage_names(recorded, _STAGES):
+                    call_task(stage, recorded, root)
+    except FmbsegError as error:
+        # A user's mistake is one line, not a traceback.
+        return Failed(message=str(error))
+    about = f"mIoU, %, of the study {study}"
+    create_table_artifact([*rows], key=f"fmbseg-ablation-{study}", description=about)
+    return rows
+
+
+def _scores(config: Config, root: Path) -> Row:
+    for stage in stage_names(config, _STAGES):
+        call_task(stage, config, root)
+    paths = Paths(root)
+    return {
+        name: read_result(paths.metrics / "fmbseg" / f"{name}.json")["miou"]
+        for name in config.evaluate.benchmarks
+    }
+
+
+def _is_done(config: Config, root: Path) -> bool:
+    paths = Paths(root)
+    try:
+        return all(
+            stage_state(name, config, paths, silent_progress()).published
+            for name in stage_names(config, _STAGES)
+        )
+    except FmbsegError:  # an earlier stage was never run
+        return False

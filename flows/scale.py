@@ -1,0 +1,249 @@
+"""Shards over several processes or machines: Prefect's task runners, threads, Dask or Ray.
+
+A stage's shards are computed by any worker into the store; the stage's own task then finds them
+there and publishes them. Workers on machines that share no disk exchange shards through a folder
+of any file system that fsspec knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow, get_run_logger, task, unmapped
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.common import RETRIES, RETRY_DELAYS, RETRY_JITTER, gpu_slot, retry_transient
+from flows.shared import SharedStorage
+from fmbseg.config import Config, parse_config
+from fmbseg.errors import ConfigError, StoreError
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
+from fmbseg.stages import stage_shards
+from fmbseg.store import DIGEST, MANIFEST, ShardedWork, is_published, published_key
+
+Runner = Literal["threads", "dask", "ray"]
+Workers = Annotated[int, Field(ge=1)]
+Storage = Annotated[str, Field(pattern=r"^(/|[a-z0-9+]+://)")] | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How shards are shared out.
+
+    Attributes:
+        runner: threads (this process alone), dask or ray.
+        workers: processes that are started here; not with the address of a running cluster
+            in `FMBSEG_DASK_ADDRESS` or `FMBSEG_RAY_ADDRESS`.
+        storage: folder or fsspec URL that all workers reach, where they share no workspace.
+    """
+
+    runner: Runner = "threads"
+    workers: int = 2
+    storage: str | None = None
+
+
+HERE = Scale()
+
+
+def task_runner(scale: Scale) -> TaskRunner[Any]:
+    """Prefect's task runner.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    try:
+        if scale.runner == "dask":
+            from prefect_dask.task_runners import DaskTaskRunner
+
+            # A thread a process: torch has threads of its own, `run.threads` of them.
+            cluster = {"n_workers": scale.workers, "threads_per_worker": 1}
+            address = os.environ.get("FMBSEG_DASK_ADDRESS")
+            dask: TaskRunner[Any] = (
+                DaskTaskRunner(address=address)
+                if address
+                else DaskTaskRunner(cluster_kwargs=cluster | {"dashboard_address": None})
+            )
+            return dask
+        if scale.runner == "ray":
+            from prefect_ray.task_runners import RayTaskRunner
+
+            here = {"num_cpus": scale.workers, "include_dashboard": False}
+            address = os.environ.get("FMBSEG_RAY_ADDRESS")
+            ray: TaskRunner[Any] = (
+                RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=here)
+            )
+            return ray
+    except ImportError as error:
+        raise ConfigError(
+            f"the runner {scale.runner} needs prefect-{scale.runner}: pip install 'fmbseg[scale]'"
+        ) from error
+    return ThreadPoolTaskRunner(max_workers=1)
+
+
+def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> int:
+    """Let the workers compute the missing shards of a stage; the stage's task publishes them.
+
+    Called within a flow.
+
+    Args:
+        name: of the stage.
+        key: its content key; a worker that comes to another one refuses.
+        config: all sections.
+        root: the workspace, also of the workers, unless their environment has `FMBSEG_PROJECT`.
+        scale: how.
+
+    Returns:
+        Number of shards computed.
+
+    Raises:
+        FmbsegError: a user's mistake, or a worker with other code, weights or images.
+    """
+    if scale.runner == "threads":
+        return 0  # the stage's own loop does the same with less ado
+    sharded = stage_shards(name, config, Paths(root), silent_progress())
+    if sharded is None:
+        return 0
+    sharded.prepare()
+    missing = sharded.missing()
+    if not missing:
+        return 0
+    storage = SharedStorage(scale.storage) if scale.storage else None
+    inputs = {
+        earlier: published_key(Paths(root).pseudo / earlier) or "" for earlier in _inputs(name)
+    }
+    if storage is not None:
+        for earlier, earlier_key in inputs.items():
+            storage.push(Paths(root).pseudo / earlier, _out(earlier, earlier_key), MANIFEST)
+    mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
+    mapped(name, key, missing, inputs, config, root, scale.storage)
+    if storage is not None:
+        for index in missing:
+            storage.pull(_shard(name, key, index), sharded.store.shard_path(index), DIGEST)
+    if left := sharded.missing():
+        raise StoreError(
+            f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
+            "no workspace with this machine; give `storage`, a folder or URL that all reach"
+        )
+    return len(missing)
+
+
+@flow(name="fmbseg-shards", description="Shards of one stage, on the workers of a task runner.")
+def shards(
+    stage: str,
+    key: str,
+    indices: Sequence[int],
+    inputs: Mapping[str, str],
+    config: Config,
+    root: Path,
+    storage: str | None,
+) -> None:
+    """Compute shards; called by the other flows.
+
+    Args:
+        stage: its name.
+        key: its content key.
+        indices: which shards.
+        inputs: content key of each earlier out that the stage reads.
+        config: all sections.
+        root: the workspace.
+        storage: see `Scale`.
+    """
+    futures = compute_shard.map(
+        stage=unmapped(stage),
+        key=unmapped(key),
+        index=list(indices),
+        inputs=unmapped(inputs),
+        config=unmapped(config),
+        root=unmapped(root),
+        storage=unmapped(storage),
+    )
+    futures.wait()
+    for future in futures:
+        future.result()  # the first that failed, in its own words
+    get_run_logger().info("%s: %d shards computed", stage, len(indices))
+
+
+@task(
+    name="shard",
+    task_run_name="{stage}-{index}",
+    description="One shard of a stage into the store",
+    cache_policy=NO_CACHE,  # the store remembers
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_jitter_factor=RETRY_JITTER,
+    retry_condition_fn=retry_transient,
+)
+def compute_shard(
+    stage: str,
+    key: str,
+    index: int,
+    inputs: Mapping[str, str],
+    config: Config,
+    root: Path,
+    storage: str | None,
+) -> None:
+    """Compute one shard in this worker's process; models stay loaded from one to the next.
+
+    Args:
+        stage: its name.
+        key: its content key.
+        index: which shard.
+        inputs: content key of each earlier out that the stage reads.
+        config: all sections.
+        root: the workspace of the driver.
+        storage: see `Scale`.
+
+    Raises:
+        StoreError: this worker comes to another content key.
+        FmbsegError: as the stage.
+    """
+    root = Path(os.environ.get("FMBSEG_PROJECT", root))
+    shared = SharedStorage(storage) if storage else None
+    if shared is not None:
+        for earlier, earlier_key in inputs.items():
+            place = Paths(root).pseudo / earlier
+            if not is_published(place, earlier_key):
+                shared.pull(_out(earlier, earlier_key), place, MANIFEST)
+    with ExitStack() as slot:
+        # The workers themselves are the slots, unless each machine has a limit of its own.
+        if os.environ.get("FMBSEG_GPU_LIMIT"):
+            slot.enter_context(gpu_slot())
+        work = _work(stage, key, config.model_dump_json(), root)
+        if not work.store.has(index):
+            work.compute(index)
+            get_run_logger().info("computed by process %d on %s", os.getpid(), os.uname().nodename)
+    if shared is not None:
+        shared.push(work.store.shard_path(index), _shard(stage, key, index), DIGEST)
+
+
+@lru_cache(maxsize=1)
+def _work(stage: str, key: str, config: str, root: Path) -> ShardedWork[Any]:
+    work = stage_shards(stage, parse_config(json.loads(config)), Paths(root), silent_progress())
+    if work is None or work.store.key != key:
+        raise StoreError(
+            f"{stage}: a worker in {root} has other code, weights or images than the flow: bring "
+            "both to the same version"
+        )
+    return work
+
+
+def _inputs(stage: str) -> tuple[str, ...]:
+    return tuple(PSEUDO_STAGES[stage].inputs) if stage in PSEUDO_STAGES else ()
+
+
+def _out(stage: str, key: str) -> str:
+    return f"outs/{stage}/{key}"
+
+
+def _shard(stage: str, key: str, index: int) -> str:
+    return f"shards/{stage}/{key}/{index:06d}"

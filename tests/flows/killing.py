@@ -1,0 +1,161 @@
+"""Kill the flow's process in the middle of stages, start again, and compare with a quiet run.
+
+    python -m tests.flows.killing --rounds 5
+
+A round makes everything anew: in each stage the process is killed once, at a random moment, and the
+deployment started again. What is published at the end must be that of a run nobody disturbed, byte
+for byte, and no shard that was finished at a kill may be computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.flows.stack import Stack, free_ports
+from tests.project import copy_project
+
+STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align")
+STAGES += ("evaluate@voc21", "baselines@voc21", "oracle")
+_MADE = ("data", "metrics", ".fmbseg")
+_WAIT_SECONDS = 900.0
+# A name and the identity of what bears it: a folder that was made again is another one.
+Shards = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: where, how long after the stage's start, and the shards that were finished."""
+
+    stage: str
+    after: float
+    finished: int
+
+
+@contextmanager
+def project(repository: Path, images: int = 24) -> Iterator[Stack]:
+    """A scratch project of so many images in shards of four, with its own servers."""
+    folder = Path(tempfile.mkdtemp(prefix="fmbseg-kill-"))
+    made = Stack(folder / "fmbseg", free_ports(2))
+    copy_project(repository, made.root)
+    made.set(r"train: \d+, val: \d+", f"train: {images}, val: {images}")
+    made.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
+    made.commit("one benchmark")
+    try:
+        made.stack("start")
+        made.stack("deploy")
+        yield made
+    finally:
+        made.try_run("python", "-m", "flows.stack", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def undisturbed(project: Stack) -> tuple[dict[str, bytes], dict[str, float]]:
+    """The outs of a quiet run, and how long each task ran, in seconds."""
+    state, message, _ = project.deployment("full", "record=false")
+    assert state == "Completed", message
+    tasks = project.tasks(project.newest_run())
+    return outs(project.root), {task.name: task.total_run_time.total_seconds() for task in tasks}
+
+
+def one_round(project: Stack, seconds: dict[str, float], random_: random.Random) -> list[Kill]:
+    """Make everything anew with a kill in every stage; the last run is let through."""
+    for name in _MADE:
+        shutil.rmtree(project.root / name, ignore_errors=True)
+    kills = []
+    for stage in STAGES:
+        before = _shards(project.root)
+        after = random_.uniform(0.0, 0.9 * seconds[stage])
+        _kill_in(project, stage, after)
+        finished = _shards(project.root)
+        _kept(before, finished)
+        kills.append(Kill(stage, after, len(finished) - len(before)))
+    before = _shards(project.root)
+    state, message, _ = project.deployment("full", "record=false")
+    assert state == "Completed", message
+    _kept(before, _shards(project.root))
+    return kills
+
+
+def outs(root: Path) -> dict[str, bytes]:
+    """Everything published, byte for byte."""
+    files = [file for name in ("data", "metrics") for file in (root / name).rglob("*")]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files if file.is_file()}
+
+
+def taken_over(project: Stack) -> int:
+    """Shards that runs have found finished, by what their tasks said."""
+    lines = "\n".join(project.logs())
+    return sum(int(count) for count in re.findall(r"computed, (\d+) taken over$", lines, re.M))
+
+
+def _kill_in(project: Stack, stage: str, after: float) -> None:
+    project.run("prefect", "deployment", "run", "fmbseg/full", "-p", "record=false")
+    run = project.newest_run()
+    end = time.monotonic() + _WAIT_SECONDS
+    while not any(
+        task.name == stage and task.state_name == "Running" for task in project.tasks(run)
+    ):
+        assert time.monotonic() < end, f"{stage} did not start"
+        assert not project.state(run).is_final(), f"the run ended before {stage}"
+        time.sleep(0.1)
+    time.sleep(after)
+    noted = json.loads((project.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
+    (worker,) = [entry["pid"] for entry in noted if entry["name"] == "worker"]
+    for child in psutil.Process(worker).children(recursive=True):
+        child.kill()
+    while not project.state(run).is_final():
+        assert time.monotonic() < end, "the worker has not noticed the kill"
+        time.sleep(0.5)
+
+
+def _shards(root: Path) -> Shards:
+    store = root / ".fmbseg"
+    found = [path for path in store.rglob("[0-9]" * 6) if path.is_dir()]
+    return {
+        str(path.relative_to(store)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in found
+    }
+
+
+def _kept(before: Shards, after: Shards) -> None:
+    again = [name for name, identity in before.items() if after.get(name) != identity]
+    assert not again, f"finished shards were made again: {again}"
+
+
+def main() -> None:
+    """Rounds of kills; ends with an error where something was lost or computed twice."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="kills of each stage")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    given = parser.parse_args()
+    random_ = random.Random(given.seed)
+    with project(Path(__file__).parents[2]) as made:
+        expected, seconds = undisturbed(made)
+        print(f"undisturbed: {len(expected)} files, {sum(seconds.values()):.0f} s of stages")
+        for number in range(1, given.rounds + 1):
+            for kill in one_round(made, seconds, random_):
+                print(
+                    f"round {number}: {kill.stage} killed after {kill.after:.1f} s, "
+                    f"{kill.finished} shards finished meanwhile"
+                )
+            differing = [name for name, data in outs(made.root).items() if expected[name] != data]
+            if differing or outs(made.root).keys() != expected.keys():
+                sys.exit(f"round {number}: other outs than undisturbed: {differing[:5]}")
+            print(f"round {number}: all {len(expected)} files as undisturbed")
+
+
+if __name__ == "__main__":
+    main()

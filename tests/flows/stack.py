@@ -1,0 +1,99 @@
+"""A scratch project with real servers of its own: what `make stack` starts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentTaskRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tests.project import Project
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Stack(Project):
+    """A scratch project with its stack on ports of its own."""
+
+    def __init__(self, root: Path, ports: list[int]) -> None:
+        super().__init__(root)
+        self.ports = ports
+        self.environment["FMBSEG_PREFECT_PORT"] = str(ports[0])
+        self.environment["FMBSEG_MLFLOW_PORT"] = str(ports[1])
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}/api"
+
+    def stack(self, action: str) -> str:
+        return self.run("python", "-m", "flows.stack", action)
+
+    def deployment(self, name: str, *parameters: str) -> tuple[str, str, dict[str, str]]:
+        """Run a deployment of `fmbseg` (or `other-flow/name`) to its end.
+
+        Returns:
+            The flow run's state and its message, and the state of each task by its name.
+        """
+        # No address is given: the command finds the stack in this folder, as a user's does.
+        options = [part for entry in parameters for part in ("-p", entry)]
+        full = name if "/" in name else f"fmbseg/{name}"
+        self.try_run("prefect", "deployment", "run", full, "--watch", *options)
+        run = self.newest_run()
+        assert run.state is not None
+        states = {task.name: task.state_name or "" for task in self.tasks(run)}
+        return run.state.name or "", run.state.message or "", states
+
+    def newest_run(self) -> FlowRun:
+        """The flow run that was asked for last; flows called by others do not count."""
+        mine = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+        newest = FlowRunSort.EXPECTED_START_TIME_DESC
+        with self._client() as api:
+            (run,) = api.read_flow_runs(flow_run_filter=mine, sort=newest, limit=1)
+            return run
+
+    def tasks(self, run: FlowRun) -> list[TaskRun]:
+        """The task runs of a flow run."""
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        with self._client() as api:
+            found: list[TaskRun] = api.read_task_runs(flow_run_filter=wanted)
+            return found
+
+    def state(self, run: FlowRun) -> State[object]:
+        """The state of a flow run now."""
+        with self._client() as api:
+            state = api.read_flow_run(run.id).state
+        assert state is not None
+        return state
+
+    def logs(self) -> list[str]:
+        """Everything that runs have logged."""
+        messages: list[str] = []
+        with self._client() as api:
+            while page := api.read_logs(limit=200, offset=len(messages)):
+                messages += [log.message for log in page]
+        return messages
+
+    @contextmanager
+    def _client(self) -> Iterator[SyncPrefectClient]:
+        address = {PREFECT_API_URL: self.api}
+        with temporary_settings(address), get_client(sync_client=True) as client:
+            yield client

@@ -1,0 +1,103 @@
+"""Shards on real Dask and Ray workers: the bytes of the plain loop, whoever computed them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fmbseg.paths import Paths
+from tests.flows.stack import Stack, free_ports
+from tests.project import Project, copy_project
+
+pytestmark = pytest.mark.slow
+
+SHARED_OUT = ("detect", "query", "masks", "label", "features")
+PLAIN = f"""
+from flows.full import fmbseg
+state = fmbseg(stages={[*SHARED_OUT]!r}, record=False, runner="dask", storage="STORAGE",
+               return_state=True)
+print("ended", state.type.value, state.message)
+"""
+
+
+def published(root: Path) -> dict[str, bytes]:
+    """Files of the outs, byte for byte."""
+    paths = Paths(root)
+    files = [file for out in (paths.pseudo, paths.features) for file in out.rglob("*")]
+    return {str(file.relative_to(root)): file.read_bytes() for file in files if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
+    root = tmp_path_factory.mktemp("project") / "fmbseg"
+    copy_project(repository, root).set("train: 8", "train: 16")
+    made = Stack(root, free_ports(2))
+    made.run("git", "commit", "-qam", "more images")
+    for stage in ("scenes", *SHARED_OUT):
+        made.run("fmbseg", "run", stage)
+    try:
+        made.stack("start")
+        made.stack("deploy")
+        yield made
+    finally:
+        made.try_run("python", "-m", "flows.stack", "stop")
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def expected(project: Stack) -> dict[str, bytes]:
+    """What plain loops have made, which is then removed."""
+    found = published(project.root)
+    assert sum(name.endswith(".png") for name in found) == 16
+    return found
+
+
+def forget(root: Path) -> None:
+    """Remove the outs and all that is kept of them."""
+    for folder in (root / "data" / "pseudo", root / "data" / "features", root / ".fmbseg"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_workers_give_the_plain_loops_bytes(
+    project: Stack, expected: dict[str, bytes], runner: str
+) -> None:
+    pytest.importorskip(f"prefect_{runner}", reason="the extra `scale` is not installed")
+    forget(project.root)
+    before = len(project.logs())
+    state, message, _ = project.deployment("pseudo-labels", f"runner={runner}", "workers=2")
+    assert state == "Completed", message
+    state, message, _ = project.deployment("train", f"runner={runner}", 'stages=["features"]')
+    assert state == "Completed", message
+    assert published(project.root) == expected
+    logs = project.logs()[before:]
+    shards = re.findall(r"computed by process (\d+)", "\n".join(logs))
+    assert len(shards) == 4 * len(SHARED_OUT)
+    assert len(set(shards)) >= 2
+
+
+def test_workers_without_a_common_disk_exchange_through_storage(
+    project: Stack, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    pytest.importorskip("prefect_dask", reason="the extra `scale` is not installed")
+    forget(project.root)
+    # The workers' machine: the same code and images, nothing of the outs.
+    other = tmp_path / "other" / "fmbseg"
+    shutil.copytree(project.root / "data" / "scenes", other / "data" / "scenes")
+    driver = Project(project.root)
+    driver.environment |= {"PREFECT_API_URL": project.api, "FMBSEG_PROJECT": str(other)}
+    said = driver.run("python", "-c", PLAIN.replace("STORAGE", (tmp_path / "shared").as_uri()))
+    assert "ended COMPLETED" in said
+    assert published(project.root) == expected
+    assert len(list((other / ".fmbseg" / "shards" / "masks").glob("*/0*"))) == 4
+
+    # Other images there: another key, which is refused in one line.
+    next((other / "data" / "scenes").rglob("train2017/*.jpg")).unlink()
+    forget(project.root)
+    shutil.rmtree(tmp_path / "shared")
+    said = driver.run("python", "-c", PLAIN.replace("STORAGE", (tmp_path / "shared").as_uri()))
+    assert re.search("ended FAILED .*other code, weights or images than the flow", said)
