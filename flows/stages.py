@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +55,8 @@ def _run(stage: str, key: str, config: Config, root: Path) -> Report:
         with gpu_slot():
             report = run_stage(stage, config, paths, progress, tracker)
     logger.info("%s: %d computed, %d taken over", stage, report.computed, report.taken_over)
-    return asdict(report) | {"stage": stage, "key": key}
+    counts = {"computed": report.computed, "taken_over": report.taken_over}
+    return {"stage": stage, "key": key, **counts}
 
 
 TASKS: Mapping[str, Task[..., Report]] = {

@@ -47,6 +47,11 @@ class Paths:
         return self.work / "align"
 
     @property
+    def performance(self) -> Path:
+        """Throughput and memory of stages, by content key."""
+        return self.work / "performance"
+
+    @property
     def drawn_scenes(self) -> Path:
         """Scenes while they are drawn, by content key."""
         return self.work / "scenes"

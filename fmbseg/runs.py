@@ -9,11 +9,17 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from fmbseg.config import Config
 from fmbseg.digest import json_digest
+from fmbseg.paths import Paths
+from fmbseg.performance import recall
+from fmbseg.store import published_key
 
 Curve = list[tuple[int, dict[str, float]]]
 
@@ -108,3 +114,72 @@ def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a result was made with, apart from the images it was made on."""
     own = {key: value for key, value in result["protocol"].items() if key not in _IMAGES}
     return {"checkpoint_sha256": result["checkpoint_sha256"], **own}
+
+
+def stage_figures(paths: Paths) -> dict[str, float]:
+    """What the stages before the training took, and what stage 1 found; by metric name.
+
+    `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
+    stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
+    the share of labelled patches that of the training.
+    """
+    figures: dict[str, float] = {}
+    for stage in ("detect", "query", "masks", "label", "features"):
+        place = paths.features if stage == "features" else paths.pseudo / stage
+        key = published_key(place)
+        if key is None or (found := recall(paths, key)) is None:
+            continue
+        figures[f"images_per_second/{stage}"] = found.images_per_second
+        figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
+        if found.peak_gpu_memory_mb:
+            figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
+    manifest, masks = paths.label / "manifest.json", paths.label / "masks.parquet"
+    if manifest.is_file() and masks.is_file():
+        images = int(read_json(manifest)["images"])
+        table = pq.read_table(masks, columns=["image_id", "class_index", "source"]).to_pandas()
+        queried = table[table["source"] == "query"]
+        figures["pseudo_labels/classes_per_image"] = len(queried) / images
+        figures["pseudo_labels/masks_per_image"] = len(table) / images
+    checkpoint = paths.align / "checkpoint.json"
+    if checkpoint.is_file():
+        share = read_json(checkpoint)["metrics"].get("labelled_patches")
+        if share is not None:
+            figures["pseudo_labels/labelled_patches"] = float(share)
+    return figures
+
+
+@dataclass(frozen=True)
+class TrackedData:
+    """A data set as MLflow lists it.
+
+    Attributes:
+        name: data set and split.
+        digest: of its content, hex.
+        source: where it lies, relative to the workspace.
+        context: training or evaluation.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+def training_data(config: Config, paths: Paths) -> list[TrackedData]:
+    """The images and the pseudo labels that the present head was trained on."""
+    data = config.data
+    images = read_json(paths.features / "manifest.json")["images_digest"]
+    labels = read_json(paths.align / "checkpoint.json")["training"]["labels"]
+    place = paths.label.relative_to(paths.root).as_posix()
+    return [
+        TrackedData(f"{data.name}/{data.split}", images, data.root, "training"),
+        TrackedData("pseudo labels", labels, place, "training"),
+    ]
+
+
+def evaluation_data(config: Config, benchmark: str, result: Mapping[str, Any]) -> list[TrackedData]:
+    """The images and the truth that a result was made on."""
+    entry, digest = config.evaluate.benchmarks.get(benchmark), result.get("samples_sha256")
+    if entry is None or digest is None:
+        return []
+    return [TrackedData(f"{benchmark}/{entry.split}", digest, entry.root, "evaluation")]

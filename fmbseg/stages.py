@@ -15,6 +15,7 @@ from typing import Any
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
+from fmbseg.performance import measured, remember
 from fmbseg.progress import Progress
 from fmbseg.store import ShardedWork, StageReport, StageState, json_digest
 from fmbseg.tracking import Tracker
@@ -208,6 +209,7 @@ def _score(work: Workplace, stage: str) -> StageReport:
         keys[0] if len(keys) == 1 else json_digest(keys),
         computed=sum(report.computed for report in reports),
         taken_over=sum(report.taken_over for report in reports),
+        images=sum(report.images for report in reports),
     )
 
 
@@ -408,7 +410,12 @@ def run_stage(
     """
     stage, benchmarks = find_stage(name, config)
     work = Workplace(config, paths, progress, tracker or Tracker(), benchmarks)
-    return stage.function(work)
+    with measured() as performance:
+        report = stage.function(work)
+    performance.images = report.images
+    if report.images:
+        remember(paths, report.key, performance)
+    return report
 
 
 def stage_state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:

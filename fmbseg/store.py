@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -53,20 +53,34 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardReport:
-    """How many shards were computed now, and how many were found finished."""
+    """How many shards were computed now, and how many were found finished.
+
+    Attributes:
+        records: in the shards that were computed.
+    """
 
     computed: int
     taken_over: int
+    records: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What one run of a stage did; all zeros but `taken_over` when nothing had to be done."""
+    """What one run of a stage did; all zeros but `taken_over` when nothing had to be done.
+
+    Attributes:
+        stage: its name.
+        key: the content key of the result.
+        computed: shards (of a training: epochs) computed now.
+        taken_over: those that were there.
+        images: computed now; 0 for stages that do not go by images.
+    """
 
     stage: str
     key: str
     computed: int
     taken_over: int
+    images: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -235,14 +249,15 @@ class ShardedWork(Generic[T]):
     def run(self, progress: Progress) -> ShardReport:
         """Compute the missing shards one after the other; `progress` is advanced by records."""
         self.prepare()
-        computed = 0
+        computed = records = 0
         with progress.task(self.store.stage, len(self.records)) as task:
             for index in range(self.count):
                 if not self.store.has(index):
                     self.compute(index)
                     computed += 1
+                    records += len(self.part(index))
                 task.advance(len(self.part(index)))
-        return ShardReport(computed, self.count - computed)
+        return ShardReport(computed, self.count - computed, records)
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:

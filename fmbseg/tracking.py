@@ -8,6 +8,7 @@ of their own with the same metric names. What goes wrong here is one warning, ne
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -21,8 +22,10 @@ from fmbseg.logged_model import log_checkpoint, promote
 from fmbseg.paths import Paths, project_folder
 from fmbseg.runs import (
     Curve,
+    TrackedData,
     checkpoint_sha256,
     class_table,
+    evaluation_data,
     flat_params,
     protocol,
     read_curve,
@@ -30,6 +33,8 @@ from fmbseg.runs import (
     run_key,
     run_name,
     scores,
+    stage_figures,
+    training_data,
 )
 
 if TYPE_CHECKING:
@@ -145,6 +150,7 @@ class _MlflowTracker(Tracker):
                 run_id = self._run(config, method, result["checkpoint_sha256"])
                 if method in checkpoints:
                     self._add_training(run_id, method, checkpoints[method], result)
+                self._add_data(run_id, evaluation_data(config, benchmark, result))
                 self._add_scores(run_id, config, folder, benchmark, result)
                 if overlay is not None and (picture := overlay(benchmark)) is not None:
                     path = f"overlay/{benchmark}.png"
@@ -154,6 +160,33 @@ class _MlflowTracker(Tracker):
                     paths.align
                 ):
                     self._add_model(run_id, paths.align)
+                    self._add_stages(run_id, config, paths)
+
+    def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
+        with _never_fails("what the stages took"):
+            client, _ = self._open()
+            logged = client.get_run(run_id).data.metrics
+            new = {k: v for k, v in stage_figures(paths).items() if k not in logged}
+            _log_curve(client, run_id, [(0, new)])
+            self._add_data(run_id, training_data(config, paths))
+
+    def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client, _ = self._open()
+        logged = client.get_run(run_id).inputs
+        known = {entry.dataset.name for entry in logged.dataset_inputs} if logged else set()
+        inputs = [
+            DatasetInput(
+                # MLflow's column holds 36 characters of a digest.
+                Dataset(each.name, each.digest[:36], "local", json.dumps({"uri": each.source})),
+                [InputTag("mlflow.data.context", each.context)],
+            )
+            for each in data
+            if each.name not in known
+        ]
+        if inputs:
+            client.log_inputs(run_id, inputs)
 
     def _add_model(self, run_id: str, checkpoint: Path) -> None:
         with _never_fails("the model of this run"):

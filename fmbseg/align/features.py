@@ -95,7 +95,7 @@ def features(config: Config, paths: Paths, progress: Progress) -> StageReport:
     digests = [file_digest(plan.store.shard_path(i) / "digest.json") for i in range(plan.shards)]
     header = {"images_digest": plan.manifest.digest, "feature_shards": digests}
     out.publish(paths.features, count=1, manifest=header)
-    return StageReport(STAGE, plan.key, report.computed, report.taken_over)
+    return StageReport(STAGE, plan.key, report.computed, report.taken_over, report.records)
 
 
 def features_state(config: Config, paths: Paths, progress: Progress) -> StageState:

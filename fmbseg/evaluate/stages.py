@@ -145,6 +145,7 @@ def evaluate(
         key=reports[0].key if len(reports) == 1 else json_digest([each.key for each in reports]),
         computed=sum(report.computed for report in reports),
         taken_over=sum(report.taken_over for report in reports),
+        images=sum(report.images for report in reports),
     )
 
 
@@ -182,7 +183,9 @@ def evaluate_each(
     scoring = _Scoring(config, paths, progress, method, results, advance, vocabulary)
     for name in benchmarks:
         key, report = scoring.run(name)
-        yield StageReport(f"evaluate {method}", key, report.computed, report.taken_over)
+        yield StageReport(
+            f"evaluate {method}", key, report.computed, report.taken_over, report.records
+        )
 
 
 def scoring_state(
@@ -221,13 +224,13 @@ class _Scoring:
 
     def state(self, benchmark: str) -> StageState:
         dataset, limit = self._dataset(benchmark)
-        key = self._key(dataset, dataset[:limit], limit, self._words(dataset))
+        key, _ = self._key(dataset, dataset[:limit], limit, self._words(dataset))
         return StageState(key, _published(self._target(benchmark), key) is not None)
 
     def run(self, benchmark: str) -> tuple[str, ShardReport]:
         dataset, limit = self._dataset(benchmark)
         samples, vocabulary = dataset[:limit], self._words(dataset)
-        key = self._key(dataset, samples, limit, vocabulary)
+        key, samples_sha256 = self._key(dataset, samples, limit, vocabulary)
         target = self._target(benchmark)
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
@@ -280,7 +283,7 @@ class _Scoring:
             checkpoint_sha256=record["checkpoint_sha256"],
             scenes=held_out is not None,
         )
-        result["key"] = key
+        result |= {"samples_sha256": samples_sha256, "key": key}
         _write(result, target)
         return key, report
 
@@ -311,7 +314,8 @@ class _Scoring:
         samples: Sequence[Sample],
         limit: int | None,
         vocabulary: Vocabulary,
-    ) -> str:
+    ) -> tuple[str, str]:
+        """The content key of a result, and the digest of the images and truth it is made on."""
         config, method = self._config, self._method
         inputs = {}
         if held_out_images(dataset.root) is not None:
@@ -338,7 +342,7 @@ class _Scoring:
         }
         for section in method.sections:
             params[section] = getattr(config, section).model_dump()
-        return content_key(
+        key = content_key(
             f"evaluate-{self._name}",
             schema=_SCHEMA,
             params=params,
@@ -347,6 +351,7 @@ class _Scoring:
             sources=(*_SOURCES, *method.sources),
             threads=config.run.threads,
         )
+        return key, inputs["samples"]
 
 
 def _write(result: Result, target: Path) -> None:

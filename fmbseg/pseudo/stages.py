@@ -285,7 +285,7 @@ def _run(name: str, config: Config, paths: Paths, progress: Progress) -> StageRe
     report = sharded.run(progress)
     work.finish()
     sharded.store.publish(destination, count=sharded.count, manifest=plan.header())
-    return StageReport(name, key, report.computed, report.taken_over)
+    return StageReport(name, key, report.computed, report.taken_over, report.records)
 
 
 def _mask_rows(
