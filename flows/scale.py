@@ -168,9 +168,10 @@ def shards(
         storage=unmapped(storage),
     )
     futures.wait()
-    for future in futures:
-        future.result()  # the first that failed, in its own words
-    get_run_logger().info("%s: %d shards computed", stage, len(indices))
+    # The first that failed speaks in its own words.
+    workers = {future.result() for future in futures}
+    told = "%s: %d shards computed by %d processes"
+    get_run_logger().info(told, stage, len(indices), len(workers))
 
 
 @task(
@@ -191,7 +192,7 @@ def compute_shard(
     config: Config,
     root: Path,
     storage: str | None,
-) -> None:
+) -> str:
     """Compute one shard in this worker's process; models stay loaded from one to the next.
 
     Args:
@@ -202,6 +203,9 @@ def compute_shard(
         config: all sections.
         root: the workspace of the driver.
         storage: see `Scale`.
+
+    Returns:
+        Host and number of this process.
 
     Raises:
         StoreError: this worker comes to another content key.
@@ -221,9 +225,9 @@ def compute_shard(
         work = _work(stage, key, config.model_dump_json(), root)
         if not work.store.has(index):
             work.compute(index)
-            get_run_logger().info("computed by process %d on %s", os.getpid(), os.uname().nodename)
     if shared is not None:
         shared.push(work.store.shard_path(index), _shard(stage, key, index), DIGEST)
+    return f"{os.uname().nodename}:{os.getpid()}"
 
 
 @lru_cache(maxsize=1)

@@ -46,6 +46,7 @@ def test_the_stage_gives_what_one_go_gives(
     assert (report.computed, report.taken_over) == (3, 0)
     result = read_result(result_file(workspace, method))
     assert result.pop("key") == report.key
+    assert len(result.pop("samples_sha256")) == 64
     root = workspace.root / "coco"
     once = evaluate_benchmark(
         "coco_stuff",

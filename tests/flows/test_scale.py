@@ -74,10 +74,10 @@ def test_workers_give_the_plain_loops_bytes(
     state, message, _ = project.deployment("train", f"runner={runner}", 'stages=["features"]')
     assert state == "Completed", message
     assert published(project.root) == expected
-    logs = project.logs()[before:]
-    shards = re.findall(r"computed by process (\d+)", "\n".join(logs))
-    assert len(shards) == 4 * len(SHARED_OUT)
-    assert len(set(shards)) >= 2
+    logs = "\n".join(project.logs()[before:])
+    told = re.findall(r"(\w+): (\d+) shards computed by (\d+) processes", logs)
+    assert [(stage, int(shards)) for stage, shards, _ in told] == [(s, 4) for s in SHARED_OUT]
+    assert max(int(processes) for *_, processes in told) == 2
 
 
 def test_workers_without_a_common_disk_exchange_through_storage(
