@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +81,33 @@ def test_mlflow_gives_back_the_segmenter(
     assert len(set(label.ravel())) > 1
     # Without class names: those of the training.
     assert "potted plant" in loaded.predict(table)["classes"][0]
+
+
+@pytest.mark.slow
+def test_mlflows_own_command_predicts(
+    client: MlflowClient,
+    experiment: str,
+    checkpoint: Path,
+    database: str,
+    tmp_path: Path,
+    repository: Path,
+) -> None:
+    model_id = log_checkpoint(client, experiment, _scored(client, experiment, 1.0), checkpoint)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    table = {"columns": ["image"], "data": [[base64.b64encode(stream.getvalue()).decode()]]}
+    (tmp_path / "in.json").write_text(
+        json.dumps({"dataframe_split": table, "params": {"classes": "dog, sky, grass"}})
+    )
+    command = ["models", "predict", "--model-uri", f"models:/{model_id}", "--env-manager", "local"]
+    files = ["--input-path", tmp_path / "in.json", "--output-path", tmp_path / "out.json"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": database, "PYTHONPATH": str(repository)}
+    subprocess.run([sys.executable, "-m", "mlflow", *command, *files], env=environment, check=True)
+    (row,) = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    label = np.asarray(Image.open(io.BytesIO(base64.b64decode(row["label_png"]))))
+    wanted = load_segmenter(checkpoint).predict(image, classes=["dog", "sky", "grass"])
+    assert np.array_equal(label, wanted.label_map)
 
 
 def test_only_a_better_head_becomes_the_champion(

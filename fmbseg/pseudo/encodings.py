@@ -148,12 +148,13 @@ class SamEncodings:
 
     def automatic_masks(self, image: Image.Image, encoding: SamEncoding) -> AutomaticMasks:
         """The automatic masks of an image in memory; the same bits, stored or made now."""
-        sha256 = _pixels_digest(image)
+        sha256, pixels = _pixels_digest(image), image.width * image.height
         arrays = self._masks_cache.get(sha256) if self._masks_cache else None
         if arrays is not None:
-            bits = np.unpackbits(arrays["bits"], axis=1, count=image.width * image.height)
+            count = len(arrays["bits"])
+            bits = np.unpackbits(arrays["bits"], axis=1, count=pixels).view(np.bool_)
             return AutomaticMasks(
-                masks=bits.view(np.bool_).reshape(-1, image.height, image.width),
+                masks=bits.reshape(count, image.height, image.width),
                 predicted_iou=arrays["predicted_iou"].view(np.float32),
                 stability=arrays["stability"].view(np.float32),
                 area=arrays["area"],
@@ -161,7 +162,7 @@ class SamEncodings:
         found = self.model.automatic_masks(encoding, self._config.masks, self._section.batch_size)
         if self._masks_cache:
             arrays = {
-                "bits": np.packbits(found.masks.reshape(len(found.masks), -1), axis=1),
+                "bits": np.packbits(found.masks.reshape(len(found.masks), pixels), axis=1),
                 # As bits: the cache takes no rounded numbers.
                 "predicted_iou": found.predicted_iou.view(np.int32),
                 "stability": found.stability.view(np.int32),

@@ -87,6 +87,7 @@ def test_other_words_are_another_result_that_says_so(
     assert list(first["per_class_iou"]) == list(second["per_class_iou"])
     assert first["per_class_iou"] != second["per_class_iou"]
     assert first["key"] != second.pop("key")
+    assert first["samples_sha256"] == second.pop("samples_sha256")  # the same images and truth
     dataset = load_dataset("coco_stuff", root, "val2017")
     predictor = load_predictor("maskclip", config, workspace.align)
     once = evaluate_benchmark(

