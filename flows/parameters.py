@@ -22,6 +22,7 @@ StageName = Literal[
     "evaluate",
     "baselines",
     "oracle",
+    "plots",
 ]
 Stages = Sequence[StageName]
 Preset = Literal["tiny", "base", "paper"] | None

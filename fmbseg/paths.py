@@ -107,6 +107,11 @@ class Paths:
         return self.data / "oracle"
 
     @property
+    def plots(self) -> Path:
+        """Tables and pictures that `dvc plots` shows."""
+        return self.data / "plots"
+
+    @property
     def metrics(self) -> Path:
         """`<method>/<benchmark>.json`."""
         return self.root / "metrics"

@@ -229,6 +229,18 @@ def _joined(states: Sequence[StageState]) -> StageState:
     return StageState(key, all(state.published for state in states))
 
 
+def _plots(work: Workplace) -> StageReport:
+    from fmbseg.evaluate.plots import plots
+
+    return plots(work.config, work.paths, work.progress)
+
+
+def _plots_state(work: Workplace) -> StageState:
+    from fmbseg.evaluate.plots import plots_state
+
+    return plots_state(work.config, work.paths)
+
+
 _RUN = ("run.dtype", "run.threads")
 _PSEUDO = ("clip", "detection", "label", "masks", "query", "sam")
 _ALIGN = ("align", "clip.model", "clip.templates", "features", "run.seed", *_RUN)
@@ -362,6 +374,16 @@ _TABLE = (
         outputs=("data/oracle", "metrics/oracle"),
         function=_oracle,
         state=_oracle_state,
+    ),
+    Stage(
+        name="plots",
+        summary="what `dvc plots` shows: IoU of each class, confusions, a picture a benchmark",
+        params=("evaluate", *_RUN),
+        inputs=("data/align", "data/scenes", "metrics/fmbseg"),
+        sources=(*_SCORING, "view"),
+        outputs=("data/plots",),
+        function=_plots,
+        state=_plots_state,
     ),
 )
 STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _TABLE}

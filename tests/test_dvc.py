@@ -56,6 +56,10 @@ def test_metrics_and_plots_show(project: Project) -> None:
     for method in ("fmbseg", "oracle", "maskclip"):
         assert f"metrics/{method}/voc21.json" in shown.replace("\\", "/")
     project.run("dvc", "plots", "show", "-o", "plots")
+    page = (project.root / "plots" / "index.html").read_text(encoding="utf-8")
+    for name in ("iou/voc21.csv", "confusions/voc21.csv", "curve.csv", "potted plant"):
+        assert name in page
+    assert len(list((project.root / "plots").rglob("*voc21.png"))) == 1
     shutil.rmtree(project.root / "plots", ignore_errors=True)
 
 
@@ -63,7 +67,7 @@ def test_another_head_reruns_what_depends_on_it(project: Project) -> None:
     project.commit("results")
     before = (project.root / "data" / "align" / "head.safetensors").read_bytes()
     project.set("head: transformer", "head: linear")
-    assert project.repro() == {"align", "oracle"} | EVALUATE
+    assert project.repro() == {"align", "oracle", "plots"} | EVALUATE
     assert (project.root / "data" / "align" / "head.safetensors").read_bytes() != before
 
     # Back again: everything comes out of the run-cache, the same bytes.

@@ -20,8 +20,8 @@ def run(
         str,
         typer.Argument(
             metavar="STAGE",
-            help="scenes, detect, query, masks, label, features, align, evaluate, baselines or "
-            "oracle; `evaluate@voc21` and `baselines@voc21` score one benchmark.",
+            help="scenes, detect, query, masks, label, features, align, evaluate, baselines, "
+            "oracle or plots; `evaluate@voc21` and `baselines@voc21` score one benchmark.",
         ),
     ],
     overrides: Overrides = None,

