@@ -34,7 +34,7 @@ STUDIES: Mapping[Study, Mapping[str, tuple[str, ...]]] = {
         "1.2 alone": ("label.use_queries=false",),
     },
 }
-_STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align", "evaluate")
+_STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align", "evaluate", "plots")
 
 
 @flow(name="fmbseg-ablation", description="One change a variant, scored side by side.")
@@ -44,7 +44,8 @@ def ablation(
     """Train and score each variant of a study; stages that a variant shares are taken over.
 
     Every variant is a pipeline run of its own in MLflow. At the end the results of params.yaml are
-    put back into `data/` and `metrics/`, where they were there before.
+    put back into `data/` and `metrics/`, where they were there before; also those that an earlier
+    ablation could not put back because it was killed.
 
     Args:
         study: heads, losses, or labels (1.1 alone, 1.2 alone, both).
@@ -56,15 +57,22 @@ def ablation(
     try:
         config, _ = effective_config(preset, overrides, root)
         recorded, _ = effective_config(None, (), root)
-        was_there = _is_done(recorded, root)
+        # Kept on disk: a killed run leaves a variant's results, and the next one puts back.
+        mark = Paths(root).work / "ablation-restores"
+        if _is_done(recorded, root):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         try:
             for name, change in STUDIES[study].items():
                 rows.append({"variant": name} | _scores(override_config(config, change), root))
         finally:
-            if was_there:
+            if mark.exists():
                 get_run_logger().info("putting the results of params.yaml back")
                 for stage in stage_names(recorded, _STAGES):
                     call_task(stage, recorded, root)
+                mark.unlink()
+            else:
+                get_run_logger().warning("the last variant's results stay: there were none before")
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.stages import FLOWS, Report
 from fmbseg.errors import ConfigError, FmbsegError
@@ -30,11 +32,13 @@ def run_through_prefect(stage: str, overrides: Sequence[str], params: Path) -> l
         FmbsegError: as the stage.
     """
     with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
+        try:
+            client.read_work_pools(limit=1)  # /health would also answer a wrong password
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             raise ConfigError(
                 f"PREFECT_API_URL is {os.environ['PREFECT_API_URL']}, and nothing answers there "
                 f"({' '.join(str(error).split())}): start it (`make stack`), or unset the variable"
-            )
+            ) from error
     name, _, benchmark = stage.partition("@")
     given = {"overrides": overrides, "benchmark": benchmark or None, "params": params}
     state = cast("State[list[Report]]", FLOWS[name](**given, return_state=True))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
+import fmbseg
 from flows.common import RETRIES, RETRY_DELAYS, RETRY_JITTER, gpu_slot, retry_transient
 from flows.shared import SharedStorage
 from fmbseg.config import Config, parse_config
+from fmbseg.digest import file_digest, json_digest
 from fmbseg.errors import ConfigError, StoreError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -122,13 +124,17 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
         earlier: published_key(Paths(root).pseudo / earlier) or "" for earlier in _inputs(name)
     }
     if storage is not None:
-        for earlier, earlier_key in inputs.items():
-            storage.push(Paths(root).pseudo / earlier, _out(earlier, earlier_key), MANIFEST)
+        with _one_line(storage):
+            for earlier, earlier_key in inputs.items():
+                storage.push(Paths(root).pseudo / earlier, _out(earlier, earlier_key), MANIFEST)
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
-    mapped(name, key, missing, inputs, config, root, scale.storage)
+    # A worker may have been started in another folder.
+    mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE)
     if storage is not None:
-        for index in missing:
-            storage.pull(_shard(name, key, index), sharded.store.shard_path(index), DIGEST)
+        with _one_line(storage):
+            for index in missing:
+                place = sharded.store.shard_path(index)
+                storage.pull(_shard(sharded, index), place, DIGEST)
     if left := sharded.missing():
         raise StoreError(
             f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
@@ -146,6 +152,7 @@ def shards(
     config: Config,
     root: Path,
     storage: str | None,
+    code: str,
 ) -> None:
     """Compute shards; called by the other flows.
 
@@ -157,6 +164,7 @@ def shards(
         config: all sections.
         root: the workspace.
         storage: see `Scale`.
+        code: digest of the driver's code.
     """
     futures = compute_shard.map(
         stage=unmapped(stage),
@@ -166,6 +174,7 @@ def shards(
         config=unmapped(config),
         root=unmapped(root),
         storage=unmapped(storage),
+        code=unmapped(code),
     )
     futures.wait()
     # The first that failed speaks in its own words.
@@ -192,6 +201,7 @@ def compute_shard(
     config: Config,
     root: Path,
     storage: str | None,
+    code: str,
 ) -> str:
     """Compute one shard in this worker's process; models stay loaded from one to the next.
 
@@ -203,14 +213,17 @@ def compute_shard(
         config: all sections.
         root: the workspace of the driver.
         storage: see `Scale`.
+        code: digest of the driver's code.
 
     Returns:
         Host and number of this process.
 
     Raises:
-        StoreError: this worker comes to another content key.
+        StoreError: this worker runs other code, or comes to another content key.
         FmbsegError: as the stage.
     """
+    if code != _CODE:  # files may have changed since this process imported them
+        raise StoreError(f"{stage}: a worker runs other code than the flow: restart it")
     root = Path(os.environ.get("FMBSEG_PROJECT", root))
     shared = SharedStorage(storage) if storage else None
     if shared is not None:
@@ -226,7 +239,7 @@ def compute_shard(
         if not work.store.has(index):
             work.compute(index)
     if shared is not None:
-        shared.push(work.store.shard_path(index), _shard(stage, key, index), DIGEST)
+        shared.push(work.store.shard_path(index), _shard(work, index), DIGEST)
     return f"{os.uname().nodename}:{os.getpid()}"
 
 
@@ -238,6 +251,7 @@ def _work(stage: str, key: str, config: str, root: Path) -> ShardedWork[Any]:
             f"{stage}: a worker in {root} has other code, weights or images than the flow: bring "
             "both to the same version"
         )
+    work.prepare()
     return work
 
 
@@ -249,5 +263,24 @@ def _out(stage: str, key: str) -> str:
     return f"outs/{stage}/{key}"
 
 
-def _shard(stage: str, key: str, index: int) -> str:
-    return f"shards/{stage}/{key}/{index:06d}"
+def _shard(work: ShardedWork[Any], index: int) -> str:
+    # With the layout: under one key shards may be cut in several ways.
+    cut = f"{len(work.records)}x{work.size}"
+    return f"shards/{work.store.stage}/{work.store.key}/{cut}/{index:06d}"
+
+
+@contextmanager
+def _one_line(storage: SharedStorage) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"storage {storage.url} failed ({reason}): run it again") from error
+
+
+def _imported_code() -> str:
+    files = sorted(Path(fmbseg.__file__).parent.rglob("*.py"))
+    return json_digest([[file.name, file_digest(file)] for file in files])
+
+
+_CODE = _imported_code()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -31,9 +31,9 @@ class SharedStorage:
             raise ConfigError(f"storage {url}: {error}") from error
 
     def push(self, folder: Path, name: str, listing: str) -> None:
-        """Copy a sealed folder into the storage, unless it is there."""
+        """Copy a sealed folder into the storage, unless the same one is there."""
         place = f"{self._root}/{name}"
-        if self._files.exists(f"{place}/{listing}"):
+        if self._same(place, folder, listing):
             return
         for file in [*atomic.contents(folder, listing), listing]:
             target = f"{place}/{file}"
@@ -57,11 +57,16 @@ class SharedStorage:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self._files.get_file(file, str(target))
                 if damage := atomic.damage(temporary, listing):
+                    with suppress(FileNotFoundError):  # without it the next push copies all anew
+                        self._files.rm_file(f"{place}/{listing}")
                     raise StoreError(f"{self.url}: {name} is not whole ({damage}): run it again")
                 atomic.replace_directory(temporary, folder)
 
     def _same(self, place: str, folder: Path, listing: str) -> bool:
-        there: bytes = self._files.cat_file(f"{place}/{listing}")
+        try:
+            there: bytes = self._files.cat_file(f"{place}/{listing}")
+        except FileNotFoundError:
+            return False
         return there == (folder / listing).read_bytes()
 
 

@@ -25,7 +25,7 @@ def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
     `remove_abandoned` can tell what a killed process left from what is being written.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _lock(parent, fcntl.LOCK_SH):
+    with lock(parent, fcntl.LOCK_SH):
         path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=parent))
         descriptor = os.open(path, os.O_RDONLY)
         with suppress(OSError):  # a file system without locks: nothing is swept there either
@@ -40,7 +40,7 @@ def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the temporary folders in `parent` whose writer is dead."""
-    with _lock(parent, fcntl.LOCK_EX):
+    with lock(parent, fcntl.LOCK_EX):
         for path in parent.glob(f"{_TEMPORARY}*"):
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -125,7 +125,8 @@ def damage(directory: Path, listing: str) -> str | None:
 
 
 @contextmanager
-def _lock(directory: Path, mode: int) -> Iterator[None]:
+def lock(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a folder's advisory lock; where the file system has none, nothing is held."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with suppress(OSError):

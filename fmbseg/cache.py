@@ -9,6 +9,7 @@ import io
 import logging
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,25 @@ import numpy.typing as npt
 from fmbseg.atomic import write_atomically
 
 _log = logging.getLogger(__name__)
+
+
+# Other processes put into the same folder; after so many of our own puts it is counted anew.
+_RECOUNT = 1000
+
+
+@dataclass
+class _Used:
+    """What a folder holds, as far as this process knows; all its caches share the budget."""
+
+    bytes: int
+    puts: int = 0
+
+
+_USED: dict[Path, _Used] = {}
+
+
+def _count(root: Path) -> None:
+    _USED[root] = _Used(sum(file.stat().st_size for file in root.rglob("*.npz")))
 
 
 class EncodingCache:
@@ -34,8 +54,8 @@ class EncodingCache:
         self.root = root
         self.directory = root / key
         self.budget_bytes = budget_bytes
-        self._used = sum(file.stat().st_size for file in root.rglob("*.npz"))
         self._full = False
+        _count(root)
 
     def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
         """The arrays as they were put, or None; a damaged entry is removed and absent."""
@@ -66,19 +86,23 @@ class EncodingCache:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         size = buffer.getbuffer().nbytes
-        if self._used + size > self.budget_bytes:
+        used = _USED[self.root]
+        if used.bytes + size > self.budget_bytes:
             if not self._full:
                 self._full = True
                 _log.warning(
                     "encoding cache %s is full (%.1f of %.1f GB): further encodings are made"
                     " again by each stage; raise run.cache_gb or delete the folder",
                     self.root,
-                    self._used / 1e9,
+                    used.bytes / 1e9,
                     self.budget_bytes / 1e9,
                 )
             return
         write_atomically(path, buffer.getvalue())
-        self._used += size
+        used.bytes += size
+        used.puts += 1
+        if used.puts >= _RECOUNT:
+            _count(self.root)
 
     def _path(self, image_sha: str) -> Path:
         # Two levels: file systems and people dislike 100,000 files in one folder.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from fmbseg.atomic import write_atomically
 from fmbseg.paths import Paths
@@ -24,7 +25,8 @@ class Performance:
     Attributes:
         images: computed in this run.
         seconds: wall time of the stage, loading of models and reading of images included.
-        peak_memory_mb: highest resident memory of the process until the stage's end.
+        peak_memory_mb: highest resident memory of the process until the stage's end, earlier stages
+            of the same process included.
         peak_gpu_memory_mb: highest memory of torch's tensors on the GPU; 0 without one.
     """
 
@@ -43,15 +45,22 @@ class Performance:
 def measured() -> Iterator[Performance]:
     """Measures the block; `images` is the caller's to set."""
     performance = Performance()
+    if (gpu := _gpu()) is not None:
+        gpu.reset_peak_memory_stats()
     start = time.monotonic()
     yield performance
     performance.seconds = time.monotonic() - start
     # Kilobytes, but bytes on macOS.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     performance.peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if (gpu := _gpu()) is not None:
+        performance.peak_gpu_memory_mb = gpu.max_memory_allocated() / 2**20
+
+
+def _gpu() -> Any:
     # What did not import torch has used no GPU.
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        performance.peak_gpu_memory_mb = torch.cuda.max_memory_allocated() / 2**20
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def remember(paths: Paths, key: str, performance: Performance) -> None:

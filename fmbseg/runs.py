@@ -19,7 +19,7 @@ from fmbseg.config import Config
 from fmbseg.digest import json_digest
 from fmbseg.paths import Paths
 from fmbseg.performance import recall
-from fmbseg.store import published_key
+from fmbseg.store import published_digest, published_key
 
 Curve = list[tuple[int, dict[str, float]]]
 
@@ -121,9 +121,12 @@ def stage_figures(paths: Paths) -> dict[str, float]:
 
     `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
     stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
-    the share of labelled patches that of the training.
+    the share of labelled patches that of the training. Nothing where the pseudo labels that are
+    there are not those of the present head.
     """
     figures: dict[str, float] = {}
+    if not _trained_on_present_labels(paths):
+        return figures
     for stage in ("detect", "query", "masks", "label", "features"):
         place = paths.features if stage == "features" else paths.pseudo / stage
         key = published_key(place)
@@ -133,19 +136,23 @@ def stage_figures(paths: Paths) -> dict[str, float]:
         figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
         if found.peak_gpu_memory_mb:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
-    manifest, masks = paths.label / "manifest.json", paths.label / "masks.parquet"
-    if manifest.is_file() and masks.is_file():
-        images = int(read_json(manifest)["images"])
-        table = pq.read_table(masks, columns=["image_id", "class_index", "source"]).to_pandas()
-        queried = table[table["source"] == "query"]
-        figures["pseudo_labels/classes_per_image"] = len(queried) / images
-        figures["pseudo_labels/masks_per_image"] = len(table) / images
-    checkpoint = paths.align / "checkpoint.json"
-    if checkpoint.is_file():
-        share = read_json(checkpoint)["metrics"].get("labelled_patches")
-        if share is not None:
-            figures["pseudo_labels/labelled_patches"] = float(share)
+    images = int(read_json(paths.label / "manifest.json")["images"])
+    columns = ["image_id", "source"]
+    table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
+    queried = table[table["source"] == "query"]
+    figures["pseudo_labels/classes_per_image"] = len(queried) / images
+    figures["pseudo_labels/masks_per_image"] = len(table) / images
+    share = read_json(paths.align / "checkpoint.json")["metrics"]["labelled_patches"]
+    figures["pseudo_labels/labelled_patches"] = float(share)
     return figures
+
+
+def _trained_on_present_labels(paths: Paths) -> bool:
+    checkpoint = paths.align / "checkpoint.json"
+    if published_key(paths.label) is None or not checkpoint.is_file():
+        return False
+    trained = read_json(checkpoint)["training"].get("labels")
+    return bool(trained == published_digest(paths.label))
 
 
 @dataclass(frozen=True)
@@ -166,10 +173,12 @@ class TrackedData:
 
 
 def training_data(config: Config, paths: Paths) -> list[TrackedData]:
-    """The images and the pseudo labels that the present head was trained on."""
+    """The images and the pseudo labels of the present head; none where those are gone."""
+    if not _trained_on_present_labels(paths):
+        return []
     data = config.data
-    images = read_json(paths.features / "manifest.json")["images_digest"]
-    labels = read_json(paths.align / "checkpoint.json")["training"]["labels"]
+    manifest = read_json(paths.label / "manifest.json")
+    images, labels = str(manifest["images_digest"]), published_digest(paths.label)
     place = paths.label.relative_to(paths.root).as_posix()
     return [
         TrackedData(f"{data.name}/{data.split}", images, data.root, "training"),

@@ -39,6 +39,7 @@ __all__ = [
     "file_digest",
     "is_published",
     "json_digest",
+    "published_digest",
     "published_key",
     "verify_published",
 ]
@@ -142,10 +143,11 @@ class ShardStore:
         path = self.directory / _LAYOUT
         self.directory.mkdir(parents=True, exist_ok=True)
         wanted = canonical_json(layout)
-        if not path.exists() or path.read_text(encoding="utf-8") != wanted:
-            for shard in self.directory.glob("[0-9]*"):
-                shutil.rmtree(shard)
-            atomic.write_atomically(path, wanted.encode())
+        with atomic.lock(self.directory):  # of several workers one removes, before all compute
+            if not path.exists() or path.read_text(encoding="utf-8") != wanted:
+                for shard in self.directory.glob("[0-9]*"):
+                    shutil.rmtree(shard)
+                atomic.write_atomically(path, wanted.encode())
 
     def publish(self, destination: Path, *, count: int, manifest: Mapping[str, Any]) -> None:
         """Merge shards 0..count-1 into `destination`, replacing it.
@@ -195,6 +197,12 @@ def published_key(destination: Path) -> str | None:
         return None
     key = manifest.get("key") if isinstance(manifest, dict) else None
     return key if isinstance(key, str) else None
+
+
+def published_digest(destination: Path) -> str:
+    """Digest of what an out holds, whatever key it was made under."""
+    manifest: dict[str, Any] = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
+    return json_digest([manifest["files"], manifest.get("feature_shards")])
 
 
 def verify_published(destination: Path) -> bool:

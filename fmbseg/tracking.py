@@ -49,6 +49,7 @@ _CHECKPOINT = "fmbseg.checkpoint"
 _PARENT = "mlflow.parentRunId"
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # MLflow's limits of one batch
 _FLUSH_SECONDS = 5.0
+_DIGEST = 36  # characters of a data set's digest that MLflow's column holds
 _log = logging.getLogger(__name__)
 
 
@@ -150,11 +151,12 @@ class _MlflowTracker(Tracker):
                 run_id = self._run(config, method, result["checkpoint_sha256"])
                 if method in checkpoints:
                     self._add_training(run_id, method, checkpoints[method], result)
-                self._add_data(run_id, evaluation_data(config, benchmark, result))
                 self._add_scores(run_id, config, folder, benchmark, result)
                 if overlay is not None and (picture := overlay(benchmark)) is not None:
                     path = f"overlay/{benchmark}.png"
                     self._open()[0].log_image(run_id, picture, artifact_file=path)
+                with _never_fails(f"the data set of {benchmark}"):
+                    self._add_data(run_id, evaluation_data(config, benchmark, result))
                 self._open()[0].set_terminated(run_id, "FINISHED")
                 if method == "fmbseg" and result["checkpoint_sha256"] == checkpoint_sha256(
                     paths.align
@@ -173,17 +175,22 @@ class _MlflowTracker(Tracker):
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        def source(each: TrackedData) -> str:
+            return json.dumps({"uri": each.source})
+
         client, _ = self._open()
         logged = client.get_run(run_id).inputs
-        known = {entry.dataset.name for entry in logged.dataset_inputs} if logged else set()
+        sets = [entry.dataset for entry in logged.dataset_inputs] if logged else []
+        known = {(each.name, each.digest) for each in sets}
         inputs = [
             DatasetInput(
-                # MLflow's column holds 36 characters of a digest.
-                Dataset(each.name, each.digest[:36], "local", json.dumps({"uri": each.source})),
+                Dataset(
+                    each.name, each.digest[:_DIGEST], "local", json.dumps({"uri": each.source})
+                ),
                 [InputTag("mlflow.data.context", each.context)],
             )
             for each in data
-            if each.name not in known
+            if (each.name, each.digest[:_DIGEST]) not in known
         ]
         if inputs:
             client.log_inputs(run_id, inputs)

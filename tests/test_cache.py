@@ -101,3 +101,11 @@ def test_putting_twice_keeps_the_first_and_leaves_nothing_else(
     cache.put(SHA, encoding())
     cache.put(SHA, encoding())
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{SHA}.npz"]
+
+
+def test_caches_of_one_folder_share_its_budget(tmp_path: Path) -> None:
+    first, second = (EncodingCache(tmp_path, key, budget_bytes=6000) for key in ("a", "b"))
+    for number in range(3):
+        for cache in (first, second):
+            cache.put(f"{number:064d}", encoding())
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.npz")) <= 6000

@@ -38,6 +38,21 @@ def test_dockerfile_passes_the_linter(docker: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_everything_the_image_copies_is_in_its_context(docker: Path, repository: Path) -> None:
+    ignored = (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    kept = [line[1:] for line in ignored if line.startswith("!")]
+    lines = (docker / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+    sources = [
+        s for words in copies for s in words if not any(w.startswith("--from") for w in words)
+    ]
+    sources = [source for source in sources if not source.startswith("--")]
+    assert "docker/healthcheck.py" in sources
+    for source in sources:
+        assert (repository / source).exists(), source
+        assert any(source == name or source.startswith(f"{name}/") for name in kept), source
+
+
 def test_every_secret_is_in_the_example_and_has_no_value_in_git(docker: Path) -> None:
     text = (docker / "compose.yaml").read_text(encoding="utf-8")
     needed = set(re.findall(r"\$\{(\w+):\?", text))

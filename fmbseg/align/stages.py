@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,7 @@ from fmbseg.store import (
     StageState,
     content_key,
     is_published,
-    json_digest,
+    published_digest,
     published_key,
 )
 
@@ -141,7 +139,7 @@ def _pseudo_targets(paths: Paths, plan: Plan) -> _Targets:
     def read(image_id: str) -> Label:
         return load_label(paths.label / "labels" / f"{image_id}.png")
 
-    digest = _files_digest(paths.label)
+    digest = published_digest(paths.label)
     return _Targets("align", paths.align, plan.vocabulary, read, digest)
 
 
@@ -247,7 +245,7 @@ class _Training:
                 "templates": [self._templates, config.clip.templates],
                 "vocabulary": [vocabulary.name, vocabulary.digest],
             },
-            inputs={"labels": self._digest, "features": _files_digest(self._paths.features)},
+            inputs={"labels": self._digest, "features": published_digest(self._paths.features)},
             weights={model.name: model.sha256 for model in (self._encoder, self._clip)},
             sources=_SOURCES,
             threads=config.run.threads,
@@ -278,12 +276,6 @@ def _write_curve(path: Path, curve: Sequence[EpochRecord]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["epoch", "loss", "lr"])
         writer.writerows([row.epoch, repr(row.loss), repr(row.lr)] for row in curve)
-
-
-def _files_digest(destination: Path) -> str:
-    """Digest of what an out holds, whatever key it was made under."""
-    manifest: dict[str, Any] = json.loads((destination / "manifest.json").read_text("utf-8"))
-    return json_digest([manifest["files"], manifest.get("feature_shards")])
 
 
 def _arrays_digest(arrays: Sequence[npt.NDArray[np.uint8]]) -> str:

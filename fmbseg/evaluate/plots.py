@@ -10,6 +10,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+from fmbseg.align.checkpoint import load_checkpoint
 from fmbseg.config import Config
 from fmbseg.errors import DataError
 from fmbseg.evaluate.results import Result, read_result, result_bytes
@@ -34,11 +35,11 @@ def plots(config: Config, paths: Paths, progress: Progress) -> StageReport:
     """Write the plots of all of `evaluate.benchmarks`.
 
     Raises:
-        DataError: a benchmark has not been scored.
+        DataError: a benchmark has not been scored with the present head.
         CheckpointError, WeightsError: as for `Segmenter`.
     """
     results = _results(config, paths)
-    key = _key(results)
+    key = _key(config, results)
     if is_published(paths.plots, key):
         return StageReport(STAGE, key, computed=0, taken_over=1)
     store = ShardStore(paths.shards, STAGE, key)
@@ -63,9 +64,9 @@ def plots_state(config: Config, paths: Paths) -> StageState:
     """The content key of the plots, and whether they are there; draws nothing.
 
     Raises:
-        DataError: a benchmark has not been scored.
+        DataError, CheckpointError: as `plots`.
     """
-    key = _key(_results(config, paths))
+    key = _key(config, _results(config, paths))
     return StageState(key, is_published(paths.plots, key))
 
 
@@ -74,17 +75,28 @@ def _results(config: Config, paths: Paths) -> dict[str, Result]:
         name: read_result(paths.metrics / "fmbseg" / f"{name}.json")
         for name in config.evaluate.benchmarks
     }
+    head = load_checkpoint(paths.align).sha256
     for name, result in results.items():
-        if "confusions" not in result:
-            raise DataError(f"the result of {name} is older than this code: score it again")
+        if "confusions" not in result or result["checkpoint_sha256"] != head:
+            raise DataError(
+                f"the result of {name} is not of the present head: run `fmbseg run evaluate@{name}`"
+            )
     return results
 
 
-def _key(results: dict[str, Result]) -> str:
-    # A result's own key names checkpoint, images, weights and protocol: all that a picture needs.
+def _key(config: Config, results: dict[str, Result]) -> str:
+    # A result's own key names checkpoint, images and weights; pictures are drawn with the present
+    # parameters.
     texts = {name: json_digest(result_bytes(result).decode()) for name, result in results.items()}
+    params = {"evaluate": config.evaluate.model_dump(), "dtype": config.run.dtype}
     return content_key(
-        STAGE, schema=_SCHEMA, params={}, inputs=texts, weights={}, sources=_SOURCES, threads=0
+        STAGE,
+        schema=_SCHEMA,
+        params=params,
+        inputs=texts,
+        weights={},
+        sources=_SOURCES,
+        threads=config.run.threads,
     )
 
 

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fmbseg.paths import Paths
@@ -94,6 +96,24 @@ def test_workers_without_a_common_disk_exchange_through_storage(
     assert "ended COMPLETED" in said
     assert published(project.root) == expected
     assert len(list((other / ".fmbseg" / "shards" / "masks").glob("*/0*"))) == 4
+
+    # Cut differently under the same key: neither the workers' nor the storage's shards fit now.
+    for name in ("detect", "query", "masks", "label"):
+        shutil.rmtree(project.root / "data" / "pseudo" / name)
+    code = PLAIN.replace("STORAGE", (tmp_path / "shared").as_uri())
+    said = driver.run(
+        "python", "-c", code.replace("record=", 'overrides=["run.shard_size=8"], record=')
+    )
+    assert "ended COMPLETED" in said
+    again = published(project.root)
+    labels = {name for name in expected if name.endswith(".png")}
+    assert {name: again[name] for name in labels} == {name: expected[name] for name in labels}
+    for name in ("detect/detections", "query/masks", "masks/masks", "label/masks"):
+        found, wanted = (
+            pq.read_table(pa.BufferReader(files[f"data/pseudo/{name}.parquet"]))
+            for files in (again, expected)
+        )
+        assert found.equals(wanted)
 
     # Other images there: another key, which is refused in one line.
     next((other / "data" / "scenes").rglob("train2017/*.jpg")).unlink()

@@ -89,6 +89,37 @@ def test_other_parameters_are_not_recorded_and_mistakes_are_one_line(project: St
     assert "align.hed: unknown parameter" in message and "\n" not in message
 
 
+def test_an_ablation_scores_its_variants_and_puts_the_results_back(project: Stack) -> None:
+    head = (project.root / "data" / "align" / "head.safetensors").read_bytes()
+    state, message, _ = project.deployment("fmbseg-ablation/heads")
+    assert state == "Completed", message
+    with temporary_settings({PREFECT_API_URL: project.api}), get_client(sync_client=True) as api:
+        (shown,) = [a for a in api.read_artifacts(limit=200) if a.key == "fmbseg-ablation-heads"]
+    rows = json.loads(str(shown.data))
+    assert [row["variant"] for row in rows] == ["transformer", "mlp", "linear"]
+    assert len({row["voc20"] for row in rows}) == 3
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
+    assert project.repro() == set()
+
+
+def test_fmbseg_run_is_a_flow_of_the_server_that_is_named(project: Stack) -> None:
+    through = Stack(project.root, project.ports)
+    through.environment["PREFECT_API_URL"] = project.api
+    before = project.newest_run().id
+    assert "detect: 0 computed, 2 taken over" in through.run("fmbseg", "run", "detect")
+    run = project.newest_run()
+    assert run.id != before
+    assert [(task.name, task.state_name) for task in project.tasks(run)] == [("detect", "Cached")]
+
+    wrong = through.try_run("fmbseg", "run", "detect", "--set", "data.root=nowhere")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].startswith("fmbseg: ") and "nowhere" in wrong.stderr
+    through.environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    away = through.try_run("fmbseg", "run", "detect")
+    assert away.returncode == 2 and "nothing answers there" in away.stderr
+    assert "Traceback" not in away.stderr
+
+
 def test_after_dvc_the_deployment_computes_nothing(
     project: Stack, tmp_path: Path, repository: Path
 ) -> None:
