@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -94,6 +95,43 @@ def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
         assert len(client.get_metric_history(training.info.run_id, "loss")) == 2
         overlays = {file.path for file in client.list_artifacts(run.info.run_id, "overlay")}
         assert len(overlays) == len(BENCHMARKS)
+
+
+KEYS = """
+import json
+from fmbseg.config import load_config
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
+from fmbseg.stages import stage_state
+config = load_config("params.yaml")
+states = {name: stage_state(name, config, Paths(), silent_progress())
+          for name in ("scenes", "detect", "masks", "features", "baselines@voc21")}
+print(json.dumps({name: state.key for name, state in states.items()}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [
+        ("data/textures.py", {"scenes"}),
+        ("pseudo/detection.py", {"detect", "baselines@voc21"}),
+        ("models/sam.py", {"masks", "baselines@voc21"}),
+        ("align/features.py", {"features"}),
+        ("view/overlay.py", set()),
+    ],
+)
+def test_a_changed_source_changes_the_keys_of_its_stages_only(
+    project: Project, source: str, changed: set[str]
+) -> None:
+    before = json.loads(project.run("python", "-c", KEYS).splitlines()[-1])
+    path = project.root / "fmbseg" / source
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(text + "\n# changed\n", encoding="utf-8")
+        after = json.loads(project.run("python", "-c", KEYS).splitlines()[-1])
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert {name for name, key in before.items() if after[name] != key} == changed
 
 
 def test_a_lost_out_comes_from_the_run_cache(project: Project) -> None:
