@@ -55,7 +55,8 @@ def measure(project: Stack, code: str, *overrides: str) -> tuple[float, float]:
     """Seconds and peak memory (MB) of stage 1 from nothing."""
     for name in ("data/pseudo", ".fmbseg/shards", ".fmbseg/encodings"):
         shutil.rmtree(project.root / name, ignore_errors=True)
-    seconds, peak = json.loads(project.run("python", "-c", code, *overrides).splitlines()[-1])
+    said = project.run("python", "-c", code, *overrides).splitlines()
+    seconds, peak = json.loads(next(line for line in said if line.startswith("[")))
     return float(seconds), float(peak)
 
 

@@ -123,12 +123,17 @@ print(json.dumps({name: state.key for name, state in states.items()}))
 def test_a_changed_source_changes_the_keys_of_its_stages_only(
     project: Project, source: str, changed: set[str]
 ) -> None:
-    before = json.loads(project.run("python", "-c", KEYS).splitlines()[-1])
+    def keys() -> dict[str, str]:
+        said = project.run("python", "-c", KEYS).splitlines()
+        found: dict[str, str] = json.loads(next(line for line in said if line.startswith("{")))
+        return found
+
+    before = keys()
     path = project.root / "fmbseg" / source
     text = path.read_text(encoding="utf-8")
     try:
         path.write_text(text + "\n# changed\n", encoding="utf-8")
-        after = json.loads(project.run("python", "-c", KEYS).splitlines()[-1])
+        after = keys()
     finally:
         path.write_text(text, encoding="utf-8")
     assert {name for name, key in before.items() if after[name] != key} == changed
