@@ -87,6 +87,14 @@ def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
     assert sorted(run.data.params["align.head"] for run in runs) == ["linear", "transformer"]
     for run in runs:
         assert {f"miou/{benchmark}" for benchmark in BENCHMARKS} <= set(run.data.metrics)
+        figures = {
+            "images_per_second/masks",
+            "peak_memory_mb/detect",
+            "pseudo_labels/masks_per_image",
+        }
+        assert figures <= set(run.data.metrics)
+        data = {each.dataset.name for each in run.inputs.dataset_inputs}
+        assert {"coco_stuff/train2017", "pseudo labels", "voc21/val"} <= data
         child = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
         children = client.search_runs([experiment.experiment_id], child)
         named = {found.info.run_name: found for found in children}
