@@ -31,7 +31,7 @@ from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
 from fmbseg.stages import stage_shards
-from fmbseg.store import DIGEST, MANIFEST, ShardedWork, is_published, published_key
+from fmbseg.store import DIGEST, MANIFEST, ShardedWork, verify_published
 
 Runner = Literal["threads", "dask", "ray"]
 Workers = Annotated[int, Field(ge=1)]
@@ -120,13 +120,14 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
     if not missing:
         return 0
     storage = SharedStorage(scale.storage) if scale.storage else None
+    # By content: under one key a table's bytes depend on how its shards were cut.
     inputs = {
-        earlier: published_key(Paths(root).pseudo / earlier) or "" for earlier in _inputs(name)
+        earlier: file_digest(Paths(root).pseudo / earlier / MANIFEST) for earlier in _inputs(name)
     }
     if storage is not None:
         with _one_line(storage):
-            for earlier, earlier_key in inputs.items():
-                storage.push(Paths(root).pseudo / earlier, _out(earlier, earlier_key), MANIFEST)
+            for earlier, digest in inputs.items():
+                storage.push(Paths(root).pseudo / earlier, _out(earlier, digest), MANIFEST)
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
     # A worker may have been started in another folder.
     mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE)
@@ -160,7 +161,7 @@ def shards(
         stage: its name.
         key: its content key.
         indices: which shards.
-        inputs: content key of each earlier out that the stage reads.
+        inputs: digest of the manifest of each earlier out that the stage reads.
         config: all sections.
         root: the workspace.
         storage: see `Scale`.
@@ -209,7 +210,7 @@ def compute_shard(
         stage: its name.
         key: its content key.
         index: which shard.
-        inputs: content key of each earlier out that the stage reads.
+        inputs: digest of the manifest of each earlier out that the stage reads.
         config: all sections.
         root: the workspace of the driver.
         storage: see `Scale`.
@@ -227,10 +228,10 @@ def compute_shard(
     root = Path(os.environ.get("FMBSEG_PROJECT", root))
     shared = SharedStorage(storage) if storage else None
     if shared is not None:
-        for earlier, earlier_key in inputs.items():
+        for earlier, digest in inputs.items():
             place = Paths(root).pseudo / earlier
-            if not is_published(place, earlier_key):
-                shared.pull(_out(earlier, earlier_key), place, MANIFEST)
+            if not verify_published(place) or file_digest(place / MANIFEST) != digest:
+                shared.pull(_out(earlier, digest), place, MANIFEST)
     with ExitStack() as slot:
         # The workers themselves are the slots, unless each machine has a limit of its own.
         if os.environ.get("FMBSEG_GPU_LIMIT"):
@@ -259,8 +260,8 @@ def _inputs(stage: str) -> tuple[str, ...]:
     return tuple(PSEUDO_STAGES[stage].inputs) if stage in PSEUDO_STAGES else ()
 
 
-def _out(stage: str, key: str) -> str:
-    return f"outs/{stage}/{key}"
+def _out(stage: str, digest: str) -> str:
+    return f"outs/{stage}/{digest}"
 
 
 def _shard(work: ShardedWork[Any], index: int) -> str:
