@@ -25,7 +25,7 @@ import fmbseg
 from flows.common import RETRIES, RETRY_DELAYS, RETRY_JITTER, gpu_slot, retry_transient
 from flows.shared import SharedStorage
 from fmbseg.config import Config, parse_config
-from fmbseg.digest import file_digest, json_digest
+from fmbseg.digest import file_digest, json_digest, source_digests
 from fmbseg.errors import ConfigError, StoreError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -279,9 +279,5 @@ def _one_line(storage: SharedStorage) -> Iterator[None]:
         raise StoreError(f"storage {storage.url} failed ({reason}): run it again") from error
 
 
-def _imported_code() -> str:
-    files = sorted(Path(fmbseg.__file__).parent.rglob("*.py"))
-    return json_digest([[file.name, file_digest(file)] for file in files])
-
-
-_CODE = _imported_code()
+# Of the files as they were when this process imported them.
+_CODE = json_digest(source_digests([Path(fmbseg.__file__).parent]))

@@ -72,6 +72,7 @@ class SharedStorage:
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
+    # A file of its own: `atomic` locks the parent folder itself while it makes a temporary one.
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -56,11 +56,6 @@ def content_key(
     Returns:
         sha256, hex.
     """
-    code = []
-    for source in sources:
-        files = sorted(source.rglob("*.py")) if source.is_dir() else [source]
-        # Names without their folder: the key is the same wherever the package is installed.
-        code += [[file.name, file_digest(file)] for file in files]
     return json_digest(
         {
             "stage": stage,
@@ -68,7 +63,20 @@ def content_key(
             "params": dict(params),
             "inputs": dict(inputs),
             "weights": dict(weights),
-            "sources": sorted(code),
+            "sources": source_digests(sources),
             "threads": threads,
         }
     )
+
+
+def source_digests(sources: Sequence[Path]) -> list[list[str]]:
+    """Name and sha256 of each source file, sorted; a folder stands for its `*.py` files.
+
+    Names without their folder: they are the same wherever the package is installed.
+    """
+    files = [
+        file
+        for source in sources
+        for file in (source.rglob("*.py") if source.is_dir() else [source])
+    ]
+    return sorted([file.name, file_digest(file)] for file in files)

@@ -63,11 +63,9 @@ def project(repository: Path, images: int = 24) -> Iterator[Stack]:
     made.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
     made.commit("one benchmark")
     try:
-        made.stack("start")
-        made.stack("deploy")
-        yield made
+        with made.running():
+            yield made
     finally:
-        made.try_run("python", "-m", "flows.stack", "stop")
         shutil.rmtree(folder, ignore_errors=True)
 
 

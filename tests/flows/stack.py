@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,17 @@ class Stack(Project):
 
     def stack(self, action: str) -> str:
         return self.run("python", "-m", "flows.stack", action)
+
+    @contextmanager
+    def running(self) -> Iterator[Stack]:
+        """Servers and worker started and the deployments registered; all is gone at the end."""
+        try:
+            self.stack("start")
+            self.stack("deploy")
+            yield self
+        finally:
+            self.try_run("python", "-m", "flows.stack", "stop")
+            shutil.rmtree(self.root, ignore_errors=True)
 
     def deployment(self, name: str, *parameters: str) -> tuple[str, str, dict[str, str]]:
         """Run a deployment of `fmbseg` (or `other-flow/name`) to its end.

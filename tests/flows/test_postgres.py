@@ -76,13 +76,8 @@ def project(
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{prefect}",
         "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{mlflow}",
     }
-    try:
-        made.stack("start")
-        made.stack("deploy")
+    with made.running():
         yield made
-    finally:
-        made.try_run("python", "-m", "flows.stack", "stop")
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def count(address: str, table: str) -> int:

@@ -41,13 +41,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     made.run("git", "commit", "-qam", "more images")
     for stage in ("scenes", *SHARED_OUT):
         made.run("fmbseg", "run", stage)
-    try:
-        made.stack("start")
-        made.stack("deploy")
+    with made.running():
         yield made
-    finally:
-        made.try_run("python", "-m", "flows.stack", "stop")
-        shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
