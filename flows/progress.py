@@ -14,6 +14,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from fmbseg.progress import LineProgress, Task
 
+_LEAST_WORK = 100  # seconds of work to a second of waiting for the server
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -23,7 +24,9 @@ class PrefectProgress:
     Args:
         stage: names the artifacts: `progress-detect`.
         logger: of the run.
-        interval: seconds between two updates; what takes less time shows no artifact.
+        interval: least seconds between two updates; what takes less time shows no artifact. Where
+            the server is slow to answer they are further apart, so that the work waits for it a
+            hundredth of the time and no more.
     """
 
     def __init__(self, stage: str, logger: Logger, interval: float = 5.0) -> None:
@@ -74,7 +77,12 @@ class _Shown:
             self._show()
 
     def _show(self) -> None:
+        start = time.monotonic()
+        self._tell_server()
         self._last = time.monotonic()
+        self._interval = max(self._interval, _LEAST_WORK * (self._last - start))
+
+    def _tell_server(self) -> None:
         if not self._total:
             return
         percent = min(100.0 * self._done / self._total, 100.0)

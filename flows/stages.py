@@ -26,7 +26,8 @@ from fmbseg.config import Config
 from fmbseg.errors import FmbsegError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
-from fmbseg.stages import STAGES, find_stage, run_stage, stage_names, stage_state
+from fmbseg.stage_table import STAGES
+from fmbseg.stages import find_stage, run_stage, stage_names, stage_state
 from fmbseg.tracking import open_tracker
 
 Report = dict[str, Any]

@@ -19,7 +19,7 @@ from fmbseg.config import Config
 from fmbseg.digest import json_digest
 from fmbseg.paths import Paths
 from fmbseg.performance import recall
-from fmbseg.store import published_digest, published_key
+from fmbseg.store import MANIFEST, published_digest, published_key
 
 Curve = list[tuple[int, dict[str, float]]]
 
@@ -116,17 +116,41 @@ def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"checkpoint_sha256": result["checkpoint_sha256"], **own}
 
 
-def stage_figures(paths: Paths) -> dict[str, float]:
+@dataclass(frozen=True)
+class TrainedLabels:
+    """The pseudo labels that are there, known to be those that the present head was trained on.
+
+    Attributes:
+        digest: of the out, hex.
+        images_digest: of the images they label, hex.
+        images: how many these are.
+    """
+
+    digest: str
+    images_digest: str
+    images: int
+
+
+def trained_labels(paths: Paths) -> TrainedLabels | None:
+    """What the present head was trained on; None where there is no head, or it had other labels."""
+    checkpoint = paths.align / "checkpoint.json"
+    if published_key(paths.label) is None or not checkpoint.is_file():
+        return None
+    digest = published_digest(paths.label)
+    if read_json(checkpoint)["training"].get("labels") != digest:
+        return None
+    manifest = read_json(paths.label / MANIFEST)
+    return TrainedLabels(digest, str(manifest["images_digest"]), int(manifest["images"]))
+
+
+def stage_figures(paths: Paths, labels: TrainedLabels) -> dict[str, float]:
     """What the stages before the training took, and what stage 1 found; by metric name.
 
     `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
     stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
-    the share of labelled patches that of the training. Nothing where the pseudo labels that are
-    there are not those of the present head.
+    the share of labelled patches that of the training.
     """
     figures: dict[str, float] = {}
-    if not _trained_on_present_labels(paths):
-        return figures
     for stage in ("detect", "query", "masks", "label", "features"):
         place = paths.features if stage == "features" else paths.pseudo / stage
         key = published_key(place)
@@ -136,23 +160,14 @@ def stage_figures(paths: Paths) -> dict[str, float]:
         figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
         if found.peak_gpu_memory_mb:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
-    images = int(read_json(paths.label / "manifest.json")["images"])
     columns = ["image_id", "source"]
     table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
     queried = table[table["source"] == "query"]
-    figures["pseudo_labels/classes_per_image"] = len(queried) / images
-    figures["pseudo_labels/masks_per_image"] = len(table) / images
+    figures["pseudo_labels/classes_per_image"] = len(queried) / labels.images
+    figures["pseudo_labels/masks_per_image"] = len(table) / labels.images
     share = read_json(paths.align / "checkpoint.json")["metrics"]["labelled_patches"]
     figures["pseudo_labels/labelled_patches"] = float(share)
     return figures
-
-
-def _trained_on_present_labels(paths: Paths) -> bool:
-    checkpoint = paths.align / "checkpoint.json"
-    if published_key(paths.label) is None or not checkpoint.is_file():
-        return False
-    trained = read_json(checkpoint)["training"].get("labels")
-    return bool(trained == published_digest(paths.label))
 
 
 @dataclass(frozen=True)
@@ -172,17 +187,13 @@ class TrackedData:
     context: str
 
 
-def training_data(config: Config, paths: Paths) -> list[TrackedData]:
-    """The images and the pseudo labels of the present head; none where those are gone."""
-    if not _trained_on_present_labels(paths):
-        return []
+def training_data(config: Config, paths: Paths, labels: TrainedLabels) -> list[TrackedData]:
+    """The images and the pseudo labels of the present head."""
     data = config.data
-    manifest = read_json(paths.label / "manifest.json")
-    images, labels = str(manifest["images_digest"]), published_digest(paths.label)
     place = paths.label.relative_to(paths.root).as_posix()
     return [
-        TrackedData(f"{data.name}/{data.split}", images, data.root, "training"),
-        TrackedData("pseudo labels", labels, place, "training"),
+        TrackedData(f"{data.name}/{data.split}", labels.images_digest, data.root, "training"),
+        TrackedData("pseudo labels", labels.digest, place, "training"),
     ]
 
 

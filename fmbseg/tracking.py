@@ -34,6 +34,7 @@ from fmbseg.runs import (
     run_name,
     scores,
     stage_figures,
+    trained_labels,
     training_data,
 )
 
@@ -166,11 +167,14 @@ class _MlflowTracker(Tracker):
 
     def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
         with _never_fails("what the stages took"):
+            labels = trained_labels(paths)
+            if labels is None:
+                return
             client, _ = self._open()
             logged = client.get_run(run_id).data.metrics
-            new = {k: v for k, v in stage_figures(paths).items() if k not in logged}
+            new = {k: v for k, v in stage_figures(paths, labels).items() if k not in logged}
             _log_curve(client, run_id, [(0, new)])
-            self._add_data(run_id, training_data(config, paths))
+            self._add_data(run_id, training_data(config, paths, labels))
 
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

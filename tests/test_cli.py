@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fmbseg import __version__
-from fmbseg.stages import STAGES
+from fmbseg.stage_table import STAGES
 
 COMMAND = [sys.executable, "-m", "fmbseg.cli"]
 

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fmbseg.config import load_config
-from fmbseg.stages import STAGES
+from fmbseg.stage_table import STAGES
 from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,8 @@ from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.plan import STAGES as STAGE_1
-from fmbseg.stages import STAGES, Stage, find_stage, run_stage, stage_names
+from fmbseg.stage_table import STAGES, Stage
+from fmbseg.stages import find_stage, run_stage, stage_names
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fmbseg"

@@ -23,7 +23,7 @@ from fmbseg.models.clip import ClipModel
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import weights_digest
 from fmbseg.predict import load_segmenter
-from fmbseg.pseudo.encodings import ClipEncodings, ImageEncoder
+from fmbseg.pseudo.encodings import ClipEncodings, ImageEncoder, pixels_digest
 from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image
 
@@ -155,7 +155,7 @@ class MaskClip:
         return decisions
 
     def _stitch(self, image: Image.Image, text: TextEmbeddings) -> Tensor:
-        encoding = self._encodings.encode_image(image)
+        encoding = self._encodings.encode_image(image, pixels_digest(image))
         dense = torch.from_numpy(encoding.dense).to(self._device.device).float()
         return class_similarity(dense, text).permute(2, 0, 1).contiguous()
 

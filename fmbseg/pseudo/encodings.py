@@ -79,9 +79,9 @@ class ClipEncodings:
         """The encoding of an image; the same bits whether it was stored or is made now."""
         return self._encode(record.sha256, lambda: read_image(record.path))
 
-    def encode_image(self, image: Image.Image) -> ClipEncoding:
-        """The same of an image in memory."""
-        return self._encode(_pixels_digest(image), lambda: image)
+    def encode_image(self, image: Image.Image, sha256: str) -> ClipEncoding:
+        """The same of an image in memory, known by the sha256 of its pixels."""
+        return self._encode(sha256, lambda: image)
 
     def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> ClipEncoding:
         arrays = self._cache.get(sha256) if self._cache else None
@@ -142,13 +142,15 @@ class SamEncodings:
         """The encoding of an image; the same bits whether it was stored or is made now."""
         return self._encode(record.sha256, lambda: read_image(record.path))
 
-    def encode_image(self, image: Image.Image) -> SamEncoding:
-        """The same of an image in memory."""
-        return self._encode(_pixels_digest(image), lambda: image)
+    def encode_image(self, image: Image.Image, sha256: str) -> SamEncoding:
+        """The same of an image in memory, known by the sha256 of its pixels."""
+        return self._encode(sha256, lambda: image)
 
-    def automatic_masks(self, image: Image.Image, encoding: SamEncoding) -> AutomaticMasks:
+    def automatic_masks(
+        self, image: Image.Image, sha256: str, encoding: SamEncoding
+    ) -> AutomaticMasks:
         """The automatic masks of an image in memory; the same bits, stored or made now."""
-        sha256, pixels = _pixels_digest(image), image.width * image.height
+        pixels = image.width * image.height
         arrays = self._masks_cache.get(sha256) if self._masks_cache else None
         if arrays is not None:
             count = len(arrays["bits"])
@@ -238,9 +240,12 @@ class ImageEncoder:
 
     def encode(self, image: Image.Image) -> ImageEncodings:
         """Encode one RGB image."""
-        sam = self.sam.encode_image(image)
+        sha256 = pixels_digest(image)
+        sam = self.sam.encode_image(image, sha256)
         return ImageEncodings(
-            self.clip.encode_image(image), sam, self.sam.automatic_masks(image, sam)
+            clip=self.clip.encode_image(image, sha256),
+            sam=sam,
+            automatic=self.sam.automatic_masks(image, sha256, sam),
         )
 
 
@@ -278,7 +283,7 @@ def _cache(
     return EncodingCache(root, key, int(config.run.cache_gb * 1e9))
 
 
-def _pixels_digest(image: Image.Image) -> str:
+def pixels_digest(image: Image.Image) -> str:
     """Digest of an RGB image's pixels: equal pictures of two data sets are encoded once."""
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())

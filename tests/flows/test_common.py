@@ -6,16 +6,20 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.artifacts import update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import progress as flow_progress
 from flows import stages as flow_stages
 from flows.common import is_transient
+from flows.progress import PrefectProgress
 from flows.stages import TASKS, call_task
 from fmbseg.config import Config, parse_config
 from fmbseg.errors import DataError
@@ -153,3 +157,30 @@ def test_a_stage_without_its_slot_says_what_to_do(
     monkeypatch.setenv("FMBSEG_GPU_LIMIT", "")
     with gpu_slot():
         assert os.environ["FMBSEG_GPU_LIMIT"] == ""
+
+
+@pytest.mark.slow
+def test_progress_is_shown_and_hardly_ever_waits_for_the_server(
+    server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def tell(*given: Any, **named: Any) -> Any:
+        told.append(given[1])
+        return update_progress_artifact(*given, **named)
+
+    monkeypatch.setattr(flow_progress, "update_progress_artifact", tell)
+
+    @flow(name="progress")
+    def advances() -> None:
+        progress = PrefectProgress("shown", get_run_logger(), interval=0.0)
+        with progress.task("images", 1000) as task:
+            for _ in range(1000):
+                task.advance()
+
+    advances()
+    assert len(told) < 10  # a thousand quick steps are not a thousand requests
+    assert told[-1] == 100.0
+    with get_client(sync_client=True) as client:
+        shown = [each for each in client.read_artifacts() if each.key == "progress-shown"]
+    assert [each.data for each in shown] == [100.0]

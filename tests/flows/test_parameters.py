@@ -10,7 +10,7 @@ from flows.parameters import effective_config
 from fmbseg.config import load_config
 from fmbseg.errors import ConfigError
 from fmbseg.presets import preset
-from fmbseg.stages import STAGES
+from fmbseg.stage_table import STAGES
 
 
 @pytest.fixture
