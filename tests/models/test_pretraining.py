@@ -14,10 +14,11 @@ from torch import nn
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.models.tiny.augment import to_pixels
 from fmbseg.models.tiny.captions import VOCABULARIES, words
 from fmbseg.models.tiny.loop import Recipe, train
 from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
-from fmbseg.models.tiny.pretrain_sam import BOX, draw_kind, draw_prompts
+from fmbseg.models.tiny.pretrain_sam import BOX, Promptable, draw_kind, draw_prompts
 from fmbseg.models.tiny.samples import captioned_crops, corresponding_pair, instance_scene
 
 
@@ -80,21 +81,49 @@ def test_correspondence_loss_equals_loops() -> None:
 
 
 def test_prompts_lie_inside_their_masks() -> None:
-    record = instance_scene(3)[0]
+    instances = np.stack([instance_scene(index)[0]["instance"] for index in (3, 4)])
     for kind in (1, 3, 5):
-        drawn = draw_prompts(np.random.default_rng(0), record["instance"], 40, kind)
-        assert drawn is not None and drawn.points is not None and drawn.boxes is None
-        assert drawn.points.shape == (40, kind, 2)
+        drawn = draw_prompts(np.random.default_rng(0), instances, 40, kind)
+        assert drawn.points is not None and drawn.boxes is None
+        assert drawn.points.shape == (80, kind, 2)
+        assert drawn.scene.tolist() == [0] * 40 + [1] * 40
         for mask, points in zip(drawn.masks, drawn.points.tolist(), strict=True):
             assert all(mask[int(y), int(x)] for x, y in points)
-    drawn = draw_prompts(np.random.default_rng(0), record["instance"], 40, BOX)
-    assert drawn is not None and drawn.boxes is not None and drawn.points is None
+    drawn = draw_prompts(np.random.default_rng(0), instances, 40, BOX)
+    assert drawn.boxes is not None and drawn.points is None
     for mask, box in zip(drawn.masks, drawn.boxes.numpy(), strict=True):
-        ys, xs = np.nonzero(mask)
+        ys, xs = np.nonzero(mask.numpy())
         edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
         np.testing.assert_allclose(box, edges, atol=8)  # jittered by 1.5 pixels
+    for scene, mask in zip(drawn.scene.tolist(), drawn.masks.numpy(), strict=True):
+        assert len(np.unique(instances[scene][mask])) == 1
+    assert len(draw_prompts(np.random.default_rng(0), instances * 0, 4, 1).scene) == 0
     rng = np.random.default_rng(0)
     assert {draw_kind(rng) for _ in range(200)} == {BOX, 1, 2, 3, 4, 5}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [1, 5, BOX])
+def test_scenes_decoded_together_are_as_the_stock_model_decodes_each(kind: int) -> None:
+    records = [instance_scene(index)[0] for index in (3, 4)]
+    images = to_pixels(np.stack([record["image"] for record in records]))
+    instances = np.stack([record["instance"] for record in records])
+    model = Promptable(images).eval()
+    pixels = model.enlarge(images)
+    embeddings, _ = model.encode(pixels, torch.ones(2, 1, model.size, model.size))
+    drawn = draw_prompts(np.random.default_rng(0), instances, 3, kind)
+    low, iou = model.decode(embeddings, drawn)
+    for scene in range(2):
+        chosen, scale = drawn.scene == scene, model.size / 128
+        request = {"image": (pixels[scene] + 1) * 127.5, "original_size": (128, 128)}
+        if drawn.points is not None:
+            request["point_coords"] = drawn.points[chosen] * scale
+            request["point_labels"] = torch.ones(3, kind)
+        else:
+            request["boxes"] = drawn.boxes[chosen] * scale
+        (stock,) = model.sam([request], multimask_output=True)
+        torch.testing.assert_close(low[chosen], stock["low_res_logits"], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(iou[chosen], stock["iou_predictions"], atol=1e-4, rtol=1e-4)
 
 
 def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from fmbseg.models.tiny.loop import Recipe, export_weights, train
 from fmbseg.models.tiny.samples import instance_scene, materialise
 from fmbseg.models.tiny.teacher import Teacher
 
-SIZE, LOW = 128, 64  # input and low-resolution mask side in pixels
+SCENE = 128  # longer side of the scenes in pixels
 LEAST_PIXELS = 24
 TEACHING = 1.0  # weight of the teacher's term, 1 - cosine
 BOX = 0  # the kind of prompt that is a box; other kinds are numbers of points
@@ -33,33 +34,44 @@ BOX = 0  # the kind of prompt that is a box; other kinds are numbers of points
 
 @dataclass(frozen=True)
 class Prompts:
-    """K prompts of one kind and what they mean.
+    """K prompts of one kind and what they mean, in pixels of the scenes.
 
     Attributes:
+        scene: [K] int64, the row of the scene that each is for.
         points: [K, P, 2] (x, y) inside the instances; None: boxes.
         boxes: [K, 4] (x0, y0, x1, y1); None: points.
         masks: [K, 128, 128] bool, the instances.
     """
 
+    scene: Tensor
     points: Tensor | None
     boxes: Tensor | None
-    masks: NDArray[np.bool_]
+    masks: Tensor
 
 
 class Promptable(nn.Module):
-    """Sam with a batched, differentiable forward."""
+    """Sam with a batched, differentiable forward over padded scenes of 128 px.
+
+    Attributes:
+        size: side of Sam's input in pixels, to which scenes are enlarged.
+    """
 
     def __init__(self, images: Tensor) -> None:
         """`images` [N, 3, 128, 128] in -1..1: what the teacher's features are standardised on."""
         super().__init__()
         record = architecture("sam")
         self.sam = build_sam(record)
-        self.teacher = Teacher(record["image_encoder"]["embed_dim"], images)
+        self.size: int = record["image_encoder"]["img_size"]
+        self.teacher = Teacher(record["image_encoder"]["embed_dim"], self.enlarge(images))
+
+    def enlarge(self, images: Tensor) -> Tensor:
+        """[N, C, 128, 128] -> [N, C, size, size], as Pillow enlarges."""
+        return F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
 
     def encode(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, C, 16, 16] and tokens [N, 256, W] of pixels [N, 3, 128, 128] in -1..1.
+        """Embeddings [N, C, G, G] and tokens [N, G * G, W] of pixels [N, 3, size, size] in -1..1.
 
-        `valid` [N, 1, 128, 128] is 0 on the padding.
+        `valid` [N, 1, size, size] is 0 on the padding.
         """
         inputs = ((pixels + 1) * 127.5 - self.sam.pixel_mean) / self.sam.pixel_std
         overheard: list[Tensor] = []
@@ -69,21 +81,26 @@ class Promptable(nn.Module):
         hook.remove()
         return embeddings, overheard[0].flatten(2).transpose(1, 2)
 
-    def decode(self, embedding: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        """Logits [K, 3, 64, 64] and predicted IoU [K, 3] of one image's prompts."""
+    def decode(self, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """Logits [K, 3, 4 G, 4 G] and predicted IoU [K, 3] of prompts for scenes [N, C, G, G]."""
         encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
-        points = prompts.points
-        given = None if points is None else (points, torch.ones(points.shape[:2]))
+        scale, points, boxes = self.size / SCENE, prompts.points, prompts.boxes
         # Half precision would move points by whole pixels: their encoding multiplies by large
         # frequencies.
         with torch.autocast("cpu", enabled=False):
-            sparse, dense = encoder(points=given, boxes=prompts.boxes, masks=None)
+            sparse, dense = encoder(
+                points=None if points is None else (points * scale, torch.ones(points.shape[:2])),
+                boxes=None if boxes is None else boxes * scale,
+                masks=None,
+            )
             image_pe = encoder.get_dense_pe()
         low, iou = decoder(
-            image_embeddings=embedding[None],
+            # The decoder takes one image, and adds the dense prompt of each mask to it. So all
+            # scenes go through it at once.
+            image_embeddings=torch.zeros_like(embeddings[:1]),
             image_pe=image_pe,
             sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
+            dense_prompt_embeddings=dense + embeddings[prompts.scene],
             multimask_output=True,
         )
         return low, iou
@@ -97,41 +114,48 @@ def draw_kind(rng: np.random.Generator) -> int:
 
 
 def draw_prompts(
-    rng: np.random.Generator, instance: NDArray[np.generic], count: int, kind: int
-) -> Prompts | None:
-    """`count` prompts for instances drawn at random, or None where all are too small.
+    rng: np.random.Generator, instances: NDArray[np.generic], count: int, kind: int
+) -> Prompts:
+    """`count` prompts for instances drawn at random out of each scene of [N, 128, 128].
 
     All are of one kind, as they are in use: SAM tells prompts with absent points from others.
+    Scenes in which all instances are too small have none.
     """
-    sizes = np.bincount(instance.ravel().astype(np.int64))
-    ids = [k for k in range(1, len(sizes)) if sizes[k] >= LEAST_PIXELS]
-    if not ids:
-        return None
-    places = np.zeros((count, max(2, kind), 2), np.float32)  # a box is two corners
-    masks = np.zeros((count, SIZE, SIZE), bool)
-    for row in range(count):
-        mask = instance == ids[rng.integers(len(ids))]
-        ys, xs = np.nonzero(mask)
-        masks[row] = mask
-        if kind == BOX:
-            corners = np.array([[xs.min(), ys.min()], [xs.max() + 1, ys.max() + 1]])
-            places[row] = corners + rng.normal(0, 1.5, (2, 2))
-        else:
-            chosen = rng.integers(0, len(xs), kind)
-            places[row, :kind] = np.stack([xs[chosen], ys[chosen]], axis=1) + 0.5
-    if kind == BOX:
-        return Prompts(None, torch.from_numpy(places.reshape(count, 4)), masks)
-    return Prompts(torch.from_numpy(places[:, :kind]), None, masks)
+    scene: list[int] = []
+    places: list[NDArray[np.floating[Any]]] = []
+    masks: list[NDArray[np.bool_]] = []
+    for number, instance in enumerate(instances):
+        sizes = np.bincount(instance.ravel().astype(np.int64))
+        ids = [k for k in range(1, len(sizes)) if sizes[k] >= LEAST_PIXELS]
+        for _ in range(count if ids else 0):
+            mask = instance == ids[rng.integers(len(ids))]
+            ys, xs = np.nonzero(mask)
+            if kind == BOX:
+                corners = np.array([[xs.min(), ys.min()], [xs.max() + 1, ys.max() + 1]])
+                places.append(corners + rng.normal(0, 1.5, (2, 2)))
+            else:
+                chosen = rng.integers(0, len(xs), kind)
+                places.append(np.stack([xs[chosen], ys[chosen]], axis=1) + 0.5)
+            scene.append(number)
+            masks.append(mask)
+    given = torch.from_numpy(np.array(places, np.float32))
+    return Prompts(
+        scene=torch.tensor(scene),
+        points=None if kind == BOX else given,
+        boxes=given.flatten(1) if kind == BOX else None,
+        masks=torch.from_numpy(np.array(masks)),
+    )
 
 
-def mask_loss(low: Tensor, iou: Tensor, masks: NDArray[np.bool_], valid: Tensor) -> Tensor:
-    """Loss of logits [K, 3, 64, 64] against truths [K, 128, 128] inside the unpadded part."""
-    truth = F.avg_pool2d(torch.from_numpy(masks).float()[:, None], SIZE // LOW)
+def mask_loss(low: Tensor, iou: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Loss of logits [K, 3, L, L] against truths [K, 128, 128] inside `valid` [K, 1, L, L]."""
+    side = low.shape[-1]
+    truth = F.interpolate(masks[:, None].float(), (side, side), mode="bilinear", antialias=True)
     truth = truth.expand_as(low)
     probability = low.sigmoid() * valid
     each = F.binary_cross_entropy_with_logits(low, truth, reduction="none")
-    focal = (probability - truth).abs().detach() ** 1.0
-    cross = (each * (0.25 + focal) * valid).sum((-1, -2)) / valid.sum()
+    focal = (probability - truth).abs().detach()
+    cross = (each * (0.25 + focal) * valid).sum((-1, -2)) / valid.sum((-1, -2))
     overlap = (probability * truth).sum((-1, -2))
     total = probability.sum((-1, -2)) + truth.sum((-1, -2))
     dice = 1 - (2 * overlap + 1) / (total + 1)
@@ -152,7 +176,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--scenes", type=int, default=9000)
     parser.add_argument("--batch", type=int, default=12, help="scenes a step")
-    parser.add_argument("--prompts", type=int, default=4, help="prompts a scene")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -162,28 +186,30 @@ def main() -> None:
     held_out = 60
     model = Promptable(to_pixels(data["image"][:128]))
 
-    def valid_of(rows: NDArray[np.generic]) -> Tensor:
-        """1 on the image and 0 on the padding, [N, 1, 128, 128]."""
-        sizes = torch.from_numpy(data["size"][rows].astype(np.int64))
-        side = torch.arange(SIZE)
-        inside = [side < sizes[:, k, None] for k in range(2)]
+    def valid_of(rows: NDArray[np.generic], side: int) -> Tensor:
+        """1 on the image and 0 on the padding, [N, 1, side, side]."""
+        sizes = torch.from_numpy(data["size"][rows].astype(np.int64)) * side / SCENE
+        centres = torch.arange(side) + 0.5
+        inside = [centres < sizes[:, k, None] for k in range(2)]
         return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
 
     def loss_of(rng: np.random.Generator, step: int) -> Tensor:
         rows = np.sort(rng.choice(arguments.scenes - held_out, arguments.batch, replace=False))
-        valid = valid_of(rows)
-        pixels = recolour(to_pixels(data["image"][rows]))
+        images, instances = data["image"][rows], data["instance"][rows]
+        for k in np.flatnonzero(rng.random(len(rows)) < 0.5):
+            height, width = data["size"][rows[k]]
+            for scene in (images[k], instances[k]):
+                scene[:height, :width] = scene[:height, :width][:, ::-1].copy()
+        pixels = recolour(model.enlarge(to_pixels(images)))
+        valid = valid_of(rows, model.size)
         embeddings, tokens = model.encode(pixels, valid)
-        losses = []
-        for k, row in enumerate(rows):
-            drawn = draw_prompts(rng, data["instance"][row], arguments.prompts, draw_kind(rng))
-            if drawn is not None:
-                low, iou = model.decode(embeddings[k], drawn)
-                inside = F.max_pool2d(valid[k], SIZE // LOW)[0]
-                losses.append(mask_loss(low.float(), iou.float(), drawn.masks, inside))
-        patches = F.avg_pool2d(valid, SIZE // 16).flatten(1)
+        drawn = draw_prompts(rng, instances, arguments.prompts, draw_kind(rng))
+        low, iou = model.decode(embeddings, drawn)
+        inside = valid_of(rows, low.shape[-1])[drawn.scene]
+        loss = mask_loss(low.float(), iou.float(), drawn.masks, inside)
+        patches = F.avg_pool2d(valid, model.size // embeddings.shape[-1]).flatten(1)
         taught: Tensor = (model.teacher(tokens, pixels) * patches).sum() / patches.sum()
-        return torch.stack(losses).mean() + TEACHING * taught
+        return loss + TEACHING * taught
 
     def report() -> str:
         figures = []
@@ -191,16 +217,15 @@ def main() -> None:
             rng = np.random.default_rng(7)
             chosen, best = [], []
             for row in range(arguments.scenes - held_out, arguments.scenes):
-                pixels = to_pixels(data["image"][row : row + 1])
-                embedding = model.encode(pixels, valid_of(np.array([row])))[0][0]
-                drawn = draw_prompts(rng, data["instance"][row], 6, kind)
-                if drawn is None:
-                    continue
-                low, iou = model.decode(embedding, drawn)
-                logits = F.interpolate(low, (SIZE, SIZE), mode="bilinear")
+                rows = np.array([row])
+                pixels = model.enlarge(to_pixels(data["image"][rows]))
+                embeddings, _ = model.encode(pixels, valid_of(rows, model.size))
+                drawn = draw_prompts(rng, data["instance"][rows], 6, kind)
+                low, iou = model.decode(embeddings, drawn)
+                logits = F.interpolate(low, (SCENE, SCENE), mode="bilinear")
                 height, width = data["size"][row].tolist()
                 hard = (logits > 0)[..., :height, :width]
-                truth = torch.from_numpy(drawn.masks)[:, None, :height, :width]
+                truth = drawn.masks[:, None, :height, :width]
                 actual = (hard & truth).sum((-1, -2)) / (hard | truth).sum((-1, -2)).clamp(min=1)
                 chosen.append(actual.gather(1, iou.argmax(1, keepdim=True)).mean())
                 best.append(actual.max(1).values.mean())
