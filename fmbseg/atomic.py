@@ -40,6 +40,8 @@ def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
 
 def remove_abandoned(parent: Path) -> None:
     """Remove the temporary folders in `parent` whose writer is dead."""
+    if not parent.is_dir():
+        return
     with lock(parent, fcntl.LOCK_EX):
         for path in parent.glob(f"{_TEMPORARY}*"):
             try:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fmbseg.atomic import replace_directory, temporary_directory
+from fmbseg.atomic import remove_abandoned, replace_directory, temporary_directory
 from fmbseg.config import Config
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.data.scenes import render_scene, scene_seed
@@ -28,6 +28,7 @@ SOURCES = (
     *("layouts.py", "scene_classes.py", "textures.py", "scenes.py"),
     *("scene_layouts.py", "scene_files.py"),
 )
+_DRAWING = ".drawing"  # folder of files not yet whole, gone when all scenes are there
 Row = dict[str, object]
 
 
@@ -71,16 +72,17 @@ def write_scenes(
             task.advance(1)
     columns = ["image_id", "name", "glyph", "held_out", "visible_pixels"]
     table = pd.DataFrame(rows, columns=columns)
-    _atomically(out / "scenes.parquet", lambda path: table.to_parquet(path, index=False))
+    _atomically(out, out / "scenes.parquet", lambda path: table.to_parquet(path, index=False))
     if record.split_list is not None:
         for split, count in (("train", train), ("val", val)):
             names = [record.name(split, i) for i in range(count)]
             word = record.splits[split]
             lines = "".join(record.split_line.format(split=word, name=n) + "\n" for n in names)
             file = out / record.split_list.format(split=word)
-            _atomically(file, partial(_write_text, lines))
+            _atomically(out, file, partial(_write_text, lines))
     for note, text in record.notes.items():
-        _atomically(out / note, partial(_write_text, text))
+        _atomically(out, out / note, partial(_write_text, text))
+    shutil.rmtree(out / _DRAWING, ignore_errors=True)
     return len(jobs)
 
 
@@ -109,9 +111,13 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
         )
     drawn.mkdir(parents=True, exist_ok=True)
     record = {"stage": "scenes", "key": key, "images": count}
-    _atomically(drawn / "manifest.json", lambda path: path.write_text(json.dumps(record) + "\n"))
+    remove_abandoned(paths.scenes.parent)
     with temporary_directory(paths.scenes.parent, "scenes") as staged:
-        replace_directory(shutil.copytree(drawn, staged / "scenes"), paths.scenes)
+        whole = staged / "scenes"
+        # A process of a killed run may still be drawing.
+        shutil.copytree(drawn, whole, ignore=shutil.ignore_patterns(_DRAWING))
+        _write_text(json.dumps(record) + "\n", whole / "manifest.json")
+        replace_directory(whole, paths.scenes)
     return StageReport("scenes", key, count, 0)
 
 
@@ -140,7 +146,7 @@ def _claim(out: Path, request: dict[str, object]) -> None:
             raise DataError(f"{out} holds other scenes ({there}): choose an empty folder")
         return
     text = json.dumps(request) + "\n"
-    _atomically(note, partial(_write_text, text))
+    _atomically(out, note, partial(_write_text, text))
 
 
 def _mapped(
@@ -170,10 +176,10 @@ def _write_one(
         picture = Image.fromarray(scene.image)
         lossless = image.suffix == ".png"
         write = partial(picture.save, format="PNG") if lossless else _jpeg(picture)
-        _atomically(image, write)
+        _atomically(out, image, write)
     if not label.is_file():
         truth = record.encode(scene)
-        _atomically(label, lambda path: truth.save(path, "PNG"))
+        _atomically(out, label, lambda path: truth.save(path, "PNG"))
     return [
         {
             "image_id": image.stem,
@@ -194,11 +200,12 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+def _atomically(out: Path, path: Path, write: Callable[[Path], object]) -> None:
     # Not brought to disk one by one, as `fmbseg.atomic` does: there are thousands of small files,
     # and the stage that comes after them copies the whole folder.
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    (out / _DRAWING).mkdir(exist_ok=True)
+    temporary = out / _DRAWING / f"{os.getpid()}-{path.name}"
     try:
         write(temporary)
         os.replace(temporary, path)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +16,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fmbseg.config import parse_config
 from fmbseg.data import load_dataset
 from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scene_files import SIZES, write_scenes
+from fmbseg.data.scene_files import SIZES, scenes, scenes_state, write_scenes
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS, voc_palette
 from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
+from fmbseg.paths import Paths
+from fmbseg.progress import silent_progress
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -138,6 +145,34 @@ def test_voc_layout(tmp_path: Path) -> None:
     objects = pd.read_parquet(tmp_path / "scenes.parquet")
     assert list(objects.columns) == ["image_id", "name", "glyph", "held_out", "visible_pixels"]
     assert set(names) <= set(objects["image_id"])
+
+
+def test_scenes_of_a_killed_run_are_as_those_of_a_quiet_one(tmp_path: Path) -> None:
+    write_scenes("voc2012", tmp_path / "quiet", train=2, val=12, processes=1)
+    killed = tmp_path / "killed"
+    code = (
+        "import sys; from pathlib import Path; from fmbseg.data.scene_files import write_scenes; "
+        "write_scenes('voc2012', Path(sys.argv[1]), train=2, val=12, processes=1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(killed)]) as process:
+        while process.poll() is None and len(list(killed.rglob("*.png"))) < 3:
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    (killed / ".drawing").mkdir(exist_ok=True)
+    (killed / ".drawing" / "1-half.png").write_bytes(b"half")  # at the worst moment
+    write_scenes("voc2012", killed, train=2, val=12, processes=1)
+    assert _digests(killed) == _digests(tmp_path / "quiet")
+
+
+def test_what_a_killed_run_still_draws_is_not_published(tmp_path: Path) -> None:
+    config = parse_config({"scenes": {"layouts": {"voc2012": {"val": 2}}}})
+    half = Paths(tmp_path).drawn_scenes / scenes_state(config, Paths(tmp_path)).key
+    (half / "ade20k" / ".drawing").mkdir(parents=True)
+    (half / "ade20k" / ".drawing" / "1-half.png").write_bytes(b"half")
+    scenes(config, Paths(tmp_path), silent_progress())
+    assert scenes_state(config, Paths(tmp_path)).published
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.name.startswith(".")]
 
 
 def test_voc_palette_is_that_of_the_benchmark(realdata: Path) -> None:
