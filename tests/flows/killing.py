@@ -120,7 +120,8 @@ def _kill_in(project: Stack, stage: str, after: float) -> str | None:
         if (stage, "Cached") in found or (stage, "Completed") in found:
             break
         assert time.monotonic() < end, f"{stage} did not start"
-        assert not project.state(run).is_final(), f"the run ended before {stage}"
+        state = project.state(run)
+        assert not state.is_final(), f"the run ended before {stage}: {state.name}, {state.message}"
         time.sleep(0.1)
     else:
         time.sleep(after)
