@@ -185,6 +185,7 @@ def test_interrupt_is_one_line_and_exit_code_130(project: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
         # Started in the background of a script, the tests inherit an ignored interrupt.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -192,7 +193,7 @@ def test_interrupt_is_one_line_and_exit_code_130(project: Path) -> None:
     while not (project / ".fmbseg").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal: to the processes it has started, too
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "fmbseg: interrupted"

@@ -6,8 +6,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +158,19 @@ def _mapped(
     if processes < 2 or len(jobs) < 64:
         yield from map(write, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with _pool(processes) as pool:
         yield from pool.imap(write, jobs, chunksize=16)
+
+
+def _pool(processes: int) -> Pool:
+    # An interrupt waits until all processes are started, and they inherit that it is not for them:
+    # else one that is half started ends with a traceback.
+    resource_tracker.ensure_running()  # its start would let interrupts through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return multiprocessing.get_context("spawn").Pool(processes)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_one(
