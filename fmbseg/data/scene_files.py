@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import resource_tracker
@@ -163,14 +164,24 @@ def _mapped(
 
 
 def _pool(processes: int) -> Pool:
-    # An interrupt waits until all processes are started, and they inherit that it is not for them:
-    # else one that is half started ends with a traceback.
-    resource_tracker.ensure_running()  # its start would let interrupts through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # A process that is interrupted, or left alone, while it starts ends with a traceback. So an
+    # interrupt waits until all have started, and they inherit that it is not for them.
+    interrupts: list[int] = []
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main = threading.current_thread() is threading.main_thread()
+    # Blocked here, the signal still reaches the handler through any other thread.
+    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(1)) if main else None
     try:
-        return multiprocessing.get_context("spawn").Pool(processes)
+        pool = multiprocessing.get_context("spawn").Pool(processes)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if main:
+            signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        pool.terminate()
+        raise KeyboardInterrupt
+    return pool
 
 
 def _write_one(
