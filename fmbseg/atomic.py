@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -70,20 +71,43 @@ def replace_directory(source: Path, destination: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all; missing folders are made."""
+    """Write a file that appears whole or not at all; missing folders are made.
+
+    What a killed writer left beside it is gone when the file has been written again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    descriptor, temporary = _temporary_file(path)
+    with os.fdopen(descriptor, "wb") as stream:  # closed, and so unlocked, when it has its name
+        try:
+            stream.truncate()
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     _sync(path.parent)
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """A locked file beside `path`: a dead writer's is taken over, a living one's waited for."""
+    # Not the name itself, which may be as long as names can be.
+    temporary = path.with_name(_TEMPORARY + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])
+    while True:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), temporary.stat()):
+                return descriptor, temporary
+        except FileNotFoundError:
+            pass  # the writer that was waited for has given it its name
+        except OSError:  # a file system without locks: a name of one's own
+            os.close(descriptor)
+            own, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            return own, Path(name)
+        os.close(descriptor)
 
 
 def contents(directory: Path, listing: str) -> list[str]:
