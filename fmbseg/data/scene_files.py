@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +19,7 @@ from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.paths import Paths
+from fmbseg.processes import process_pool
 from fmbseg.progress import Progress, silent_progress
 from fmbseg.store import StageReport, StageState, content_key, published_key
 
@@ -159,29 +155,8 @@ def _mapped(
     if processes < 2 or len(jobs) < 64:
         yield from map(write, jobs)
         return
-    with _pool(processes) as pool:
+    with process_pool(processes) as pool:
         yield from pool.imap(write, jobs, chunksize=16)
-
-
-def _pool(processes: int) -> Pool:
-    # A process that is interrupted, or left alone, while it starts ends with a traceback. So an
-    # interrupt waits until all have started, and they inherit that it is not for them.
-    interrupts: list[int] = []
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    main = threading.current_thread() is threading.main_thread()
-    # Blocked here, the signal still reaches the handler through any other thread.
-    handler = signal.signal(signal.SIGINT, lambda *_: interrupts.append(1)) if main else None
-    try:
-        pool = multiprocessing.get_context("spawn").Pool(processes)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if main:
-            signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        pool.terminate()
-        raise KeyboardInterrupt
-    return pool
 
 
 def _write_one(

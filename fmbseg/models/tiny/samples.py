@@ -7,7 +7,6 @@ from the `pretraining` range (the last of them for the held-out part), held-out 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.scenes import Scene, render_scene, scene_seed
+from fmbseg.processes import process_pool
 
 Arrays = dict[str, NDArray[np.generic]]
 CROP = 64
@@ -158,7 +158,7 @@ def materialise(
     done = folder / "done.json"
     if not (done.is_file() and json.loads(done.read_text()) == want):
         folder.mkdir(parents=True, exist_ok=True)
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        with process_pool(processes) as pool:
             parts = pool.map(make, indices, chunksize=64)
         records = [record for part in parts for record in part]
         for key in records[0]:
