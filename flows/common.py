@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
 
 import torch
 from prefect.cache_policies import CacheKeyFnPolicy
@@ -15,13 +20,19 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.tasks import Task, exponential_backoff
+from prefect.tasks import Task
 
 from fmbseg.errors import ConfigError
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
 RETRIES = 3
-RETRY_DELAYS = exponential_backoff(backoff_factor=2)  # 2, 4, 8 seconds
+RETRY_DELAYS = [2.0, 4.0, 8.0]  # seconds
 RETRY_JITTER = 0.5
+# A stage's task has thousands of shards to get through. Prefect counts its tries over all of them;
+# what is allowed is `RETRIES` without a shard finished in between, see `retry_stage`.
+STAGE_RETRIES = 1_000_000
 _LEASE_SECONDS = 60.0
 # Disks, network file systems and sockets that may answer the next time. A missing file, missing
 # rights and a full disk stay as they are.
@@ -53,6 +64,55 @@ def is_transient(error: object) -> bool:
 def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Prefect's retry condition: `is_transient` of what the task raised."""
     return is_transient(state.result(raise_on_failure=False))
+
+
+@dataclass
+class _Failures:
+    """Of a task run in this process: how often it failed since a shard was last finished.
+
+    Attributes:
+        missing: shards that were missing at the last failure.
+    """
+
+    count: int = 0
+    missing: int | None = None
+
+
+_FAILURES: dict[UUID, _Failures] = {}
+
+
+def count_failure(missing: int | None) -> None:
+    """Count a failure of the task run that this is called in, from one when shards were gained.
+
+    Args:
+        missing: shards of the stage that are missing now; None: it has none.
+    """
+    context = TaskRunContext.get()
+    if context is None:
+        return
+    failures = _FAILURES.setdefault(context.task_run.id, _Failures())
+    before, failures.missing = failures.missing, missing
+    gained = before is not None and missing is not None and missing < before
+    failures.count = 1 if gained else failures.count + 1
+
+
+def retry_stage(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's retry condition of stages: as often as of a shard, for each shard."""
+    tried_too_often = _FAILURES.get(task_run.id, _Failures()).count > RETRIES
+    return retry_transient(task, task_run, state) and not tried_too_often
+
+
+def try_again(call: Callable[[], T]) -> T:
+    """What a call returns, tried again as a task is: for work that belongs to no task."""
+    for delay in RETRY_DELAYS:
+        try:
+            return call()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            _log.warning("tried again in %.0f s: %s", delay, error)
+            time.sleep(delay * random.uniform(1, 1 + RETRY_JITTER))
+    return call()
 
 
 def slot_name() -> str:

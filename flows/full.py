@@ -12,7 +12,7 @@ from prefect.states import Failed
 from flows.artifacts import show_results
 from flows.parameters import Overrides, Preset, Stages, effective_config
 from flows.record import is_dvc_project, record_stages
-from flows.scale import Runner, Scale, Storage, Workers
+from flows.scale import Runner, Scale, Storage, Workers, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.errors import FmbsegError
 from fmbseg.stages import stage_names
@@ -50,18 +50,22 @@ def fmbseg(
         names = stage_names(config, stages)
         for name in names:
             reports.append(call_task(name, config, root, Scale(runner, workers, storage)))
+        # What is recorded is the files as they are at the end, and a run takes hours.
+        unchanged = effective_config(preset, overrides, root) == (config, recorded)
+        if record and recorded and unchanged and is_dvc_project(root):
+            require_same_code()
+            record_stages(names, root)
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))
     computed = sum(report["computed"] for report in reports)
     taken_over = sum(report["taken_over"] for report in reports)
     logger.info("%d stages: %d computed, %d taken over", len(names), computed, taken_over)
-    if not recorded:
+    if not (recorded and unchanged):
         logger.warning(
-            "not recorded in DVC: the parameters differ from params.yaml, and `dvc repro` will "
-            "make its results again"
+            "not recorded in DVC: the parameters differ from params.yaml%s, and `dvc repro` will "
+            "make its results again",
+            "" if unchanged else " as it is now",
         )
-    elif record and is_dvc_project(root):
-        record_stages(names, root)
     show_results(config, root, reports)
     return reports

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,14 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 import fmbseg
-from flows.common import RETRIES, RETRY_DELAYS, RETRY_JITTER, gpu_slot, retry_transient
+from flows.common import (
+    RETRIES,
+    RETRY_DELAYS,
+    RETRY_JITTER,
+    gpu_slot,
+    retry_transient,
+    try_again,
+)
 from flows.shared import SharedStorage
 from fmbseg.config import Config, parse_config
 from fmbseg.digest import file_digest, json_digest, source_digests
@@ -127,7 +134,8 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
     if storage is not None:
         with _one_line(storage):
             for earlier, digest in inputs.items():
-                storage.push(Paths(root).pseudo / earlier, _out(earlier, digest), MANIFEST)
+                place = Paths(root).pseudo / earlier
+                try_again(partial(storage.push, place, _out(earlier, digest), MANIFEST))
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
     # A worker may have been started in another folder.
     mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE)
@@ -135,7 +143,7 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
         with _one_line(storage):
             for index in missing:
                 place = sharded.store.shard_path(index)
-                storage.pull(_shard(sharded, index), place, DIGEST)
+                try_again(partial(storage.pull, _shard(sharded, index), place, DIGEST))
     if left := sharded.missing():
         raise StoreError(
             f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
@@ -279,5 +287,22 @@ def _one_line(storage: SharedStorage) -> Iterator[None]:
         raise StoreError(f"storage {storage.url} failed ({reason}): run it again") from error
 
 
+def require_same_code() -> None:
+    """Check that the package's files are those which this process runs.
+
+    Content keys are made of the files. An edit during a run of hours would otherwise put what the
+    old code computes under the new code's key.
+
+    Raises:
+        StoreError: they have changed.
+    """
+    if _code() != _CODE:
+        raise StoreError("fmbseg's code has changed since this run began: start the run again")
+
+
+def _code() -> str:
+    return json_digest(source_digests([Path(fmbseg.__file__).parent]))
+
+
 # Of the files as they were when this process imported them.
-_CODE = json_digest(source_digests([Path(fmbseg.__file__).parent]))
+_CODE = _code()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,22 +13,25 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.common import (
-    RETRIES,
     RETRY_DELAYS,
     RETRY_JITTER,
+    STAGE_RETRIES,
     STORED,
+    count_failure,
     gpu_slot,
-    retry_transient,
+    is_transient,
+    retry_stage,
+    try_again,
 )
 from flows.parameters import PARAMS, Overrides, Preset, effective_config
 from flows.progress import PrefectProgress
-from flows.scale import HERE, Scale, share_out
+from flows.scale import HERE, Scale, require_same_code, share_out
 from fmbseg.config import Config
 from fmbseg.errors import FmbsegError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.stage_table import STAGES
-from fmbseg.stages import find_stage, run_stage, stage_names, stage_state
+from fmbseg.stages import find_stage, run_stage, stage_names, stage_shards, stage_state
 from fmbseg.tracking import open_tracker
 
 Report = dict[str, Any]
@@ -50,11 +54,14 @@ def _run(stage: str, key: str, config: Config, root: Path) -> Report:
     paths = Paths(root)
     progress = PrefectProgress(stage, logger)
     tracker = open_tracker(config, root)
-    if stage in _WITHOUT_SLOT:
-        report = run_stage(stage, config, paths, progress, tracker)
-    else:
-        with gpu_slot():
+    try:
+        with nullcontext() if stage in _WITHOUT_SLOT else gpu_slot():
             report = run_stage(stage, config, paths, progress, tracker)
+    except Exception as error:
+        if is_transient(error):
+            shards = stage_shards(stage, config, paths, silent_progress())
+            count_failure(None if shards is None else len(shards.missing()))
+        raise
     logger.info("%s: %d computed, %d taken over", stage, report.computed, report.taken_over)
     counts = {"computed": report.computed, "taken_over": report.taken_over}
     return {"stage": stage, "key": key, **counts}
@@ -68,10 +75,10 @@ TASKS: Mapping[str, Task[..., Report]] = {
         cache_policy=STORED,
         persist_result=True,
         result_serializer="json",
-        retries=RETRIES,
+        retries=STAGE_RETRIES,
         retry_delay_seconds=RETRY_DELAYS,
         retry_jitter_factor=RETRY_JITTER,
-        retry_condition_fn=retry_transient,
+        retry_condition_fn=retry_stage,
     )(_run)
     for stage in STAGES.values()
 }
@@ -90,10 +97,12 @@ def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Rep
         scale: where the shards of stage 1 and the features are computed.
 
     Raises:
+        StoreError: the code has changed since this process read it.
         FmbsegError: a user's mistake; it is not tried again.
     """
     stage, _ = find_stage(name, config)
-    state = stage_state(name, config, Paths(root), silent_progress())
+    require_same_code()
+    state = try_again(lambda: stage_state(name, config, Paths(root), silent_progress()))
     shared_out = 0 if state.published else share_out(name, state.key, config, root, scale)
     called = TASKS[stage.name].with_options(refresh_cache=not state.published)
     given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}

@@ -321,9 +321,10 @@ _TABLE = (
     Stage(
         name="features",
         summary="patch features of the frozen encoder, cached once",
-        params=("data", "features", *_RUN),
+        # Batches never cross shards: the shards' size decides what is encoded together.
+        params=("data", "features", *_RUN, "run.shard_size"),
         inputs=("${data.root}",),
-        sources=("align/features.py", "data", "models"),
+        sources=("align/feature_store.py", "align/features.py", "data", "models"),
         outputs=("data/features",),
         function=_features,
         state=_features_state,

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from fmbseg.align import features as feature_stage
+from fmbseg.align import stages as training_stages
 from fmbseg.config import Config, load_config, parse_config
 from fmbseg.errors import ConfigError
+from fmbseg.evaluate import stages as scoring
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.plan import STAGES as STAGE_1
@@ -18,7 +21,7 @@ from fmbseg.stages import find_stage, run_stage, stage_names
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fmbseg"
 # What decides where and how fast a result is made, not what it is; `tracking` is where it is told.
-WITHOUT_EFFECT = {"run.preset", "run.device", "run.shard_size", "run.cache_gb", "tracking"}
+WITHOUT_EFFECT = {"run.preset", "run.device", "run.cache_gb", "tracking"}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,28 @@ def test_dvc_reruns_stage_1_whenever_its_content_key_changes(name: str) -> None:
     assert set(record.sections) <= set(stage.params)
 
 
+def _scoring_sources(method: str) -> set[Path]:
+    return {*scoring._SOURCES, *scoring._METHODS[method].sources}
+
+
+@pytest.mark.parametrize(
+    ("name", "sources"),
+    [
+        ("features", {*feature_stage._SOURCES}),
+        ("align", {*training_stages._SOURCES}),
+        ("oracle", {*training_stages._SOURCES, *_scoring_sources("oracle")}),
+        ("evaluate", _scoring_sources("fmbseg")),
+        ("baselines", _scoring_sources("maskclip") | _scoring_sources("pseudo")),
+    ],
+)
+def test_dvc_reruns_stage_2_and_scoring_whenever_a_source_of_their_keys_changes(
+    name: str, sources: set[Path]
+) -> None:
+    covered = [PACKAGE / source for source in STAGES[name].sources]
+    for source in sources:
+        assert any(source == place or place in source.parents for place in covered), source
+
+
 def _reruns(param: str) -> set[str]:
     """Stages that run again when a parameter changes and every out changes with it."""
     section = param.partition(".")[0]
@@ -129,6 +154,7 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else() -> None:
     assert _reruns("label.min_similarity") == {"label", "baselines"} | scored
     assert _reruns("masks.points_per_side") == {"masks", "label", "baselines"} | scored
     assert _reruns("features.short_side") == {"features", "oracle"} | scored
+    assert _reruns("run.shard_size") == {"features", "align", "oracle", "evaluate", "plots"}
     assert _reruns("tracking.uri") == _reruns("run.cache_gb") == set()
 
 

@@ -14,19 +14,21 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.testing.utilities import prefect_test_harness
 
+import fmbseg
+from flows import common as flow_common
 from flows import progress as flow_progress
-from flows import stages as flow_stages
-from flows.common import is_transient
+from flows.common import RETRIES, is_transient, try_again
 from flows.progress import PrefectProgress
 from flows.stages import TASKS, call_task
 from fmbseg.config import Config, parse_config
-from fmbseg.errors import DataError
+from fmbseg.errors import DataError, StoreError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
-from fmbseg.stages import run_stage, stage_state
-from fmbseg.store import StageReport
+from fmbseg.stages import stage_state
+from fmbseg.store import ShardedWork
 
 
 @pytest.mark.parametrize(
@@ -82,10 +84,11 @@ def one_stage(config: Config, root: Path) -> dict[str, object]:
     return call_task("scenes", config, root)
 
 
-def _task_states(flow_run_id: object) -> list[str]:
+def _tasks(flow_state: State[Any]) -> list[TaskRun]:
     with get_client(sync_client=True) as client:
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-        return [run.state_name for run in client.read_task_runs(flow_run_filter=wanted)]
+        wanted = FlowRunFilterId(any_=[flow_state.state_details.flow_run_id])
+        found: list[TaskRun] = client.read_task_runs(flow_run_filter=FlowRunFilter(id=wanted))
+        return found
 
 
 @pytest.mark.slow
@@ -99,7 +102,7 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
     assert first == {"stage": "scenes", "key": state.key, "computed": 2, "taken_over": 0}
 
     again = one_stage(config, tmp_path, return_state=True)
-    assert _task_states(again.state_details.flow_run_id) == ["Cached"]
+    assert [run.state_name for run in _tasks(again)] == ["Cached"]
     assert again.result() == first | {"computed": 0, "taken_over": 2}
 
     (paths.scenes / "manifest.json").unlink()
@@ -113,35 +116,106 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
     assert stage_state("scenes", config, Paths(elsewhere), silent_progress()).published
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("error", "tries"), [(torch.OutOfMemoryError("injected"), 2), (DataError("injected"), 1)]
-)
-def test_only_what_may_pass_is_tried_again(
-    server: None,
-    config: Config,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    tries: int,
-) -> None:
-    calls = []
+@flow(name="two-stages")
+def two_stages(config: Config, root: Path) -> list[dict[str, object]]:
+    return [call_task(name, config, root) for name in ("scenes", "detect")]
 
-    def fails_once(*arguments: object) -> StageReport:
-        calls.append(arguments[0])
-        if len(calls) == 1:
+
+def _fail_the_first_try(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, times: int = 1
+) -> dict[int, int]:
+    """Every shard raises so often before it is computed; returns the tries of each."""
+    tries: dict[int, int] = {}
+    compute = ShardedWork.compute
+
+    def fails(work: ShardedWork[Any], index: int) -> None:
+        tries[index] = tries.get(index, 0) + 1
+        if tries[index] <= times:
             raise error
-        return run_stage(*arguments)
+        compute(work, index)
 
-    monkeypatch.setattr(flow_stages, "run_stage", fails_once)
-    monkeypatch.setitem(
-        TASKS,
-        "scenes",
-        TASKS["scenes"].with_options(retry_delay_seconds=0),  # type: ignore[index]
+    monkeypatch.setattr(ShardedWork, "compute", fails)
+    soon = TASKS["detect"].with_options(retry_delay_seconds=[0.0])
+    monkeypatch.setitem(TASKS, "detect", soon)  # type: ignore[arg-type]
+    return tries
+
+
+@pytest.fixture
+def shards() -> Config:
+    """Six shards of an image: more than a task may fail in a row."""
+    return parse_config(
+        {
+            "run": {"threads": 1, "shard_size": 1},
+            "scenes": {"layouts": {"coco_stuff164k": {"val": 6}}},
+            "data": {"split": "val2017"},
+            "tracking": {"enabled": False},
+        }
     )
-    done = one_stage(config, tmp_path, return_state=True)
-    assert len(calls) == tries
-    assert done.is_completed() == (tries == 2)
+
+
+@pytest.mark.slow
+def test_every_shard_may_fail_and_be_tried_again(
+    server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = _fail_the_first_try(monkeypatch, torch.OutOfMemoryError("injected"))
+    done = two_stages(shards, tmp_path, return_state=True)
+    assert done.is_completed()
+    assert tries == dict.fromkeys(range(6), 2)
+    (run,) = [run for run in _tasks(done) if run.name == "detect"]
+    assert run.run_count == 7  # shown in the UI, with the states in between
+    with get_client(sync_client=True) as client:
+        states = [state.name for state in client.read_task_run_states(run.id)]
+    assert states.count("Retrying") == 6
+
+
+@pytest.mark.slow
+def test_a_shard_that_always_fails_ends_the_run(
+    server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = _fail_the_first_try(monkeypatch, torch.OutOfMemoryError("injected"), times=99)
+    done = two_stages(shards, tmp_path, return_state=True)
+    assert done.is_failed()
+    assert tries == {0: 1 + RETRIES}
+
+
+@pytest.mark.slow
+def test_a_users_mistake_is_not_tried_again(
+    server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = _fail_the_first_try(monkeypatch, DataError("injected"))
+    assert two_stages(shards, tmp_path, return_state=True).is_failed()
+    assert tries == {0: 1}
+
+
+@pytest.mark.slow
+def test_changed_code_is_not_taken_for_what_this_process_runs(
+    server: None, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "fmbseg"
+    package.mkdir()
+    (package / "edited.py").write_text("# during the run\n")
+    monkeypatch.setattr(fmbseg, "__file__", str(package / "__init__.py"))
+    with pytest.raises(StoreError, match="code has changed since this run began"):
+        one_stage(config, tmp_path)
+
+
+def test_work_outside_tasks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_common, "RETRY_DELAYS", [0.0, 0.0, 0.0])
+    errors = [OSError(errno.EIO, "disk"), TimeoutError()]
+
+    def call() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert try_again(call) == "done"
+    errors += [DataError("broken")]
+    with pytest.raises(DataError):
+        try_again(call)
+    errors += [TimeoutError()] * 9
+    with pytest.raises(TimeoutError):
+        try_again(call)
+    assert len(errors) == 9 - 1 - RETRIES
 
 
 @pytest.mark.slow
