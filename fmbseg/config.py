@@ -35,7 +35,7 @@ class RunSection(Section):
     threads: int = Field(2, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    shard_size: int = Field(64, ge=1)
+    shard_size: int = Field(256, ge=1, description="images a shard")
     cache_gb: float = Field(2.0, ge=0, description="disk budget of the encoding cache, GB")
 
 

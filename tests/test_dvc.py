@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -158,11 +159,24 @@ def test_stages_take_over_what_the_store_has(project: Project) -> None:
         assert f"{name}: 0 computed" in project.run("fmbseg", "run", name)
 
 
-def test_experiment_with_another_head(project: Project) -> None:
-    project.run("dvc", "exp", "run", "-S", "align.head=mlp", "--name", "mlp")
-    assert "mlp" in project.run("dvc", "exp", "show", "--csv", "--only-changed")
-    project.run("git", "checkout", "-f", "--", ".")
-    project.repro()
+def test_experiments_with_other_heads_and_losses_are_queued(project: Project) -> None:
+    head = (project.root / "data" / "align" / "head.safetensors").read_bytes()
+    project.run("dvc", "exp", "run", "--queue", "-S", "align.head=mlp", "-S", "align.loss=text")
+    project.run(
+        "dvc", "exp", "run", "--queue", "-S", "align.head=linear", "-S", "align.loss=supcon"
+    )
+    project.run("dvc", "exp", "run", "--run-all")  # each in a folder of its own
+    shown = csv.DictReader(project.run("dvc", "exp", "show", "--csv").splitlines())
+    done = [row for row in shown if row["rev"] not in ("workspace", "main", "master")]
+    assert {(row["align.head"], row["align.loss"]) for row in done} == {
+        ("mlp", "text"),
+        ("linear", "supcon"),
+    }
+    # Scored, each for itself.
+    scores = [row["metrics/fmbseg/voc21.json:miou"] for row in done]
+    assert all(scores) and len(set(scores)) == 2
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
+    assert project.repro() == set()
 
 
 def test_data_and_benchmark_outside_the_project(project: Project, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 from prefect.client.schemas.objects import FlowRun
 
+from fmbseg.stage_table import STAGES as TABLE
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
@@ -41,14 +42,12 @@ class Kill:
     """One kill.
 
     Attributes:
-        stage: that was waited for; on a quick machine the next one may have begun.
-        running: what ran at the kill.
+        stage: what ran.
         after: seconds from the stage's start.
         finished: shards that had been finished since the last kill.
     """
 
     stage: str
-    running: str
     after: float
     finished: int
 
@@ -78,18 +77,26 @@ def undisturbed(project: Stack) -> tuple[dict[str, bytes], dict[str, float]]:
 
 
 def one_round(project: Stack, seconds: dict[str, float], random_: random.Random) -> list[Kill]:
-    """Make everything anew with a kill in every stage; the last run is let through."""
+    """Make everything anew with a kill in every stage; the last run is let through.
+
+    A quick stage may end before it is killed. It is then made again, and killed sooner.
+    """
     for name in _MADE:
         shutil.rmtree(project.root / name, ignore_errors=True)
     kills = []
     for stage in STAGES:
-        before = _shards(project.root)
-        after = random_.uniform(0.0, 0.6 * seconds[stage])
-        running = _kill_in(project, stage, after)
-        finished = _shards(project.root)
-        _kept(before, finished)
-        if running is not None:
-            kills.append(Kill(stage, running, after, len(finished) - len(before)))
+        for share in (0.6, 0.3, 0.15, 0.0):
+            before = _shards(project.root)
+            after = random_.uniform(0.0, share * seconds[stage])
+            running = _kill_in(project, stage, after)
+            finished = _shards(project.root)
+            _kept(before, finished)
+            if running == stage:
+                kills.append(Kill(stage, after, len(finished) - len(before)))
+                break
+            _unmake(project.root, stage)
+        else:
+            raise AssertionError(f"{stage} always ended before it was killed")
     before = _shards(project.root)
     state, message, _ = project.deployment("full", "record=false")
     assert state == "Completed", message
@@ -136,6 +143,21 @@ def _kill_in(project: Stack, stage: str, after: float) -> str | None:
     return running[0] if running else None
 
 
+def _unmake(root: Path, stage: str) -> None:
+    """Remove what a stage has made, finished shards included."""
+    base, _, benchmark = stage.partition("@")
+    made = [root / out.replace("${key}", benchmark) for out in TABLE[base].outputs]
+    store = root / ".fmbseg"
+    made += [store / base, store / "shards" / base]
+    if any(out.startswith("metrics/") for out in TABLE[base].outputs):
+        made += (store / "shards").glob("evaluate-*")
+    for path in made:
+        if path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _states(project: Stack, run: FlowRun) -> set[tuple[str, str | None]]:
     return {(task.name, task.state_name) for task in project.tasks(run)}
 
@@ -167,8 +189,7 @@ def main() -> None:
         for number in range(1, given.rounds + 1):
             for kill in one_round(made, seconds, random_):
                 print(
-                    f"round {number}: {kill.running} killed {kill.after:.1f} s after the start of "
-                    f"{kill.stage}, "
+                    f"round {number}: {kill.stage} killed {kill.after:.1f} s after its start, "
                     f"{kill.finished} shards finished meanwhile"
                 )
             found = outs(made.root)

@@ -120,27 +120,6 @@ def test_fmbseg_run_is_a_flow_of_the_server_that_is_named(project: Stack) -> Non
     assert "Traceback" not in away.stderr
 
 
-def test_after_dvc_the_deployment_computes_nothing(
-    project: Stack, tmp_path: Path, repository: Path
-) -> None:
-    root = tmp_path / "other"
-    copy_project(repository, root)
-    other = Stack(root, project.ports)
-    assert "scenes" in other.repro()
-    # The same server and worker; the deployments now point to the other project.
-    other.environment["PREFECT_API_URL"] = project.api
-    other.run("prefect", "--no-prompt", "deploy", "--all")
-    shutil.rmtree(root / ".fmbseg")  # as after `dvc pull`: the published results count
-    start = time.monotonic()
-    state, message, tasks = other.deployment("full")
-    assert time.monotonic() - start < 60
-    assert state == "Completed", message
-    tasks.pop("record")
-    assert set(tasks.values()) <= {"Cached", "Completed"}
-    assert not list((root / ".fmbseg").glob("shards/*/*/0*"))  # no shard was computed
-    assert other.repro() == set()
-
-
 def test_stop_ends_everything(project: Stack) -> None:
     noted = json.loads((project.root / ".stack" / "processes.json").read_text())
     assert {entry["name"] for entry in noted} == {"prefect", "mlflow", "worker"}
@@ -149,3 +128,43 @@ def test_stop_ends_everything(project: Stack) -> None:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert not (project.root / "prefect.toml").exists()
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
+    """Another clone, made by `dvc repro` alone, with what was made pushed to a remote."""
+    folder = tmp_path_factory.mktemp("other")
+    made = Stack(folder / "fmbseg", free_ports(2))
+    copy_project(repository, made.root)
+    assert "scenes" in made.repro()
+    made.run("dvc", "remote", "add", "-d", "storage", str(folder / "remote"))
+    made.run("dvc", "push", "-q")
+    made.commit("results")
+    yield made
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _computes_nothing(clone: Stack) -> None:
+    """`fmbseg/full` on servers that have never seen this clone takes everything over."""
+    with clone.running():
+        start = time.monotonic()
+        state, message, tasks = clone.deployment("full")
+        assert time.monotonic() - start < 60
+        assert state == "Completed", message
+        tasks.pop("record")
+        assert set(tasks.values()) <= {"Cached", "Completed"}
+        (said,) = [line for line in clone.logs() if line.startswith(f"{len(tasks)} stages: ")]
+        assert f"{len(tasks)} stages: 0 computed" in said
+        assert clone.repro() == set()
+
+
+def test_after_dvc_pull_the_deployment_computes_nothing(reproduced: Stack, tmp_path: Path) -> None:
+    reproduced.run("git", "clone", "-q", str(reproduced.root), str(tmp_path / "clone"))
+    clone = Stack(tmp_path / "clone", free_ports(2))
+    clone.run("dvc", "pull", "-q")
+    assert not (clone.root / ".fmbseg").exists()
+    _computes_nothing(clone)
+
+
+def test_after_dvc_repro_the_deployment_computes_nothing(reproduced: Stack) -> None:
+    _computes_nothing(reproduced)

@@ -14,12 +14,18 @@ from torch import nn
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.models.tiny import samples
 from fmbseg.models.tiny.augment import to_pixels
 from fmbseg.models.tiny.captions import VOCABULARIES, words
 from fmbseg.models.tiny.loop import Recipe, train
 from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
 from fmbseg.models.tiny.pretrain_sam import BOX, Promptable, draw_kind, draw_prompts
-from fmbseg.models.tiny.samples import captioned_crops, corresponding_pair, instance_scene
+from fmbseg.models.tiny.samples import (
+    captioned_crops,
+    corresponding_pair,
+    instance_scene,
+    materialise,
+)
 
 
 def test_every_name_of_every_vocabulary_is_a_word() -> None:
@@ -143,16 +149,49 @@ def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
 
         recipe = Recipe(steps=12, learning_rate=0.05, warmup=3, mixed=False)
         train(
-            model, recipe, loss_of, state, export=lambda: None, save_every=0.0, log=lambda _: None
+            model,
+            recipe,
+            loss_of,
+            state,
+            {"data": data_digest},
+            export=lambda: exported.append(state.stem),
+            save_every=0.0,
+            log=said.append,
         )
         return model
 
+    exported: list[str] = []
+    said: list[str] = []
+    data_digest = "these"
     whole = run(tmp_path / "whole.pt", None)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut.pt", 7)
+    assert exported == ["whole"]  # half-trained weights replace nothing
     resumed = run(tmp_path / "cut.pt", None)
     assert torch.equal(whole.weight, resumed.weight)
     assert torch.equal(whole.bias, resumed.bias)
+    assert exported == ["whole", "cut"]
+
+    again = run(tmp_path / "cut.pt", None)
+    assert torch.equal(whole.weight, again.weight)
+    assert "nothing is left to train" in said[-1]
+    data_digest = "others"
+    with pytest.raises(SystemExit, match=r"cut\.pt is the state of a training with other data"):
+        run(tmp_path / "cut.pt", None)
+
+
+def test_data_drawn_by_other_code_are_drawn_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = materialise(corresponding_pair, range(2), tmp_path)["image"].copy()
+    np.save(tmp_path / "image.npy", drawn * 0)
+    assert not materialise(corresponding_pair, range(2), tmp_path)["image"].any()  # as it is there
+    edited = tmp_path / "samples.py"
+    edited.write_text("# edited")
+    monkeypatch.setattr(samples, "_DRAWING", (edited,))
+    np.testing.assert_array_equal(
+        materialise(corresponding_pair, range(2), tmp_path)["image"], drawn
+    )
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fmbseg.digest import file_digest, json_digest, source_digests
+from fmbseg.models.tiny import FOLDER, architecture
+from fmbseg.models.tiny.samples import DONE
 
 Log = Callable[[str], None]
 
@@ -45,6 +49,7 @@ def train(
     recipe: Recipe,
     loss_of: Callable[[np.random.Generator, int], Tensor],
     state_file: Path,
+    made_from: Mapping[str, str],
     *,
     export: Callable[[], None],
     report: Callable[[], str] | None = None,
@@ -55,9 +60,16 @@ def train(
     """Train `model` in place for `recipe.steps` steps, resuming from `state_file` if it is there.
 
     `loss_of(rng, step)` returns the scalar loss of one batch; its generator is seeded by (seed,
-    step), so a resumed run draws the batches an undisturbed one would have drawn. `export()` writes
-    the weights; it is called whenever the state is saved, every `save_every` seconds.
+    step), so a resumed run draws the batches an undisturbed one would have drawn. The state is
+    saved every `save_every` seconds; `export()` writes the weights, at the end alone.
+
+    `made_from` names what the weights are made of (see `origin`). A state of something else is
+    refused; a longer recipe may go on from a shorter one's state, before its rate falls.
+
+    Raises:
+        SystemExit: the state is of another training; one line says what to do.
     """
+    recorded = {**made_from, "recipe": json_digest({**asdict(recipe), "steps": None})}
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimiser = torch.optim.AdamW(
@@ -72,10 +84,19 @@ def train(
     first = 0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
+        found = state.get("made_from", {})
+        differing = [name for name, digest in recorded.items() if found.get(name) != digest]
+        if differing:
+            raise SystemExit(
+                f"{state_file} is the state of a training with other {', '.join(differing)}: "
+                "remove it to begin anew, or give another --work"
+            )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = int(state["step"])
         log(f"resumed at step {first} of {recipe.steps}")
+        if first >= recipe.steps:
+            log(f"nothing is left to train: remove {state_file} to begin anew")
     model.train()
     started, saved = time.monotonic(), time.monotonic()
     for step in range(first, recipe.steps):
@@ -101,9 +122,24 @@ def train(
                 log(f"step {done} held out: {report()}")
             model.train()
         if time.monotonic() - saved > save_every or done == recipe.steps:
-            save_state(state_file, model, optimiser, done)
-            export()
+            save_state(state_file, model, optimiser, done, recorded)
             saved = time.monotonic()
+    export()
+
+
+def origin(name: str, data: Path) -> dict[str, str]:
+    """Digests of what a model's weights are made of: code, architecture, data, teacher.
+
+    Args:
+        name: `clip`, `sam` or `encoder`.
+        data: folder of `samples.materialise`.
+    """
+    return {
+        "code": json_digest(source_digests([FOLDER])),
+        "architecture": json_digest(architecture(name)),
+        "data": file_digest(data / DONE),
+        **({} if name == "encoder" else {"teacher": file_digest(FOLDER / "encoder.safetensors")}),
+    }
 
 
 def export_weights(module: nn.Module, file: Path) -> None:
@@ -116,11 +152,15 @@ def export_weights(module: nn.Module, file: Path) -> None:
 
 
 def save_state(
-    state_file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int
+    state_file: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    made_from: Mapping[str, str],
 ) -> None:
     """Write the training state atomically."""
     state_file.parent.mkdir(parents=True, exist_ok=True)
     temporary = state_file.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    torch.save(state, temporary)
+    torch.save({**state, "made_from": dict(made_from)}, temporary)
     os.replace(temporary, state_file)

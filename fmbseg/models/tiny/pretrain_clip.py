@@ -27,7 +27,7 @@ from fmbseg.models.dense import dense_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.captions import words
-from fmbseg.models.tiny.loop import Recipe, export_weights, train
+from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
 from fmbseg.models.tiny.samples import PATCH, captioned_crops, materialise
 from fmbseg.models.tiny.teacher import Teacher
 
@@ -145,6 +145,7 @@ def main() -> None:
         recipe,
         loss_of,
         arguments.work / "state.pt",
+        origin("clip", arguments.work / "crops"),
         export=lambda: export_weights(model.clip, arguments.out),
         report=report,
         every=500,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fmbseg.models.backbone import build_encoder, feature_info, patch_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
-from fmbseg.models.tiny.loop import Recipe, export_weights, train
+from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
 from fmbseg.models.tiny.probe import linear_probe
 from fmbseg.models.tiny.samples import HELD_OUT_FROM, corresponding_pair, materialise
 
@@ -99,6 +99,7 @@ def main() -> None:
         recipe,
         loss_of,
         arguments.work / "state.pt",
+        origin("encoder", arguments.work / "pairs"),
         export=lambda: export_weights(model.encoder, arguments.out),
         report=report,
         every=1000,

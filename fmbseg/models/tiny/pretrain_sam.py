@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fmbseg.models.sam import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
-from fmbseg.models.tiny.loop import Recipe, export_weights, train
+from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
 from fmbseg.models.tiny.samples import instance_scene, materialise
 from fmbseg.models.tiny.teacher import Teacher
 
@@ -242,6 +242,7 @@ def main() -> None:
         recipe,
         loss_of,
         arguments.work / "state.pt",
+        origin("sam", arguments.work / "scenes"),
         export=lambda: export_weights(model.sam, arguments.out),
         report=report,
         every=500,

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg.data import scene_classes, scenes, textures
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.scenes import Scene, render_scene, scene_seed
+from fmbseg.digest import json_digest, source_digests
 from fmbseg.processes import process_pool
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -22,6 +24,13 @@ CROP = 64
 PATCH = 8
 GRID = CROP // PATCH
 THINGS = tuple(c for c in SCENE_CLASSES if c.kind == "thing")
+DONE = "done.json"
+_DRAWING = (
+    Path(__file__),
+    Path(scenes.__file__),
+    Path(textures.__file__),
+    Path(scene_classes.__file__),
+)
 HELD_OUT_FROM = 900_000  # index within the pretraining range from which samples are held out
 
 
@@ -152,12 +161,19 @@ def materialise(
 ) -> dict[str, NDArray[np.generic]]:
     """Render samples into `folder`/<field>.npy once and return them memory-mapped.
 
-    The folder counts as complete when its `done.json` names the same index range.
+    The folder counts as complete when its `done.json` names the same index range, drawn by the
+    same code.
     """
-    want = {"first": indices[0], "last": indices[-1], "count": len(indices)}
-    done = folder / "done.json"
+    want = {
+        "first": indices[0],
+        "last": indices[-1],
+        "count": len(indices),
+        "code": json_digest(source_digests(_DRAWING)),
+    }
+    done = folder / DONE
     if not (done.is_file() and json.loads(done.read_text()) == want):
         folder.mkdir(parents=True, exist_ok=True)
+        done.unlink(missing_ok=True)  # from here on the folder is neither the old nor the new one
         with process_pool(processes) as pool:
             parts = pool.map(make, indices, chunksize=64)
         records = [record for part in parts for record in part]
