@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -30,6 +31,7 @@ from flows.common import (
     retry_transient,
     try_again,
 )
+from flows.progress import PrefectProgress
 from flows.shared import SharedStorage
 from fmbseg.config import Config, parse_config
 from fmbseg.digest import file_digest, json_digest, source_digests
@@ -185,11 +187,14 @@ def shards(
         storage=unmapped(storage),
         code=unmapped(code),
     )
-    futures.wait()
+    logger = get_run_logger()
+    with PrefectProgress(stage, logger).task(f"shards of {stage}", len(indices)) as progress:
+        for _ in as_completed(futures):
+            progress.advance()
     # The first that failed speaks in its own words.
     workers = {future.result() for future in futures}
     told = "%s: %d shards computed by %d processes"
-    get_run_logger().info(told, stage, len(indices), len(workers))
+    logger.info(told, stage, len(indices), len(workers))
 
 
 @task(

@@ -108,7 +108,7 @@ def test_detection_counts_by_hand() -> None:
         _seen({"cat": 0.9}, [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]], [[0] * 5]),
     ]
     config = Config(detection=DetectionSection(rule="similarity", min_similarity=0.5))
-    figures, classes = detection_figures(seen, vocabulary, text, config)
+    figures, classes = detection_figures(seen, vocabulary, text, config, 0.005)
     assert classes == {
         "cat": {"recall": 100.0, "precision": 100.0, "there": 2, "detected": 2},
         "dog": {"recall": 50.0, "precision": 100.0, "there": 2, "detected": 1},
@@ -121,6 +121,11 @@ def test_detection_counts_by_hand() -> None:
         (75.0, 4),
         (60.0, 5),
     ]
+    # From more of the scene on, half a dog and half a cat count neither way.
+    figures, classes = detection_figures(seen, vocabulary, text, config, 0.6)
+    assert classes["cat"] == {"recall": 100.0, "precision": 100.0, "there": 1, "detected": 1}
+    assert "dog" not in classes and "microwave" in classes
+    assert figures[0].name.startswith("detection among 171 names, from 60.0 % of the scene: ")
 
 
 def test_patches_are_counted_by_hand() -> None:
@@ -288,6 +293,9 @@ def test_clip_tokens_are_those_of_the_four_quarters() -> None:
 # All together
 
 
+ZERO_SHOT = f"zero-shot top-1 of {len(THING_CLASSES)}, crops of one object"
+
+
 @pytest.mark.slow
 def test_every_figure_of_the_shipped_models() -> None:
     config = parse_config({"run": {"threads": 1, "device": "cpu"}, "masks": {"points_per_side": 4}})
@@ -295,14 +303,17 @@ def test_every_figure_of_the_shipped_models() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["weights"]) == {"tiny-clip", "tiny-sam", "tiny-encoder"}
     by_name = {(each["model"], each["name"]): each for each in result["figures"]}
-    assert len(by_name) == len(result["figures"]) == 28
-    top1 = by_name["clip", f"zero-shot top-1 of {len(THING_CLASSES)}, crops of one object"]
+    assert len(by_name) == len(result["figures"]) == 42
+    top1 = by_name["clip", f"{ZERO_SHOT}, templates single"]
     assert top1["of"] == 6 * len(THING_CLASSES)
     assert top1["value"] > 40  # by chance it would be 1 %
-    among = by_name["clip", "dense (value) among classes present: patches"]
-    assert 60 < among["value"] <= 100
+    for templates in ("subset7", "imagenet80"):
+        assert by_name["clip", f"{ZERO_SHOT}, templates {templates}"]["value"] > 40
+    for variant in ("value", "sclip", "clearclip", "naclip"):
+        among = by_name["clip", f"dense ({variant}) among classes present: patches"]
+        assert 60 < among["value"] <= 100, variant
     table = quality_table(result).splitlines()
-    assert len(table) == 2 + 28
+    assert len(table) == 2 + 42
     assert len({len(line) for line in table}) == 1
     assert f"{top1['value']:.1f} %" in table[2]
 

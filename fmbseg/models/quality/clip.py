@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_names
 from fmbseg.models.clip import ClipEncoding, ClipModel
+from fmbseg.models.dense import Dense
 from fmbseg.models.quality.figures import (
     PURITY,
     SEEDS,
@@ -28,8 +29,10 @@ from fmbseg.progress import Progress
 from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
 
 CROPS = 6  # single-object crops of each thing class
+TEMPLATES = ("single", "subset7", "imagenet80")
 # A class is in an image from this share of it on; smaller ones count neither as there nor as not.
 LEAST_SHARE = 0.005
+VARIANT_SCENES = 40  # scenes on which the other dense features are measured
 Classes = dict[str, dict[str, float | None]]
 
 
@@ -54,21 +57,29 @@ def clip_figures(
     clip: ClipModel, config: Config, scenes: int, progress: Progress
 ) -> tuple[list[Figure], Classes]:
     """All figures of CLIP, and its detection class by class (see `detection_figures`)."""
-    figures = [
-        zero_shot(clip, config, "crops", progress),
-        zero_shot(clip, config, "held-out crops", progress),
-    ]
+    figures = zero_shot(clip, config, "crops", progress)
+    figures += zero_shot(clip, config, "held-out crops", progress)
     seen = see_scenes(clip, config, scenes, progress)
     # Each drawn class is one of COCO-Stuff, which has many names more that are never drawn.
     vocabulary = load_vocabulary("coco_stuff")
     text = clip.text_embeddings(vocabulary, config.clip.templates)
-    detection, classes = detection_figures(seen, vocabulary, text, config)
+    detection, classes = detection_figures(seen, vocabulary, text, config, LEAST_SHARE)
+    # Stage 1.1 asks SAM with so many of a class's patches: on less of it they cannot all lie.
+    located = config.query.points / seen[0].majority.size
+    detection += detection_figures(seen, vocabulary, text, config, located)[0]
     drawn = vocabulary_from_names([each.name for each in SCENE_CLASSES], "scenes")
     drawn_text = clip.text_embeddings(drawn, config.clip.templates)
     figures += detection
     figures += patch_figures(seen, drawn, drawn_text, "present", config)
     figures += patch_figures(seen, drawn, drawn_text, "all", config)
     figures += patch_figures(seen, vocabulary, text, "all", config)
+    for variant in get_args(Dense):
+        if variant != config.clip.dense:
+            other = config.model_copy(
+                update={"clip": config.clip.model_copy(update={"dense": variant})}
+            )
+            part = see_scenes(clip, other, min(scenes, VARIANT_SCENES), progress)
+            figures += patch_figures(part, drawn, drawn_text, "present", other)
     return figures, classes
 
 
@@ -78,12 +89,12 @@ def zero_shot(
     part: Literal["crops", "held-out crops"],
     progress: Progress,
     crops: int = CROPS,
-) -> Figure:
-    """Top-1 of crops with one object, among the names of all thing classes.
+) -> list[Figure]:
+    """Top-1 of crops with one object, among the names of all thing classes, for each template set.
 
     Args:
         clip: the model.
-        config: its templates are used.
+        config: its batch size is used.
         part: glyphs that pretraining has seen, or the one of each class held out of it.
         progress: counts the crops.
         crops: of each class.
@@ -104,18 +115,21 @@ def zero_shot(
             pixels.append(scene.image)
             truth.append(k)
     names = vocabulary_from_names([each.name for each in THING_CLASSES])
-    text = clip.text_embeddings(names, config.clip.templates)
-    found: list[int] = []
+    texts = {each: clip.text_embeddings(names, each) for each in TEMPLATES}
+    found: dict[str, list[int]] = {each: [] for each in TEMPLATES}
     with progress.task(f"clip: {part}", len(pixels)) as task:
         for start in range(0, len(pixels), config.clip.batch_size):
             batch = np.stack(pixels[start : start + config.clip.batch_size])
             image = clip.encode_windows(batch)[0].cpu().numpy()
-            found += similarity_to_classes(image, text).argmax(axis=1).tolist()
+            for templates, text in texts.items():
+                found[templates] += similarity_to_classes(image, text).argmax(axis=1).tolist()
             task.advance(len(batch))
     shown = "glyphs never seen" if held_out else "crops of one object"
-    return percent(
-        "clip", f"zero-shot top-1 of {len(THING_CLASSES)}, {shown}", np.array(found) == truth
-    )
+    name = f"zero-shot top-1 of {len(THING_CLASSES)}, {shown}"
+    return [
+        percent("clip", f"{name}, templates {each}", np.array(chosen) == truth)
+        for each, chosen in found.items()
+    ]
 
 
 def see_scenes(clip: ClipModel, config: Config, count: int, progress: Progress) -> list[SeenScene]:
@@ -135,11 +149,15 @@ def see_scenes(clip: ClipModel, config: Config, count: int, progress: Progress) 
 
 
 def detection_figures(
-    seen: list[SeenScene], vocabulary: Vocabulary, text: TextEmbeddings, config: Config
+    seen: list[SeenScene],
+    vocabulary: Vocabulary,
+    text: TextEmbeddings,
+    config: Config,
+    least: float,
 ) -> tuple[list[Figure], Classes]:
     """Recall and precision of stage 1.1's classes, thresholds as configured.
 
-    A class is there from `LEAST_SHARE` of the image on; smaller pieces of it are left out of
+    A class is there from the share `least` of the image on; smaller pieces of it are left out of
     both. A name that is never drawn, such as "wall-other", can only be wrong: it lowers the
     precision over all detections, and has no precision of its own in the mean over classes.
 
@@ -151,7 +169,7 @@ def detection_figures(
     there = np.zeros((len(seen), len(vocabulary)), dtype=bool)
     unclear, found = there.copy(), there.copy()
     for row, scene in enumerate(seen):
-        there[row, where] = scene.share >= LEAST_SHARE
+        there[row, where] = scene.share >= least
         unclear[row, where] = (scene.share > 0) & ~there[row, where]
         classes = detect_classes(
             scene.encoding.windows, scene.encoding.dense, text, config.detection
@@ -172,7 +190,7 @@ def detection_figures(
     occurring = [table[vocabulary.names[k]] for k in np.flatnonzero(drawn)]
     recalls = [each["recall"] for each in occurring]
     precisions = [each["precision"] for each in occurring if each["precision"] is not None]
-    name = f"detection among {len(vocabulary)} names"
+    name = f"detection among {len(vocabulary)} names, from {100 * least:.1f} % of the scene"
     return [
         _mean(f"{name}: recall, mean over classes", recalls),
         _mean(f"{name}: precision, mean over classes there", precisions),
