@@ -129,7 +129,7 @@ def _kill_in(project: Stack, stage: str, after: float) -> str | None:
         assert time.monotonic() < end, f"{stage} did not start"
         state = project.state(run)
         assert not state.is_final(), f"the run ended before {stage}: {state.name}, {state.message}"
-        time.sleep(0.1)
+        time.sleep(0.3)
     else:
         time.sleep(after)
     running = [name for name, state in _states(project, run) if state == "Running"]
