@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fmbseg.atomic import remove_abandoned, replace_directory, temporary_directory
+from fmbseg.atomic import remove_abandoned, replace_directory, seal, temporary_directory
 from fmbseg.config import Config
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.data.scenes import render_scene, scene_seed
@@ -21,13 +22,14 @@ from fmbseg.errors import DataError
 from fmbseg.paths import Paths
 from fmbseg.processes import process_pool
 from fmbseg.progress import Progress, silent_progress
-from fmbseg.store import StageReport, StageState, content_key, published_key
+from fmbseg.store import MANIFEST, StageReport, StageState, content_key, is_published
 
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 SOURCES = (
     *("layouts.py", "scene_classes.py", "textures.py", "scenes.py"),
     *("scene_layouts.py", "scene_files.py"),
 )
+_CLAIM = "scenes.json"
 _DRAWING = ".drawing"  # folder of files not yet whole, gone when all scenes are there
 Row = dict[str, object]
 
@@ -48,12 +50,12 @@ def write_scenes(
     Training images come from the training seeds, validation images from the evaluation seeds, or
     from the development seeds if asked for. `scenes.parquet` (image_id, name, glyph, held_out,
     visible_pixels; one row an object) and the split lists come last: a run that was cut off goes
-    on, and the files are the same bytes. A script that asks for more than one process needs the
-    usual `if __name__ == "__main__":`.
+    on, and the files are the same bytes; one that is there and not as it should be is made again.
+    A script that asks for more than one process needs the usual `if __name__ == "__main__":`.
 
     Raises:
         DataError: unknown layout, negative counts, a seed outside 0..99, or `out` holds scenes of
-            another seed.
+            another seed, or its `scenes.json` is damaged.
     """
     if layout not in SCENE_LAYOUTS:
         known = ", ".join(SCENE_LAYOUTS)
@@ -100,6 +102,8 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
     drawn = paths.drawn_scenes / key
     for name, layout in section.layouts.items():
         folder = drawn / SCENE_LAYOUTS[name].folder
+        # The key says already what is drawn here; a damaged note must not stop the run.
+        (folder / _CLAIM).unlink(missing_ok=True)
         write_scenes(
             name,
             folder,
@@ -110,19 +114,19 @@ def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
             processes=config.run.threads,
         )
     drawn.mkdir(parents=True, exist_ok=True)
-    record = {"stage": "scenes", "key": key, "images": count}
+    header = {"stage": "scenes", "key": key, "images": count}
     remove_abandoned(paths.scenes.parent)
     with temporary_directory(paths.scenes.parent, "scenes") as staged:
         whole = staged / "scenes"
         # A process of a killed run may still be drawing.
         shutil.copytree(drawn, whole, ignore=shutil.ignore_patterns(_DRAWING))
-        _write_text(json.dumps(record) + "\n", whole / "manifest.json")
+        seal(whole, MANIFEST, header)
         replace_directory(whole, paths.scenes)
     return StageReport("scenes", key, count, 0)
 
 
 def scenes_state(config: Config, paths: Paths) -> StageState:
-    """The content key of the scenes, and whether they are there; draws nothing."""
+    """The content key of the scenes, and whether they are all there undamaged; draws nothing."""
     sources = [Path(__file__).with_name(name) for name in SOURCES]
     sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
     key = content_key(
@@ -134,19 +138,22 @@ def scenes_state(config: Config, paths: Paths) -> StageState:
         sources=sources,
         threads=1,  # scenes do not depend on the number of threads
     )
-    return StageState(key, published_key(paths.scenes) == key)
+    return StageState(key, is_published(paths.scenes, key))
 
 
 def _claim(out: Path, request: dict[str, object]) -> None:
     """Note in the folder what its scenes are, so that two sets are never mixed."""
-    note = out / "scenes.json"
-    if note.is_file():
+    note = out / _CLAIM
+    try:
         there = json.loads(note.read_text(encoding="utf-8"))
-        if there != request:
-            raise DataError(f"{out} holds other scenes ({there}): choose an empty folder")
+    except FileNotFoundError:
+        text = json.dumps(request) + "\n"
+        _atomically(out, note, partial(_write_text, text))
         return
-    text = json.dumps(request) + "\n"
-    _atomically(out, note, partial(_write_text, text))
+    except ValueError as error:
+        raise DataError(f"{note} is damaged: remove {out}, or choose an empty folder") from error
+    if there != request:
+        raise DataError(f"{out} holds other scenes ({there}): choose an empty folder")
 
 
 def _mapped(
@@ -172,14 +179,9 @@ def _write_one(
     size = SIZES[rng.integers(len(SIZES))]
     scene = render_scene(number, size=size, classes=classes, stuff=record.stuff or None)
     image, label = record.paths(out, split, record.name(split, index))
-    if not image.is_file():
-        picture = Image.fromarray(scene.image)
-        lossless = image.suffix == ".png"
-        write = partial(picture.save, format="PNG") if lossless else _jpeg(picture)
-        _atomically(out, image, write)
-    if not label.is_file():
-        truth = record.encode(scene)
-        _atomically(out, label, lambda path: truth.save(path, "PNG"))
+    picture = Image.fromarray(scene.image)
+    _complete(out, image, _png(picture) if image.suffix == ".png" else _jpeg(picture))
+    _complete(out, label, _png(record.encode(scene)))
     return [
         {
             "image_id": image.stem,
@@ -192,8 +194,23 @@ def _write_one(
     ]
 
 
-def _jpeg(picture: Image.Image) -> Callable[[Path], None]:
-    return lambda path: picture.save(path, "JPEG", quality=95)
+def _complete(out: Path, path: Path, data: bytes) -> None:
+    # That a file is there says little: it may have been truncated since. Most of the time goes
+    # into drawing a scene, which its rows of the table ask for anyway.
+    if not path.is_file() or path.read_bytes() != data:
+        _atomically(out, path, lambda place: place.write_bytes(data))
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=95)
+    return stream.getvalue()
 
 
 def _write_text(text: str, path: Path) -> None:
@@ -202,7 +219,7 @@ def _write_text(text: str, path: Path) -> None:
 
 def _atomically(out: Path, path: Path, write: Callable[[Path], object]) -> None:
     # Not brought to disk one by one, as `fmbseg.atomic` does: there are thousands of small files,
-    # and the stage that comes after them copies the whole folder.
+    # and the stage copies the whole folder when they are all there, and seals the copy.
     path.parent.mkdir(parents=True, exist_ok=True)
     (out / _DRAWING).mkdir(exist_ok=True)
     temporary = out / _DRAWING / f"{os.getpid()}-{path.name}"

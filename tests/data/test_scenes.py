@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
+from fmbseg.store import StageReport
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -175,6 +177,39 @@ def test_what_a_killed_run_still_draws_is_not_published(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "data").rglob("*") if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("drawing_kept", [True, False], ids=["drawing-kept", "drawing-gone"])
+def test_a_lost_or_cut_picture_is_noticed_and_drawn_again(
+    drawing_kept: bool, tmp_path: Path
+) -> None:
+    """Also in the drawn copy, which a run that was killed goes on with."""
+    config = parse_config({"scenes": {"layouts": {"voc2012": {"val": 3}}}})
+    paths = Paths(tmp_path)
+    first = scenes(config, paths, silent_progress())
+    assert scenes(config, paths, silent_progress()) == StageReport("scenes", first.key, 0, 3)
+    before = _digests(paths.scenes)
+    drawn = paths.drawn_scenes / first.key
+    assert set(before) == {*_digests(drawn), "manifest.json"}
+    for name, left in (
+        ("JPEGImages/2012_000001.jpg", None),
+        ("JPEGImages/2012_000002.jpg", 100),
+        ("SegmentationClass/2012_000003.png", 0),
+        ("scenes.parquet", 10),
+        ("scenes.json", 3),
+    ):
+        for place in (paths.scenes, drawn) if drawing_kept else (paths.scenes,):
+            path = place / "VOC2012" / name
+            data = path.read_bytes()
+            path.unlink()
+            if left is not None:
+                path.write_bytes(data[:left])
+        if not drawing_kept:
+            shutil.rmtree(drawn)
+        assert not scenes_state(config, paths).published, name
+        assert scenes(config, paths, silent_progress()).computed == 3
+        assert scenes_state(config, paths).published
+        assert _digests(paths.scenes) == before, name
+
+
 def test_voc_palette_is_that_of_the_benchmark(realdata: Path) -> None:
     real = sorted((realdata / "voc2012").rglob("*.png"))
     palettes = [Image.open(p).getpalette() for p in real if Image.open(p).mode == "P"]
@@ -203,6 +238,9 @@ def test_cut_off_writing_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     write_scenes("voc2012", tmp_path / "b", train=5, val=3, processes=1)
     for lost in ("JPEGImages/2011_000002.jpg", "SegmentationClass/2012_000001.png"):
         (tmp_path / "b" / lost).unlink()
+    for cut in ("JPEGImages/2012_000002.jpg", "SegmentationClass/2011_000001.png"):
+        path = tmp_path / "b" / cut
+        path.write_bytes(path.read_bytes()[:-100])
     (tmp_path / "b" / "scenes.parquet").unlink()
     write_scenes("voc2012", tmp_path / "b", train=5, val=3, processes=1)
     assert _digests(tmp_path / "a") == _digests(tmp_path / "b")
@@ -302,6 +340,9 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     write_scenes("voc2012", tmp_path, train=1, val=1, seed=1)
     with pytest.raises(DataError, match="other scenes"):
         write_scenes("voc2012", tmp_path, train=1, val=1, seed=2)
+    (tmp_path / "scenes.json").write_text('{"layout": "voc')
+    with pytest.raises(DataError, match=r"scenes\.json is damaged"):
+        write_scenes("voc2012", tmp_path, train=1, val=1, seed=1)
     with pytest.raises(DataError, match="least"):
         render_scene(0, n_objects=(4, 1))
     with pytest.raises(DataError, match="unicorn"):
