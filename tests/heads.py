@@ -6,13 +6,17 @@ from pathlib import Path
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.config import AlignSection
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models import tiny
 from fmbseg.models.weights import weights_digest
 
 
 def write_head(folder: Path, seed: int, vocabulary: str = "coco_stuff") -> None:
-    """A checkpoint of a linear head with random weights, on the package's models."""
+    """A checkpoint of a linear head with random weights, on the package's models.
+
+    Its record fits a configuration with `align.head=linear` and `features.short_side=64`.
+    """
     encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
     space = tiny.architecture("clip")["embed_dim"]
     info = CheckpointInfo(
@@ -21,7 +25,7 @@ def write_head(folder: Path, seed: int, vocabulary: str = "coco_stuff") -> None:
         vocabulary=load_vocabulary(vocabulary),
         templates="single",
         short_side=64,
-        training={},
+        training={**AlignSection(head="linear").model_dump(), "seed": 0},
         metrics={},
     )
     folder.mkdir(parents=True, exist_ok=True)

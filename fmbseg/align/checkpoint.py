@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 
 from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
 from fmbseg.atomic import write_atomically
+from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
-from fmbseg.errors import CheckpointError, FmbsegError
+from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 
 FORMAT = 1
@@ -148,6 +149,41 @@ def require_weights(reference: ModelReference, weights_dir: Path | str | None = 
             f"the checkpoint was trained with other weights of {reference.name} than those here: "
             f"put the file with sha256 {reference.sha256[:12]}... there, or run `fmbseg run align`"
         )
+
+
+def require_parameters(directory: Path, config: Config) -> None:
+    """Check that the head in a folder is the one that `align` trains with this configuration.
+
+    For the pipeline's own stages, whose results are recorded under the configuration; a checkpoint
+    that a user names may be any. Images and labels are not looked at: they may be elsewhere.
+
+    Raises:
+        StoreError: it was trained with other parameters; the first one is named.
+        CheckpointError: as `load_checkpoint`.
+    """
+    info = load_checkpoint(directory).info
+    asked = {f"align.{name}": value for name, value in config.align.model_dump().items()}
+    found = {name: info.training.get(name.removeprefix("align.")) for name in asked}
+    asked |= {
+        "run.seed": config.run.seed,
+        "features.encoder": config.features.encoder,
+        "features.short_side": config.features.short_side,
+        "clip.model": config.clip.model,
+        "clip.templates": config.clip.templates,
+    }
+    found |= {
+        "run.seed": info.training.get("seed"),
+        "features.encoder": info.encoder.name,
+        "features.short_side": info.short_side,
+        "clip.model": info.clip.name,
+        "clip.templates": info.templates,
+    }
+    for name, value in asked.items():
+        if found[name] != value:
+            raise StoreError(
+                f"the head in {directory} was trained with {name}={found[name]}, the configuration "
+                f"has {name}={value}: run `fmbseg run align` first"
+            )
 
 
 def _read_record(directory: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from fmbseg.align.checkpoint import load_checkpoint
+from fmbseg.align.checkpoint import load_checkpoint, require_parameters
 from fmbseg.config import Config
 from fmbseg.errors import DataError
 from fmbseg.evaluate.results import Result, read_result, result_bytes
@@ -35,6 +35,7 @@ def plots(config: Config, paths: Paths, progress: Progress) -> StageReport:
     """Write the plots of all of `evaluate.benchmarks`.
 
     Raises:
+        StoreError: the head was trained with other parameters.
         DataError: a benchmark has not been scored with the present head.
         CheckpointError, WeightsError: as for `Segmenter`.
     """
@@ -64,13 +65,14 @@ def plots_state(config: Config, paths: Paths) -> StageState:
     """The content key of the plots, and whether they are there; draws nothing.
 
     Raises:
-        DataError, CheckpointError: as `plots`.
+        StoreError, DataError, CheckpointError: as `plots`.
     """
     key = _key(config, _results(config, paths))
     return StageState(key, is_published(paths.plots, key))
 
 
 def _results(config: Config, paths: Paths) -> dict[str, Result]:
+    require_parameters(paths.align, config)
     results = {
         name: read_result(paths.metrics / "fmbseg" / f"{name}.json")
         for name in config.evaluate.benchmarks

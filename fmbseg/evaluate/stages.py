@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg import predict
-from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint
+from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint, require_parameters
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.vocabulary import Vocabulary, reworded
@@ -134,10 +134,12 @@ def evaluate(
 
     Raises:
         ConfigError: no such method or benchmark.
+        StoreError: the head of the method fmbseg was trained with other parameters.
         DataError: a benchmark is missing or has no labels.
         CheckpointError: the method's head is not trained yet, or with other weights.
         WeightsError: the weights of a model are missing or damaged.
     """
+    _require_head(config, paths, method)
     names = tuple(config.evaluate.benchmarks) if benchmarks is None else tuple(benchmarks)
     reports = list(evaluate_each(config, paths, progress, method, names, paths.metrics))
     return StageReport(
@@ -159,7 +161,7 @@ def evaluate_each(
     advance: Callable[[int], None] | None = None,
     vocabulary: str | None = None,
 ) -> Iterator[StageReport]:
-    """Score one method on one benchmark after the other.
+    """Score one method on one benchmark after the other, with whatever head is there.
 
     Args:
         config: all sections.
@@ -175,7 +177,7 @@ def evaluate_each(
         A report for each benchmark, when its result is written.
 
     Raises:
-        FmbsegError: as `evaluate`.
+        FmbsegError: as `evaluate`, but for the head's parameters.
     """
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}: use one of {', '.join(METHODS)}")
@@ -194,9 +196,16 @@ def scoring_state(
     """The content key of one result, and whether it is there; scores nothing.
 
     Raises:
-        ConfigError, DataError, CheckpointError, WeightsError: as `evaluate`.
+        ConfigError, StoreError, DataError, CheckpointError, WeightsError: as `evaluate`.
     """
+    _require_head(config, paths, method)
     return _Scoring(config, paths, progress, method, paths.metrics).state(benchmark)
+
+
+def _require_head(config: Config, paths: Paths, method: str) -> None:
+    # The oracle's head is trained by the very stage that scores it.
+    if method == "fmbseg":
+        require_parameters(paths.align, config)
 
 
 class _Scoring:

@@ -72,6 +72,8 @@ def make_config() -> MakeConfig:
         raw: dict[str, dict[str, Any]] = {
             "run": {"threads": 1, "device": "cpu", "shard_size": 2},
             "clip": {"short_side": 64},
+            "features": {"short_side": 64},
+            "align": {"head": "linear"},
             "evaluate": {
                 "short_side": 64,
                 "batch_size": 2,

@@ -14,7 +14,7 @@ from fmbseg.align.heads import seeded_head
 from fmbseg.config import Config
 from fmbseg.data import load_dataset
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.errors import CheckpointError, ConfigError, DataError
+from fmbseg.errors import CheckpointError, ConfigError, DataError, StoreError
 from fmbseg.evaluate.benchmark import evaluate_benchmark
 from fmbseg.evaluate.everything import evaluate_all
 from fmbseg.evaluate.predictors import load_predictor
@@ -22,6 +22,7 @@ from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.stages import evaluate, scoring_state
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
+from fmbseg.stages import run_stage, stage_state
 from fmbseg.store import StageReport, StageState
 
 MakeConfig = Callable[..., Config]
@@ -198,6 +199,48 @@ def test_another_head_is_scored_again(workspace: Paths, make_config: MakeConfig)
     save_checkpoint(workspace.align, seeded_head(checkpoint.head.config, 1), checkpoint.info)
     assert run(config, workspace).key != first
     assert run(config, workspace, "maskclip").key == maskclip
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("align", {"head": "mlp"}),
+        ("align", {"epochs": 3}),
+        ("run", {"seed": 1}),
+        ("features", {"encoder": "dinov2-vit-b-14"}),
+        ("features", {"short_side": 128}),
+        ("clip", {"model": "clip-vit-b-16"}),
+        ("clip", {"templates": "subset7"}),
+    ],
+)
+def test_a_head_trained_with_other_parameters_is_refused(
+    section: str, values: dict[str, object], workspace: Paths, make_config: MakeConfig
+) -> None:
+    """Else its scores would be recorded as those of the configuration."""
+    config = make_config(**{section: values})
+    ((name, value),) = values.items()
+    message = rf"{section}\.{name}=.*{section}\.{name}={value}: run `fmbseg run align` first"
+    stage = {"config": config, "paths": workspace, "progress": silent_progress()}
+    for call in (
+        lambda: run_stage("evaluate", **stage),
+        lambda: run_stage("evaluate@coco_stuff", **stage),
+        lambda: stage_state("evaluate@coco_stuff", **stage),
+        lambda: run_stage("plots", **stage),
+        lambda: stage_state("plots", **stage),
+    ):
+        with pytest.raises(StoreError, match=message):
+            call()
+    assert not workspace.metrics.exists()
+
+
+def test_a_head_that_is_named_may_be_any(workspace: Paths, make_config: MakeConfig) -> None:
+    """As `fmbseg evaluate`, `fmbseg predict` and the baselines use it."""
+    config = make_config(align={"head": "mlp"})
+    assert load_predictor("fmbseg", config, workspace.align).checkpoint_sha256
+    results = workspace.root / "results"
+    (line,) = evaluate_all(config, workspace, silent_progress(), ("fmbseg",), results)
+    assert "5 images" in line
+    assert run(config, workspace, "maskclip").computed == 3
 
 
 def test_limit(workspace: Paths, make_config: MakeConfig) -> None:
