@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import random
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
+import aiohttp
+import httpx
 import torch
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import get_client
@@ -22,7 +23,7 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.tasks import Task
 
-from fmbseg.errors import ConfigError
+from fmbseg.errors import ConfigError, may_pass
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -34,10 +35,11 @@ RETRY_JITTER = 0.5
 # what is allowed is `RETRIES` without a shard finished in between, see `retry_stage`.
 STAGE_RETRIES = 1_000_000
 _LEASE_SECONDS = 60.0
-# Disks, network file systems and sockets that may answer the next time. A missing file, missing
-# rights and a full disk stay as they are.
-_PASSING = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EINTR, errno.ESTALE, errno.ENOMEM}
-_PASSING |= {errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
+# Connections of Prefect's client and of fsspec's web storages; these are no OSError.
+_CONNECTION = (
+    *(httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError),
+    *(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError),
+)
 
 
 def stored_key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str:
@@ -56,9 +58,7 @@ def is_transient(error: object) -> bool:
     Memory that ran out (the library has halved its batches before it lets that through), a disk or
     a connection that failed. Not a user's mistake, and not a bug.
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError | ConnectionError | TimeoutError):
-        return True
-    return isinstance(error, OSError) and error.errno in _PASSING
+    return may_pass(error) or isinstance(error, (torch.OutOfMemoryError, MemoryError, *_CONNECTION))
 
 
 def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:

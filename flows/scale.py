@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from flows.common import (
     RETRY_DELAYS,
     RETRY_JITTER,
     gpu_slot,
+    is_transient,
     retry_transient,
     try_again,
 )
@@ -134,18 +135,16 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
         earlier: file_digest(Paths(root).pseudo / earlier / MANIFEST) for earlier in _inputs(name)
     }
     if storage is not None:
-        with _one_line(storage):
-            for earlier, digest in inputs.items():
-                place = Paths(root).pseudo / earlier
-                try_again(partial(storage.push, place, _out(earlier, digest), MANIFEST))
+        for earlier, digest in inputs.items():
+            place = Paths(root).pseudo / earlier
+            _exchange(storage, partial(storage.push, place, _out(earlier, digest), MANIFEST))
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
     # A worker may have been started in another folder.
     mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE)
     if storage is not None:
-        with _one_line(storage):
-            for index in missing:
-                place = sharded.store.shard_path(index)
-                try_again(partial(storage.pull, _shard(sharded, index), place, DIGEST))
+        for index in missing:
+            place = sharded.store.shard_path(index)
+            _exchange(storage, partial(storage.pull, _shard(sharded, index), place, DIGEST))
     if left := sharded.missing():
         raise StoreError(
             f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
@@ -283,12 +282,18 @@ def _shard(work: ShardedWork[Any], index: int) -> str:
     return f"shards/{work.store.stage}/{work.store.key}/{cut}/{index:06d}"
 
 
-@contextmanager
-def _one_line(storage: SharedStorage) -> Iterator[None]:
+def _exchange(storage: SharedStorage, work: Callable[[], None]) -> None:
+    """Push or pull one folder; what may pass is tried again, as Prefect does for the workers.
+
+    Raises:
+        StoreError: the storage failed for good, in one line; or as `SharedStorage.pull`.
+    """
     try:
-        yield
-    except OSError as error:
-        reason = " ".join(str(error).split())
+        try_again(work)
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_transient(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"storage {storage.url} failed ({reason}): run it again") from error
 
 

@@ -16,7 +16,7 @@ import typer
 
 from fmbseg import __version__
 from fmbseg.commands import data, evaluate, models, predict, preset, run, table
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import FmbsegError, may_pass
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -77,6 +77,9 @@ def _main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if may_pass(error):
+            reason = error.strerror or str(error) or type(error).__name__
+            return _say(f"{error.filename or 'disk or network'}: {reason}: run it again")
         if error.errno not in _REFUSED:
             raise
         return _say(f"{error.filename or 'disk'}: {error.strerror}: choose another place")

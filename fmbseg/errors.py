@@ -5,6 +5,13 @@ The command line turns every `FmbsegError` into that one line on stderr and exit
 
 from __future__ import annotations
 
+import errno
+
+# Disks, network file systems and sockets that may answer the next time. A missing file, missing
+# rights and a full disk stay as they are.
+_PASSING = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EINTR, errno.ESTALE, errno.ENOMEM}
+_PASSING |= {errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
+
 
 class FmbsegError(Exception):
     """A user's mistake or a missing precondition; never a bug of this package."""
@@ -32,3 +39,13 @@ class StoreError(FmbsegError):
 
 class CheckpointError(FmbsegError):
     """An alignment checkpoint is missing, damaged or of another format."""
+
+
+def may_pass(error: object) -> bool:
+    """Whether an error of a disk or a connection may be gone a little later.
+
+    It says nothing of the file that was being read: nothing is to be removed or replaced for it.
+    """
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in _PASSING

@@ -19,7 +19,7 @@ from fmbseg.commands.options import (
     Params,
     lenient_config,
 )
-from fmbseg.errors import DataError, VocabularyError
+from fmbseg.errors import DataError, VocabularyError, may_pass
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,6 +78,10 @@ def predict(
                 _write(out / name, path, image, found, words.background)
             except DataError as error:
                 failures.append(str(error))
+            except OSError as error:
+                if not may_pass(error):
+                    raise
+                failures.append(f"{path}: {error.strerror or error}, run it again")
             task.advance()
     if failures:
         raise DataError(f"{len(failures)} of {len(jobs)} not done: {'; '.join(failures)}")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from fmbseg.errors import DataError
+from fmbseg.errors import DataError, may_pass
 
 #: File name extensions taken as images, lower case.
 IMAGE_EXTENSIONS = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")
@@ -24,12 +24,19 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.Decompr
 
 @contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into a DataError that names the file."""
+    """Turn whatever a decoder raises inside the block into a DataError that names the file.
+
+    An error of the disk or the network that may pass stays what it is, with the file's name: the
+    picture may be sound.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: restore it or remove it from the list") from error
     except _DAMAGE as error:
+        if isinstance(error, OSError) and may_pass(error):
+            error.filename = error.filename or str(path)
+            raise
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path} is broken, truncated or no image ({reason}): replace or remove it"

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import resource
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fmbseg.data.images import check_image, read_annotation
 from fmbseg.data.manifest import Manifest, build_manifest, read_image
 from fmbseg.errors import DataError
 
@@ -51,6 +56,43 @@ def test_digest_follows_content_and_not_place(photos: Path, tmp_path: Path) -> N
 
 def test_limit_takes_the_first(photos: Path) -> None:
     assert [r.image_id for r in build_manifest("folder", photos, limit=1).records] == ["a"]
+
+
+def test_an_error_that_may_pass_does_not_condemn_the_picture(photos: Path) -> None:
+    failing = photos / "c.jpg"
+    failing.symlink_to("/proc/self/mem")  # reading its first bytes is a real input/output error
+    for read in (read_image, check_image, read_annotation):
+        with pytest.raises(OSError, match="Input/output error") as raised:
+            read(failing)
+        assert (raised.value.errno, raised.value.filename) == (errno.EIO, str(failing))
+    with pytest.raises(OSError, match="Input/output error"):
+        build_manifest("folder", photos)
+
+
+def test_too_many_open_files_say_nothing_of_the_picture(photos: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), hard))
+    held: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(photos / "a.jpg", os.O_RDONLY))
+        with pytest.raises(OSError) as raised:
+            read_image(photos / "a.jpg")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in held:
+            os.close(descriptor)
+    assert raised.value.errno == errno.EMFILE
+    assert read_image(photos / "a.jpg").size == (40, 30)
+
+
+def test_a_picture_that_is_broken_is_named(photos: Path) -> None:
+    path = photos / "a.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    for broken in (path, photos):  # Pillow's own OSError without a number; a folder
+        with pytest.raises(DataError, match="replace or remove it"):
+            read_image(broken)
 
 
 def test_annotations_are_not_read(realdata: Path, tmp_path: Path) -> None:
