@@ -110,6 +110,21 @@ def scores(result: Mapping[str, Any], benchmark: str) -> dict[str, float]:
     return {f"{key}/{benchmark}": float(v) for key, v in named.items() if v is not None}
 
 
+def scored_images(config: Config, benchmark: str, result: Mapping[str, Any]) -> str | None:
+    """Which images a result was made on: two runs compare only where this is equal.
+
+    The digest of images and truth is part of it, because other images may lie under the same
+    folder tomorrow. None for a benchmark that the configuration does not have.
+    """
+    entry = config.evaluate.benchmarks.get(benchmark)
+    if entry is None:
+        return None
+    limit = "" if entry.limit is None else f", first {entry.limit}"
+    digest = result.get("samples_sha256")
+    known = "" if digest is None else f", sha256 {digest}"
+    return f"{entry.root} {entry.split}{limit}{known}"
+
+
 def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a result was made with, apart from the images it was made on."""
     own = {key: value for key, value in result["protocol"].items() if key not in _IMAGES}

@@ -32,6 +32,7 @@ from fmbseg.runs import (
     read_json,
     run_key,
     run_name,
+    scored_images,
     scores,
     stage_figures,
     trained_labels,
@@ -236,9 +237,8 @@ class _MlflowTracker(Tracker):
             _log_curve(client, run_id, [(0, new)])
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
             self._add_child(run_id, name, values, new)
-            if (entry := config.evaluate.benchmarks.get(name)) is not None:
-                limit = "" if entry.limit is None else f", first {entry.limit}"
-                client.set_tag(run_id, f"benchmark.{name}", f"{entry.root} {entry.split}{limit}")
+            if (images := scored_images(config, name, values)) is not None:
+                client.set_tag(run_id, f"benchmark.{name}", images)
 
     def _add_child(
         self, run_id: str, benchmark: str, result: Mapping[str, Any], new: Mapping[str, float]

@@ -15,6 +15,7 @@ from fmbseg.config import Config, load_config
 from fmbseg.paths import Paths
 from fmbseg.runs import class_table, flat_params, run_key
 from fmbseg.tracking import open_tracker, tracking_uri
+from tests.heads import write_head
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 BENCHMARKS = ("voc21", "voc20", "coco_stuff")
@@ -53,6 +54,10 @@ def _checkpoint(folder: Path, sha256: str, epochs: int = 3) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint.json").write_text(json.dumps({"sha256": sha256}))
     (folder / "head.safetensors").write_bytes(b"weights")
+    _curve(folder, epochs)
+
+
+def _curve(folder: Path, epochs: int = 3) -> None:
     rows = [f"{epoch},{1 / epoch},{0.1 * epoch}\n" for epoch in range(1, epochs + 1)]
     (folder / "curve.csv").write_text("epoch,loss,lr\n" + "".join(rows))
 
@@ -200,6 +205,30 @@ def test_a_baseline_is_a_run_of_its_own_with_the_same_columns(
     assert [file.path for file in client.list_artifacts(run.info.run_id, "overlay")] == [
         "overlay/voc21.png"
     ]
+
+
+def test_a_lucky_score_on_other_images_of_the_same_folder_is_no_champion(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = Paths(tmp_path)
+    benchmark, name = config.tracking.champion_benchmark, config.tracking.model
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+
+    def champion(sha256: str, miou: float, samples: str) -> str:
+        """The checkpoint of the champion after this one was scored."""
+        write_head(paths.align, seed=0, vocabulary="voc20")
+        path = paths.align / "checkpoint.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": sha256}))
+        _curve(paths.align)
+        _result(paths, benchmark, miou, sha256, samples_sha256=samples)
+        open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", [benchmark])
+        run_id = client.get_model_version_by_alias(name, "champion").run_id
+        return str(client.get_run(run_id).data.tags["fmbseg.checkpoint"])
+
+    assert champion("first", 20.0, "all") == "first"
+    assert champion("lucky", 90.0, "four of them") == "first"
+    assert "compare by hand" in caplog.text
+    assert champion("better", 20.1, "all") == "better"
 
 
 def test_a_resumed_training_has_its_whole_curve(config: Config, tmp_path: Path) -> None:
