@@ -12,7 +12,7 @@ from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.paths import Paths
-from fmbseg.progress import Progress
+from fmbseg.progress import Progress, silent_progress
 from fmbseg.store import ShardedWork, StageReport, StageState, json_digest
 from fmbseg.tracking import Tracker
 
@@ -134,7 +134,10 @@ def _features_shards(work: Workplace) -> ShardedWork[Any]:
 def _align(work: Workplace) -> StageReport:
     from fmbseg.align.stages import align
 
-    with work.tracker.training(work.config, "fmbseg", work.paths.align) as on_metrics:
+    def key() -> str:
+        return _align_state(replace(work, progress=silent_progress())).key
+
+    with work.tracker.training(work.config, "fmbseg", work.paths.align, key) as on_metrics:
         return align(work.config, work.paths, work.progress, on_metrics)
 
 
@@ -164,9 +167,12 @@ def _baselines_state(work: Workplace) -> StageState:
 
 
 def _oracle(work: Workplace) -> StageReport:
-    from fmbseg.align.stages import train_oracle
+    from fmbseg.align.stages import oracle_state, train_oracle
 
-    with work.tracker.training(work.config, "oracle", work.paths.oracle) as on_metrics:
+    def key() -> str:
+        return oracle_state(work.config, work.paths, silent_progress()).key
+
+    with work.tracker.training(work.config, "oracle", work.paths.oracle, key) as on_metrics:
         trained = train_oracle(work.config, work.paths, work.progress, on_metrics)
     scored = _score(work, "oracle")
     return replace(

@@ -1,9 +1,11 @@
 """MLflow: one run a pipeline run, so that two runs stand side by side on its compare page.
 
 A run is found again by its key, the sha256 of method, checkpoint and parameters. `align` makes
-it, and each `evaluate@...` process adds its benchmark to the same one. Everything logged is read
-from the stages' results on disk, so logging twice changes nothing. Baselines and oracle are runs
-of their own with the same metric names. What goes wrong here is one warning, never an error.
+it, and each `evaluate@...` process adds its benchmark to the same one. Until a training ends, its
+content key stands in for the checkpoint's, so that one that was killed goes on in its own run.
+Everything logged is read from the stages' results on disk, so logging twice changes nothing.
+Baselines and oracle are runs of their own with the same metric names. What goes wrong here is one
+warning, never an error.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +41,11 @@ from fmbseg.runs import (
     trained_labels,
     training_data,
 )
+from fmbseg.store import published_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from PIL import Image
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
@@ -48,6 +53,7 @@ Overlay = Callable[[str], "Image.Image | None"]
 
 _KEY = "fmbseg.key"
 _CHECKPOINT = "fmbseg.checkpoint"
+_TRAINING = "fmbseg.training"
 _PARENT = "mlflow.parentRunId"
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # MLflow's limits of one batch
 _FLUSH_SECONDS = 5.0
@@ -59,8 +65,17 @@ class Tracker:
     """Where runs are logged; this one logs nothing."""
 
     @contextmanager
-    def training(self, config: Config, method: str, checkpoint: Path) -> Iterator[OnMetrics | None]:
-        """Logs a training while it runs; gives what is to be called with epoch and metrics."""
+    def training(
+        self, config: Config, method: str, checkpoint: Path, key: Callable[[], str]
+    ) -> Iterator[OnMetrics | None]:
+        """Logs a training while it runs; gives what is to be called with epoch and metrics.
+
+        Args:
+            config: all sections.
+            method: such as fmbseg.
+            checkpoint: folder that the trained head is published in.
+            key: gives the training's content key; called when the first epoch is done, if at all.
+        """
         yield None
 
     def evaluation(
@@ -121,21 +136,23 @@ class _MlflowTracker(Tracker):
         self._opened: tuple[MlflowClient, str] | None = None
 
     @contextmanager
-    def training(self, config: Config, method: str, checkpoint: Path) -> Iterator[OnMetrics | None]:
-        curve = _LiveCurve(self._open, f"training-{method}")
+    def training(
+        self, config: Config, method: str, checkpoint: Path, key: Callable[[], str]
+    ) -> Iterator[OnMetrics | None]:
+        begin = partial(self._begin, config, method, key)
+        curve = _LiveCurve(self._open, begin, f"training-{method}")
         try:
             yield curve.add
         except BaseException:
-            curve.end("FAILED")
+            with _never_fails(f"the end of training-{method}"):
+                self._fail(curve)
             raise
         with _never_fails(f"the training of {method}"):
             sha256 = checkpoint_sha256(checkpoint)
             if curve.run_id is not None and sha256 is not None:
-                curve.complete(read_curve(checkpoint / "curve.csv"))
-                client, _ = self._open()
-                client.set_tag(curve.run_id, _CHECKPOINT, sha256)
-                client.set_tag(curve.run_id, _PARENT, self._run(config, method, sha256))
-        curve.end("FINISHED")
+                run = self._run(config, method, sha256, published_key(checkpoint))
+                self._add_training(run.info.run_id, method, checkpoint, sha256)
+                self._open()[0].set_terminated(run.info.run_id, "FINISHED")
 
     def evaluation(
         self,
@@ -150,9 +167,12 @@ class _MlflowTracker(Tracker):
             with _never_fails(f"the evaluation of {method} on {benchmark}"):
                 folder = paths.metrics / method
                 result = read_json(folder / f"{benchmark}.json")
-                run_id = self._run(config, method, result["checkpoint_sha256"])
-                if method in checkpoints:
-                    self._add_training(run_id, method, checkpoints[method], result)
+                sha256, trained = result["checkpoint_sha256"], checkpoints.get(method)
+                if trained is not None and sha256 == checkpoint_sha256(trained):
+                    run_id = self._run(config, method, sha256, published_key(trained)).info.run_id
+                    self._add_training(run_id, method, trained, sha256)
+                else:
+                    run_id = self._run(config, method, sha256).info.run_id
                 self._add_scores(run_id, config, folder, benchmark, result)
                 if overlay is not None and (picture := overlay(benchmark)) is not None:
                     path = f"overlay/{benchmark}.png"
@@ -211,9 +231,10 @@ class _MlflowTracker(Tracker):
         link: str | None = None
         with _never_fails("the link to the run"):
             _, experiment = self._open()
-            run_id = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+            run = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
             uri = tracking_uri(self._section.uri, self._root)
-            if run_id is not None:
+            if run is not None:
+                run_id = run.info.run_id
                 link = f"run {run_id} (`make ui`)"
                 if uri.startswith("http"):
                     link = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
@@ -236,77 +257,145 @@ class _MlflowTracker(Tracker):
             new = {k: v for k, v in scores(values, name).items() if logged.get(k) != v}
             _log_curve(client, run_id, [(0, new)])
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
-            self._add_child(run_id, name, values, new)
+            self._add_child(run_id, name, values)
             if (images := scored_images(config, name, values)) is not None:
                 client.set_tag(run_id, f"benchmark.{name}", images)
 
-    def _add_child(
-        self, run_id: str, benchmark: str, result: Mapping[str, Any], new: Mapping[str, float]
-    ) -> None:
-        """A benchmark as a child run, with the scores that are not logged yet."""
+    def _add_child(self, run_id: str, benchmark: str, result: Mapping[str, Any]) -> None:
+        """A benchmark as a child run, with what is not logged there yet."""
         client, experiment = self._open()
         name = f"evaluate-{benchmark}"
         child = self._child(run_id, name)
         if child is None:
             tags = {_PARENT: run_id, "fmbseg.benchmark": benchmark}
-            child = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-            shown = {key: str(value) for key, value in result["protocol"].items()}
-            _log_params(client, child, {"benchmark": benchmark, **shown})
-            new = scores(result, benchmark)
-        own = {key.removesuffix(f"/{benchmark}"): value for key, value in new.items()}
-        _log_curve(client, child, [(0, own)])
-        client.set_terminated(child, "FINISHED")
+            child = client.create_run(experiment, tags=tags, run_name=name)
+        shown = {key: str(value) for key, value in result["protocol"].items()}
+        _add_params(client, child, {"benchmark": benchmark, **shown})
+        own = {k.removesuffix(f"/{benchmark}"): v for k, v in scores(result, benchmark).items()}
+        new = {key: value for key, value in own.items() if child.data.metrics.get(key) != value}
+        _log_curve(client, child.info.run_id, [(0, new)])
+        client.set_terminated(child.info.run_id, "FINISHED")
 
-    def _child(self, run_id: str, name: str) -> str | None:
-        client, experiment = self._open()
-        wanted = f"tags.`{_PARENT}` = '{run_id}' and attributes.run_name = '{name}'"
-        found = client.search_runs([experiment], wanted, max_results=1)
-        return found[0].info.run_id if found else None
+    def _child(self, run_id: str, name: str) -> Run | None:
+        return self._search(f"tags.`{_PARENT}` = '{run_id}' and attributes.run_name = '{name}'")
 
-    def _add_training(
-        self, run_id: str, method: str, checkpoint: Path, result: Mapping[str, Any]
-    ) -> None:
-        """Gives a run its checkpoint and, as a child run, its training curve."""
-        sha256 = result["checkpoint_sha256"]
-        if sha256 != checkpoint_sha256(checkpoint):
-            return
+    def _add_training(self, run_id: str, method: str, checkpoint: Path, sha256: str) -> None:
+        """Gives a run its checkpoint and, as a child run, its training curve.
+
+        The child run is the one that was logged into while the training went on, if there is one.
+        """
         client, experiment = self._open()
         if not client.list_artifacts(run_id, "checkpoint"):
             for name in ("checkpoint.json", "head.safetensors"):
                 client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
-        if self._child(run_id, f"training-{method}") is None:
-            tags = {_PARENT: run_id, _CHECKPOINT: sha256}
-            run = client.create_run(experiment, tags=tags, run_name=f"training-{method}")
-            _log_curve(client, run.info.run_id, read_curve(checkpoint / "curve.csv"))
-            client.set_terminated(run.info.run_id, "FINISHED")
+        name, key = f"training-{method}", published_key(checkpoint)
+        child, begun = self._child(run_id, name), self._begun(method, key)
+        if child is not None and child.info.status == "FINISHED":
+            if begun is not None:
+                client.delete_run(begun.info.run_id)  # the same head was trained a second time
+            return
+        curve = read_curve(checkpoint / "curve.csv")
+        child = begun or child
+        if child is not None and _points(client, child) - _flat(curve):
+            # Two tries of one training are equal on one machine, not on two: what a try logged that
+            # did not get to this head would be a curve of neither.
+            client.delete_run(child.info.run_id)
+            child = None
+        if child is None:
+            child = client.create_run(experiment, tags={_PARENT: run_id}, run_name=name)
+        for tag, value in ((_PARENT, run_id), (_TRAINING, key or ""), (_CHECKPOINT, sha256)):
+            client.set_tag(child.info.run_id, tag, value)
+        steps = {step for step, _, _ in _points(client, child)}
+        _log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
+        client.set_terminated(child.info.run_id, "FINISHED")
 
-    def _run(self, config: Config, method: str, sha256: str | None) -> str:
-        """The id of the run with this key; made, with its parameters, where it is not there."""
+    def _begin(self, config: Config, method: str, key: Callable[[], str]) -> tuple[str, set[int]]:
+        """The run that a training is logged into, below its pipeline run, and the epochs it has.
+
+        One that was killed or failed goes on in the run it had.
+        """
         client, experiment = self._open()
-        tags = {_KEY: run_key(config, method, sha256), "fmbseg.method": method}
-        tags[_CHECKPOINT] = sha256 or ""
+        training = key()
+        parent = self._run(config, method, None, training).info.run_id
+        client.update_run(parent, status="RUNNING")
+        begun = self._begun(method, training)
+        if begun is None:
+            tags = {_PARENT: parent, _TRAINING: training}
+            made = client.create_run(experiment, tags=tags, run_name=f"training-{method}")
+            return made.info.run_id, set()
+        run_id, before = begun.info.run_id, begun.data.tags.get(_PARENT)
+        client.set_tag(run_id, _PARENT, parent)
+        if before not in (None, parent) and not client.get_run(before).data.tags.get(_CHECKPOINT):
+            # It was begun with other parameters, which do not concern the training.
+            client.delete_run(before)
+        client.update_run(run_id, status="RUNNING")
+        return run_id, {step for step, _, _ in _points(client, begun)}
 
-        if (known := self._find(tags[_KEY])) is not None:
-            return known
-        name = run_name(config, method, sha256)
-        made: str = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-        if (first := self._find(tags[_KEY])) is not None and first != made:
-            client.delete_run(made)  # two processes made it at once: the older one stays
-            return first
-        params = flat_params(config, trained=sha256 is not None)
-        _log_params(client, made, {"method": method, **params})
-        return made
-
-    def _find(self, key: str) -> str | None:
-        """The oldest run with this key."""
-        client, experiment = self._open()
-        found = client.search_runs(
-            [experiment],
-            f"tags.`{_KEY}` = '{key}'",
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-            max_results=1,
+    def _begun(self, method: str, training: str | None) -> Run | None:
+        """The run of a training that has not come to its end; `training`: its content key."""
+        if training is None:
+            return None
+        return self._search(
+            f"tags.`{_TRAINING}` = '{training}' and attributes.run_name = 'training-{method}' "
+            "and attributes.status != 'FINISHED'"
         )
-        return found[0].info.run_id if found else None
+
+    def _fail(self, curve: _LiveCurve) -> None:
+        if curve.run_id is None:
+            return
+        client, _ = self._open()
+        parent = client.get_run(curve.run_id).data.tags[_PARENT]
+        for run_id in (curve.run_id, parent):
+            client.set_terminated(run_id, "FAILED")
+        curve.flush()
+
+    def _run(
+        self, config: Config, method: str, sha256: str | None, training: str | None = None
+    ) -> Run:
+        """The run with this key: made where it is not there, given the parameters it lacks.
+
+        Args:
+            config: all sections.
+            method: such as fmbseg.
+            sha256: of the checkpoint; None: nothing is trained, or not yet.
+            training: content key of the training. It stands for the checkpoint until that is there;
+                then the run that was begun with it gets its final key.
+        """
+        client, experiment = self._open()
+        learned = sha256 or training
+        key, name = run_key(config, method, learned), run_name(config, method, learned)
+        known = self._find(key)
+        if sha256 is not None and training is not None:
+            begun = self._find(run_key(config, method, training))
+            if begun is not None and known is None:
+                client.update_run(begun.info.run_id, name=name)
+                client.set_tag(begun.info.run_id, _CHECKPOINT, sha256)
+                client.set_tag(begun.info.run_id, _KEY, key)
+                known = begun
+            elif begun is not None:
+                client.delete_run(begun.info.run_id)  # the same head was trained a second time
+        if known is None:
+            tags = {_KEY: key, "fmbseg.method": method, _CHECKPOINT: sha256 or ""}
+            made = client.create_run(experiment, tags=tags, run_name=name)
+            known = self._find(key) or made
+            if known.info.run_id != made.info.run_id:
+                # Two processes made it at once: the older one stays.
+                client.delete_run(made.info.run_id)
+        # Also of a run that was found: the process that made it may have been killed before this.
+        params = flat_params(config, trained=learned is not None)
+        _add_params(client, known, {"method": method, **params})
+        return known
+
+    def _find(self, key: str) -> Run | None:
+        """The oldest run with this key."""
+        return self._search(f"tags.`{_KEY}` = '{key}'")
+
+    def _search(self, wanted: str) -> Run | None:
+        """The oldest run that fits."""
+        client, experiment = self._open()
+        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+        found = client.search_runs([experiment], wanted, order_by=order, max_results=1)
+        return found[0] if found else None
 
     def _open(self) -> tuple[MlflowClient, str]:
         """The client and the experiment's id; MLflow is imported and contacted here first."""
@@ -344,9 +433,15 @@ class _MlflowTracker(Tracker):
 class _LiveCurve:
     """Metrics of a training, logged in batches into a run of its own while it goes on."""
 
-    def __init__(self, connect: Callable[[], tuple[MlflowClient, str]], name: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], tuple[MlflowClient, str]],
+        begin: Callable[[], tuple[str, set[int]]],
+        name: str,
+    ) -> None:
         self.run_id: str | None = None
         self._connect = connect
+        self._begin = begin
         self._name = name
         self._waiting: Curve = []
         self._steps: set[int] = set()
@@ -358,29 +453,31 @@ class _LiveCurve:
         if not self._broken and time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self._broken = True
             with _never_fails(f"the live curve of {self._name}"):
-                self._flush()
+                self.flush()
                 self._broken = False
 
-    def complete(self, curve: Curve) -> None:
-        """Adds what was learned before a resume; this process did not see those epochs."""
-        seen = self._steps | {step for step, _ in self._waiting}
-        self._waiting += [(step, metrics) for step, metrics in curve if step not in seen]
-        self._flush()
-
-    def end(self, status: str) -> None:
-        if self.run_id is not None:
-            with _never_fails(f"the end of {self._name}"):
-                self._flush()
-                self._connect()[0].set_terminated(self.run_id, status)
-
-    def _flush(self) -> None:
-        client, experiment = self._connect()
+    def flush(self) -> None:
         if self.run_id is None:
-            self.run_id = client.create_run(experiment, run_name=self._name).info.run_id
-        _log_curve(client, self.run_id, self._waiting)
-        self._steps |= {step for step, _ in self._waiting}
+            self.run_id, self._steps = self._begin()
+        # An epoch that was logged before a kill may be done again: it stays one point.
+        new = [(step, metrics) for step, metrics in self._waiting if step not in self._steps]
+        _log_curve(self._connect()[0], self.run_id, new)
+        self._steps |= {step for step, _ in new}
         self._waiting = []
         self._flushed = time.monotonic()
+
+
+def _flat(curve: Curve) -> set[tuple[int, str, float]]:
+    return {(step, key, value) for step, row in curve for key, value in row.items()}
+
+
+def _points(client: MlflowClient, run: Run) -> set[tuple[int, str, float]]:
+    """What is logged of a training: step, metric, value."""
+    run_id = run.info.run_id
+    history = [
+        point for key in run.data.metrics for point in client.get_metric_history(run_id, key)
+    ]
+    return {(point.step, point.key, point.value) for point in history}
 
 
 def _log_curve(client: MlflowClient, run_id: str, curve: Curve) -> None:
@@ -392,9 +489,11 @@ def _log_curve(client: MlflowClient, run_id: str, curve: Curve) -> None:
         client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
 
 
-def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+def _add_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
+    """Log the parameters that a run does not have yet."""
     from mlflow.entities import Param
 
-    entries = [Param(key, value) for key, value in params.items()]
+    known = run.data.params
+    entries = [Param(key, value) for key, value in params.items() if key not in known]
     for start in range(0, len(entries), _MOST_PARAMS):
-        client.log_batch(run_id, params=entries[start : start + _MOST_PARAMS])
+        client.log_batch(run.info.run_id, params=entries[start : start + _MOST_PARAMS])

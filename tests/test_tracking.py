@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from tests.heads import write_head
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 BENCHMARKS = ("voc21", "voc20", "coco_stuff")
+KEY = "content key of the training"
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +54,36 @@ def _head(config: Config, kind: str) -> Config:
     return config.model_copy(update={"align": config.align.model_copy(update={"head": kind})})
 
 
-def _checkpoint(folder: Path, sha256: str, epochs: int = 3) -> None:
+def _checkpoint(folder: Path, sha256: str, epochs: int = 3, key: str = KEY) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps({"key": key}))
     (folder / "checkpoint.json").write_text(json.dumps({"sha256": sha256}))
     (folder / "head.safetensors").write_bytes(b"weights")
     _curve(folder, epochs)
 
 
 def _curve(folder: Path, epochs: int = 3) -> None:
-    rows = [f"{epoch},{1 / epoch},{0.1 * epoch}\n" for epoch in range(1, epochs + 1)]
+    rows = [
+        ",".join(map(str, (epoch, *_metrics(epoch).values()))) + "\n"
+        for epoch in range(1, epochs + 1)
+    ]
     (folder / "curve.csv").write_text("epoch,loss,lr\n" + "".join(rows))
+
+
+def _metrics(epoch: int) -> dict[str, float]:
+    return {"loss": 1 / epoch, "lr": 0.1 * epoch}
+
+
+def _train(
+    config: Config, paths: Paths, sha256: str = "abc", epochs: tuple[int, ...] = (1, 2, 3)
+) -> None:
+    """A training that does these epochs, and publishes its head."""
+    tracker = open_tracker(config, paths.root)
+    with tracker.training(config, "fmbseg", paths.align, lambda: KEY) as on_metrics:
+        assert on_metrics is not None
+        for epoch in epochs:
+            on_metrics(epoch, _metrics(epoch))
+        _checkpoint(paths.align, sha256)
 
 
 def _result(
@@ -102,13 +126,16 @@ def _children(config: Config) -> list[Run]:
     return [run for run in _runs(config) if "mlflow.parentRunId" in run.data.tags]
 
 
+def _curve_of(config: Config, run: Run) -> list[tuple[int, float]]:
+    """All points (epoch, loss), those that were logged twice also twice."""
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    history = client.get_metric_history(run.info.run_id, "loss")
+    return sorted((point.step, point.value) for point in history)
+
+
 def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    with open_tracker(config, tmp_path).training(config, "fmbseg", paths.align) as on_metrics:
-        assert on_metrics is not None
-        for epoch in (1, 2, 3):
-            on_metrics(epoch, {"loss": 1 / epoch, "lr": 0.1 * epoch})
-        _checkpoint(paths.align, "abc")
+    _train(config, paths)
     for miou, benchmark in enumerate(BENCHMARKS):
         _result(paths, benchmark, 10.0 * miou, "abc")
         # A tracker of its own, as in a process of its own.
@@ -232,35 +259,162 @@ def test_a_lucky_score_on_other_images_of_the_same_folder_is_no_champion(
 
 
 def test_a_resumed_training_has_its_whole_curve(config: Config, tmp_path: Path) -> None:
-    paths = Paths(tmp_path)
-    with open_tracker(config, tmp_path).training(config, "fmbseg", paths.align) as on_metrics:
-        assert on_metrics is not None
-        on_metrics(3, {"loss": 1 / 3, "lr": 0.3})
-        _checkpoint(paths.align, "abc")
+    _train(config, Paths(tmp_path), epochs=(3,))
     (child,) = _children(config)
-    client = MlflowClient(tracking_uri=config.tracking.uri)
-    history = client.get_metric_history(child.info.run_id, "loss")
-    assert sorted(point.step for point in history) == [1, 2, 3]
+    assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_a_failed_training_is_marked_and_its_error_passes_through(
+KILLED = """
+import sys, time
+from pathlib import Path
+from fmbseg.config import load_config
+from fmbseg.tracking import open_tracker
+params, root, *overrides = sys.argv[1:]
+config = load_config(Path(params), overrides)
+tracker = open_tracker(config, Path(root))
+key = lambda: "content key of the training"
+with tracker.training(config, "fmbseg", Path(root) / "data" / "align", key) as on_metrics:
+    on_metrics(1, {"loss": 1.0, "lr": 0.1})
+    print("epoch 1", flush=True)
+    time.sleep(600)
+"""
+
+
+def _killed_after_its_first_epoch(config: Config, root: Path) -> None:
+    section = config.tracking
+    overrides = [f"tracking.{key}={getattr(section, key)}" for key in ("experiment", "uri")]
+    training = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(PARAMS), str(root), *overrides],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(PARAMS.parent)},
+    )
+    with training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "epoch 1\n"
+        training.kill()
+
+
+def test_a_killed_training_goes_on_in_its_own_run(config: Config, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    _killed_after_its_first_epoch(config, tmp_path)
+    (parent,), (child,) = _parents(config), _children(config)
+    assert child.info.run_name == "training-fmbseg"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.data.params == {"method": "fmbseg", **flat_params(config)}
+    assert [run.info.status for run in (parent, child)] == ["RUNNING", "RUNNING"]
+
+    # The first epoch once more, as after a kill before the state was written.
+    _train(config, paths)
+    (again,), (resumed,) = _parents(config), _children(config)
+    assert [again.info.run_id, resumed.info.run_id] == [parent.info.run_id, child.info.run_id]
+    assert [run.info.status for run in (again, resumed)] == ["FINISHED", "FINISHED"]
+    assert _curve_of(config, resumed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert again.data.tags["fmbseg.key"] == run_key(config, "fmbseg", "abc")
+
+    _result(paths, "voc21", 5.0, "abc")
+    open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", ["voc21"])
+    (scored,) = _parents(config)
+    assert scored.info.run_id == parent.info.run_id
+    assert scored.data.metrics["miou/voc21"] == 5.0
+
+
+def test_a_training_killed_just_before_its_end_is_finished_by_its_score(
+    config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    _killed_after_its_first_epoch(config, tmp_path)
+    _checkpoint(paths.align, "abc")  # was published, and then the process died
+    _result(paths, "voc21", 5.0, "abc")
+    open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", ["voc21"])
+    (run,) = _parents(config)
+    assert run.info.status == "FINISHED"
+    children = {child.info.run_name: child for child in _children(config)}
+    assert set(children) == {"training-fmbseg", "evaluate-voc21"}
+    assert {child.info.status for child in children.values()} == {"FINISHED"}
+    assert _curve_of(config, children["training-fmbseg"]) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_failed_tries_are_marked_and_the_last_one_goes_on_in_their_run(
+    config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    for epoch in (1, 2):
+        tracker = open_tracker(config, tmp_path)
+        with (
+            pytest.raises(KeyboardInterrupt),
+            tracker.training(config, "fmbseg", paths.align, lambda: KEY) as on_metrics,
+        ):
+            assert on_metrics is not None
+            on_metrics(epoch, _metrics(epoch))
+            raise KeyboardInterrupt
+        assert [run.info.status for run in _runs(config)] == ["FAILED", "FAILED"]
+        assert len(_parents(config)) == 1
+    _train(config, paths, epochs=(3,))
+    assert [run.info.status for run in _runs(config)] == ["FINISHED", "FINISHED"]
+    (child,) = _children(config)
+    assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_a_curve_of_two_machines_is_replaced_by_that_of_the_head(
     config: Config, tmp_path: Path
 ) -> None:
     tracker = open_tracker(config, tmp_path)
+    align = Paths(tmp_path).align
     with (
-        pytest.raises(KeyboardInterrupt),
-        tracker.training(config, "fmbseg", tmp_path / "align") as on_metrics,
+        pytest.raises(MemoryError),
+        tracker.training(config, "fmbseg", align, lambda: KEY) as on_metrics,
     ):
         assert on_metrics is not None
-        on_metrics(1, {"loss": 1.0, "lr": 0.1})
-        raise KeyboardInterrupt
-    (run,) = _runs(config)
-    assert run.info.status == "FAILED"
+        on_metrics(1, {"loss": 1.0001, "lr": 0.1})
+        raise MemoryError
+    _train(config, Paths(tmp_path))
+    (child,) = _children(config)
+    assert child.info.status == "FINISHED"
+    assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_resumed_with_a_parameter_of_another_stage_changed(config: Config, tmp_path: Path) -> None:
+    _killed_after_its_first_epoch(config, tmp_path)
+    section = config.evaluate.model_copy(update={"short_side": 17})
+    _train(config.model_copy(update={"evaluate": section}), Paths(tmp_path), epochs=(2, 3))
+    (parent,), (child,) = _parents(config), _children(config)
+    assert parent.data.params["evaluate.short_side"] == "17"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_the_same_head_trained_twice_is_one_run(config: Config, tmp_path: Path) -> None:
+    for _ in range(2):
+        _train(config, Paths(tmp_path))
+    (parent,), (child,) = _parents(config), _children(config)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_a_run_whose_maker_was_killed_gets_its_parameters(config: Config, tmp_path: Path) -> None:
+    client = MlflowClient(tracking_uri=config.tracking.uri)
+    experiment = client.create_experiment(config.tracking.experiment, tmp_path.as_uri())
+    tags = {"fmbseg.key": run_key(config, "maskclip", None)}
+    made = client.create_run(experiment, tags=tags)
+    client.log_param(made.info.run_id, "method", "maskclip")  # of the first batch
+    # The child run of a benchmark, killed at once as well.
+    tags = {"mlflow.parentRunId": made.info.run_id}
+    client.create_run(experiment, tags=tags, run_name="evaluate-voc21")
+
+    paths = Paths(tmp_path)
+    _result(paths, "voc21", 3.0, None, method="maskclip")
+    open_tracker(config, tmp_path).evaluation(config, paths, "maskclip", ["voc21"])
+    (run,), (child,) = _parents(config), _children(config)
+    assert run.data.params == {"method": "maskclip", **flat_params(config, trained=False)}
+    assert child.data.params["split"] == "val of voc21"
+    assert child.data.metrics["miou"] == 3.0
 
 
 def test_a_training_that_was_taken_over_makes_no_child(config: Config, tmp_path: Path) -> None:
     _checkpoint(tmp_path / "align", "abc")
-    with open_tracker(config, tmp_path).training(config, "fmbseg", tmp_path / "align"):
+    folder = tmp_path / "align"
+    with open_tracker(config, tmp_path).training(config, "fmbseg", folder, lambda: KEY):
         pass
     assert _runs(config) == []
 
@@ -272,7 +426,7 @@ def test_disabled(config: Config, tmp_path: Path) -> None:
     _checkpoint(paths.align, "abc")
     _result(paths, "voc21", 3.0, "abc")
     tracker = open_tracker(config, tmp_path)
-    with tracker.training(config, "fmbseg", paths.align) as on_metrics:
+    with tracker.training(config, "fmbseg", paths.align, lambda: KEY) as on_metrics:
         assert on_metrics is None
     tracker.evaluation(config, paths, "fmbseg", ["voc21"])
     assert _runs(config) == []
@@ -286,7 +440,7 @@ def test_a_broken_tracking_server_costs_a_warning_and_nothing_else(
     config = config.model_copy(update={"tracking": section})
     paths = Paths(tmp_path)
     tracker = open_tracker(config, tmp_path)
-    with tracker.training(config, "fmbseg", paths.align) as on_metrics:
+    with tracker.training(config, "fmbseg", paths.align, lambda: KEY) as on_metrics:
         assert on_metrics is not None
         for epoch in range(1, 4):
             on_metrics(epoch, {"loss": 1.0, "lr": 0.1})
