@@ -31,7 +31,14 @@ from fmbseg.errors import FmbsegError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.stage_table import STAGES
-from fmbseg.stages import find_stage, run_stage, stage_names, stage_shards, stage_state
+from fmbseg.stages import (
+    find_stage,
+    run_stage,
+    stage_names,
+    stage_shards,
+    stage_state,
+    track_stage,
+)
 from fmbseg.tracking import open_tracker
 
 Report = dict[str, Any]
@@ -111,6 +118,7 @@ def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Rep
     if done.name == "Cached":  # what the earlier run computed is taken over by this one
         shards = report["computed"] + report["taken_over"]
         report = report | {"computed": 0, "taken_over": shards}
+        track_stage(name, config, Paths(root), open_tracker(config, root))
     # For the stage's task they were there; this run has computed them all the same.
     report["computed"] += shared_out
     report["taken_over"] -= shared_out

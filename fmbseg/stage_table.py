@@ -48,6 +48,7 @@ class Stage:
         state: its content key as inputs and parameters are now, and whether the result is there.
         each_benchmark: whether it runs once a benchmark.
         shards: its shards, where several machines may share them out.
+        track: logs the result that is there; None: nothing of it is logged.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     state: Callable[[Workplace], StageState]
     each_benchmark: bool = False
     shards: Callable[[Workplace], ShardedWork[Any]] | None = None
+    track: Callable[[Workplace], None] | None = None
 
 
 # The stage modules import torch; `fmbseg --help` must not. So each is imported when it runs.
@@ -141,6 +143,10 @@ def _align(work: Workplace) -> StageReport:
         return align(work.config, work.paths, work.progress, on_metrics)
 
 
+def _track_align(work: Workplace) -> None:
+    work.tracker.trained(work.config, "fmbseg", work.paths.align)
+
+
 def _align_state(work: Workplace) -> StageState:
     from fmbseg.align.stages import align_state
 
@@ -194,7 +200,6 @@ def _oracle_state(work: Workplace) -> StageState:
 
 def _score(work: Workplace, stage: str) -> StageReport:
     from fmbseg.evaluate.stages import evaluate
-    from fmbseg.view.example import example_overlay
 
     reports = []
     for method in _SCORED[stage]:
@@ -203,8 +208,7 @@ def _score(work: Workplace, stage: str) -> StageReport:
                 work.config, work.paths, work.progress, method=method, benchmarks=work.benchmarks
             )
         )
-        picture = partial(example_overlay, work.config, work.paths) if method == "fmbseg" else None
-        work.tracker.evaluation(work.config, work.paths, method, work.benchmarks, picture)
+        _track_scores(work, method)
     keys = [report.key for report in reports]
     return StageReport(
         stage,
@@ -213,6 +217,18 @@ def _score(work: Workplace, stage: str) -> StageReport:
         taken_over=sum(report.taken_over for report in reports),
         images=sum(report.images for report in reports),
     )
+
+
+def _track_scores(work: Workplace, method: str) -> None:
+    from fmbseg.view.example import example_overlay
+
+    picture = partial(example_overlay, work.config, work.paths) if method == "fmbseg" else None
+    work.tracker.evaluation(work.config, work.paths, method, work.benchmarks, picture)
+
+
+def _track_stage(stage: str, work: Workplace) -> None:
+    for method in _SCORED[stage]:
+        _track_scores(work, method)
 
 
 def _scores(work: Workplace, stage: str) -> list[StageState]:
@@ -345,6 +361,7 @@ _TABLE = (
         outputs=("data/align",),
         function=_align,
         state=_align_state,
+        track=_track_align,
     ),
     Stage(
         name="evaluate",
@@ -355,6 +372,7 @@ _TABLE = (
         outputs=("metrics/fmbseg/${key}.json",),
         function=_evaluate,
         state=_evaluate_state,
+        track=partial(_track_stage, "evaluate"),
         each_benchmark=True,
     ),
     Stage(
@@ -366,6 +384,7 @@ _TABLE = (
         outputs=("metrics/maskclip/${key}.json", "metrics/pseudo/${key}.json"),
         function=_baselines,
         state=_baselines_state,
+        track=partial(_track_stage, "baselines"),
         each_benchmark=True,
     ),
     Stage(
@@ -377,6 +396,7 @@ _TABLE = (
         outputs=("data/oracle", "metrics/oracle"),
         function=_oracle,
         state=_oracle_state,
+        track=partial(_track_stage, "oracle"),
     ),
     Stage(
         name="plots",

@@ -13,7 +13,7 @@ from fmbseg.config import Config
 from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 from fmbseg.performance import measured, remember
-from fmbseg.progress import Progress
+from fmbseg.progress import Progress, silent_progress
 from fmbseg.stage_table import STAGES, Stage, Workplace
 from fmbseg.store import ShardedWork, StageReport, StageState
 from fmbseg.tracking import Tracker
@@ -68,6 +68,19 @@ def run_stage(
     if report.images:
         remember(paths, report.key, performance)
     return report
+
+
+def track_stage(name: str, config: Config, paths: Paths, tracker: Tracker) -> None:
+    """Log the result of a stage that was found done, as `run_stage` would; computes nothing.
+
+    Its run may be missing: MLflow was away or switched off, or its database is a new one.
+
+    Raises:
+        ConfigError: see `find_stage`.
+    """
+    stage, benchmarks = find_stage(name, config)
+    if stage.track is not None:
+        stage.track(Workplace(config, paths, silent_progress(), tracker, benchmarks))
 
 
 def stage_state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:

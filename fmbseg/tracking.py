@@ -16,11 +16,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmbseg.config import Config
+from fmbseg.digest import json_digest
 from fmbseg.logged_model import log_checkpoint, promote
 from fmbseg.paths import Paths, project_folder
 from fmbseg.runs import (
@@ -54,11 +56,16 @@ Overlay = Callable[[str], "Image.Image | None"]
 _KEY = "fmbseg.key"
 _CHECKPOINT = "fmbseg.checkpoint"
 _TRAINING = "fmbseg.training"
+_LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
 _PARENT = "mlflow.parentRunId"
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # MLflow's limits of one batch
 _FLUSH_SECONDS = 5.0
+_PAUSE_SECONDS = 60.0
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds
 _log = logging.getLogger(__name__)
+# Until when a server or database that did not answer is left alone: to find that out takes seconds,
+# and a pipeline in which everything is done asks a dozen times.
+_away: dict[str, float] = {}
 
 
 class Tracker:
@@ -78,6 +85,9 @@ class Tracker:
         """
         yield None
 
+    def trained(self, config: Config, method: str, checkpoint: Path) -> None:
+        """Logs a training that is done, if it is not logged yet; arguments as `training`."""
+
     def evaluation(
         self,
         config: Config,
@@ -86,7 +96,7 @@ class Tracker:
         benchmarks: Sequence[str],
         overlay: Overlay | None = None,
     ) -> None:
-        """Adds the results in `metrics/<method>/<benchmark>.json` to the run.
+        """Adds what is not there yet of `metrics/<method>/<benchmark>.json` to the run.
 
         Args:
             config: its tracking section aside, what the results were made with.
@@ -119,11 +129,18 @@ def tracking_uri(uri: str, root: Path) -> str:
     return f"{scheme}:///{project_folder(root).resolve() / name}"
 
 
+@dataclass
+class _Attempt:
+    succeeded: bool = False
+
+
 @contextmanager
-def _never_fails(what: str) -> Iterator[None]:
+def _never_fails(what: str) -> Iterator[_Attempt]:
     """Turns any error into one warning: results are on disk, tracking must not lose them."""
+    attempt = _Attempt()
     try:
-        yield
+        yield attempt
+        attempt.succeeded = True
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         _log.warning("%s is not in MLflow (%s); its results are complete on disk", what, reason)
@@ -147,12 +164,30 @@ class _MlflowTracker(Tracker):
             with _never_fails(f"the end of training-{method}"):
                 self._fail(curve)
             raise
+        if curve.run_id is None:
+            self.trained(config, method, checkpoint)
+            return
+        with _never_fails(f"the training of {method}"):
+            self._add_trained(config, method, checkpoint)
+
+    def trained(self, config: Config, method: str, checkpoint: Path) -> None:
         with _never_fails(f"the training of {method}"):
             sha256 = checkpoint_sha256(checkpoint)
-            if curve.run_id is not None and sha256 is not None:
-                run = self._run(config, method, sha256, published_key(checkpoint))
-                self._add_training(run.info.run_id, method, checkpoint, sha256)
-                self._open()[0].set_terminated(run.info.run_id, "FINISHED")
+            if sha256 is None:
+                return
+            known = self._find(run_key(config, method, sha256))
+            if known is None or known.data.tags.get(f"{_LOGGED}training") != sha256:
+                self._add_trained(config, method, checkpoint)
+
+    def _add_trained(self, config: Config, method: str, checkpoint: Path) -> None:
+        sha256 = checkpoint_sha256(checkpoint)
+        if sha256 is None:
+            return
+        run_id = self._run(config, method, sha256, published_key(checkpoint)).info.run_id
+        self._add_training(run_id, method, checkpoint, sha256)
+        client, _ = self._open()
+        client.set_terminated(run_id, "FINISHED")
+        client.set_tag(run_id, f"{_LOGGED}training", sha256)
 
     def evaluation(
         self,
@@ -162,40 +197,77 @@ class _MlflowTracker(Tracker):
         benchmarks: Sequence[str],
         overlay: Overlay | None = None,
     ) -> None:
-        checkpoints = {"fmbseg": paths.align, "oracle": paths.oracle}
         for benchmark in benchmarks:
             with _never_fails(f"the evaluation of {method} on {benchmark}"):
-                folder = paths.metrics / method
-                result = read_json(folder / f"{benchmark}.json")
-                sha256, trained = result["checkpoint_sha256"], checkpoints.get(method)
-                if trained is not None and sha256 == checkpoint_sha256(trained):
-                    run_id = self._run(config, method, sha256, published_key(trained)).info.run_id
-                    self._add_training(run_id, method, trained, sha256)
-                else:
-                    run_id = self._run(config, method, sha256).info.run_id
-                self._add_scores(run_id, config, folder, benchmark, result)
-                if overlay is not None and (picture := overlay(benchmark)) is not None:
-                    path = f"overlay/{benchmark}.png"
-                    self._open()[0].log_image(run_id, picture, artifact_file=path)
-                with _never_fails(f"the data set of {benchmark}"):
-                    self._add_data(run_id, evaluation_data(config, benchmark, result))
-                self._open()[0].set_terminated(run_id, "FINISHED")
-                if method == "fmbseg" and result["checkpoint_sha256"] == checkpoint_sha256(
-                    paths.align
-                ):
-                    self._add_model(run_id, paths.align)
-                    self._add_stages(run_id, config, paths)
+                result = read_json(paths.metrics / method / f"{benchmark}.json")
+                mark = self._mark(config, paths, benchmark, result)
+                known = self._find(run_key(config, method, result["checkpoint_sha256"]))
+                if known is None or known.data.tags.get(f"{_LOGGED}{benchmark}") != mark:
+                    self._add_evaluation(config, paths, method, benchmark, result, overlay, mark)
+
+    def _mark(self, config: Config, paths: Paths, benchmark: str, result: Mapping[str, Any]) -> str:
+        """Digest of all that an evaluation logs; equal: everything is there already."""
+        entry = config.evaluate.benchmarks.get(benchmark)
+        labels = trained_labels(paths)
+        section = self._section
+        return json_digest(
+            [
+                result,
+                None if entry is None else entry.model_dump(),
+                None if labels is None else labels.digest,
+                [section.model, section.champion_benchmark],
+            ]
+        )
+
+    def _add_evaluation(
+        self,
+        config: Config,
+        paths: Paths,
+        method: str,
+        benchmark: str,
+        result: Mapping[str, Any],
+        overlay: Overlay | None,
+        mark: str,
+    ) -> None:
+        client, _ = self._open()
+        sha256 = result["checkpoint_sha256"]
+        trained = {"fmbseg": paths.align, "oracle": paths.oracle}.get(method)
+        present = trained is not None and sha256 == checkpoint_sha256(trained)
+        if trained is not None and present:
+            run_id = self._run(config, method, sha256, published_key(trained)).info.run_id
+            self._add_training(run_id, method, trained, sha256)
+        else:
+            run_id = self._run(config, method, sha256).info.run_id
+        self._add_scores(run_id, config, paths.metrics / method, benchmark, result)
+        parts = []
+        if overlay is not None:
+            with _never_fails(f"the picture of {benchmark}") as part:
+                if (picture := overlay(benchmark)) is not None:
+                    client.log_image(run_id, picture, artifact_file=f"overlay/{benchmark}.png")
+            parts.append(part)
+        with _never_fails(f"the data set of {benchmark}") as part:
+            self._add_data(run_id, evaluation_data(config, benchmark, result))
+        parts.append(part)
+        client.set_terminated(run_id, "FINISHED")
+        if method == "fmbseg" and present:
+            with _never_fails("the model of this run") as part:
+                self._add_model(run_id, paths.align)
+            parts.append(part)
+            with _never_fails("what the stages took") as part:
+                self._add_stages(run_id, config, paths)
+            parts.append(part)
+        if (present or sha256 is None) and all(part.succeeded for part in parts):
+            client.set_tag(run_id, f"{_LOGGED}{benchmark}", mark)
 
     def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
-        with _never_fails("what the stages took"):
-            labels = trained_labels(paths)
-            if labels is None:
-                return
-            client, _ = self._open()
-            logged = client.get_run(run_id).data.metrics
-            new = {k: v for k, v in stage_figures(paths, labels).items() if k not in logged}
-            _log_curve(client, run_id, [(0, new)])
-            self._add_data(run_id, training_data(config, paths, labels))
+        labels = trained_labels(paths)
+        if labels is None:
+            return
+        client, _ = self._open()
+        logged = client.get_run(run_id).data.metrics
+        new = {k: v for k, v in stage_figures(paths, labels).items() if k not in logged}
+        _log_curve(client, run_id, [(0, new)])
+        self._add_data(run_id, training_data(config, paths, labels))
 
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -221,11 +293,10 @@ class _MlflowTracker(Tracker):
             client.log_inputs(run_id, inputs)
 
     def _add_model(self, run_id: str, checkpoint: Path) -> None:
-        with _never_fails("the model of this run"):
-            client, experiment = self._open()
-            model_id = log_checkpoint(client, experiment, run_id, checkpoint)
-            section = self._section
-            promote(client, section.model, run_id, model_id, section.champion_benchmark)
+        client, experiment = self._open()
+        model_id = log_checkpoint(client, experiment, run_id, checkpoint)
+        section = self._section
+        promote(client, section.model, run_id, model_id, section.champion_benchmark)
 
     def run_link(self, config: Config, paths: Paths) -> str | None:
         link: str | None = None
@@ -411,8 +482,14 @@ class _MlflowTracker(Tracker):
             for name in ("alembic", "mlflow"):
                 logging.getLogger(name).setLevel(logging.WARNING)
             uri = tracking_uri(self._section.uri, self._root)
-            client = MlflowClient(tracking_uri=uri)
-            self._opened = client, self._experiment(client, uri)
+            if time.monotonic() < _away.get(uri, 0.0):
+                raise ConnectionError("it did not answer a moment ago")
+            try:
+                client = MlflowClient(tracking_uri=uri)
+                self._opened = client, self._experiment(client, uri)
+            except Exception:
+                _away[uri] = time.monotonic() + _PAUSE_SECONDS
+                raise
         return self._opened
 
     def _experiment(self, client: MlflowClient, uri: str) -> str:

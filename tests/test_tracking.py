@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -411,12 +412,71 @@ def test_a_run_whose_maker_was_killed_gets_its_parameters(config: Config, tmp_pa
     assert child.data.metrics["miou"] == 3.0
 
 
-def test_a_training_that_was_taken_over_makes_no_child(config: Config, tmp_path: Path) -> None:
-    _checkpoint(tmp_path / "align", "abc")
-    folder = tmp_path / "align"
-    with open_tracker(config, tmp_path).training(config, "fmbseg", folder, lambda: KEY):
-        pass
-    assert _runs(config) == []
+def test_a_training_that_was_taken_over_is_logged_if_mlflow_missed_it(
+    config: Config, tmp_path: Path
+) -> None:
+    align = Paths(tmp_path).align
+    _checkpoint(align, "abc")
+    ends = []
+    for _ in range(2):
+        with open_tracker(config, tmp_path).training(config, "fmbseg", align, lambda: KEY):
+            pass
+        (run,), (child,) = _parents(config), _children(config)
+        assert run.info.status == child.info.status == "FINISHED"
+        assert _curve_of(config, child) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+        ends.append((run.info.end_time, child.info.end_time))
+    assert ends[0] == ends[1]
+
+
+def test_what_mlflow_missed_is_logged_the_next_time_and_then_no_more(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = Paths(tmp_path)
+    write_head(paths.align, seed=0, vocabulary="voc20")
+    _curve(paths.align)
+    sha256 = json.loads((paths.align / "checkpoint.json").read_text())["sha256"]
+    _result(paths, "voc21", 5.0, sha256, samples_sha256="all")
+    pictures = []
+
+    def overlay(benchmark: str) -> Image.Image:
+        pictures.append(benchmark)
+        return Image.new("RGB", (8, 8))
+
+    def track(uri: str, enabled: bool = True) -> None:
+        section = config.tracking.model_copy(update={"uri": uri, "enabled": enabled})
+        given = config.model_copy(update={"tracking": section})
+        open_tracker(given, tmp_path).evaluation(given, paths, "fmbseg", ["voc21"], overlay)
+
+    track("sqlite:////proc/nowhere/mlflow.db")
+    assert "not in MLflow" in caplog.text
+    track(config.tracking.uri, enabled=False)
+    assert _runs(config) == [] and pictures == []
+    caplog.clear()
+    track(config.tracking.uri)
+    before = {run.info.run_id: (run.info.end_time, run.data.tags) for run in _runs(config)}
+    (run,) = _parents(config)
+    assert run.data.metrics["miou/voc21"] == 5.0
+    assert len(before) == 3 and pictures == ["voc21"]
+    track(config.tracking.uri)
+    assert before == {run.info.run_id: (run.info.end_time, run.data.tags) for run in _runs(config)}
+    assert pictures == ["voc21"] and caplog.text == ""
+    # Another score of the same head, as after a mistake in the truth was mended.
+    _result(paths, "voc21", 6.0, sha256, samples_sha256="other")
+    track(config.tracking.uri)
+    (run,) = _parents(config)
+    assert run.data.metrics["miou/voc21"] == 6.0 and len(pictures) == 2
+
+
+def test_a_server_that_is_away_costs_its_waiting_time_once(config: Config, tmp_path: Path) -> None:
+    section = config.tracking.model_copy(update={"uri": "http://127.0.0.1:10"})
+    config = config.model_copy(update={"tracking": section})
+    paths = Paths(tmp_path)
+    _result(paths, "voc21", 3.0, None, method="maskclip")
+    open_tracker(config, tmp_path).evaluation(config, paths, "maskclip", ["voc21"])
+    start = time.monotonic()
+    for _ in range(20):
+        open_tracker(config, tmp_path).evaluation(config, paths, "maskclip", ["voc21"])
+    assert time.monotonic() - start < 2
 
 
 def test_disabled(config: Config, tmp_path: Path) -> None:

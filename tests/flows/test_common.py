@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from prefect import flow, get_run_logger
 from prefect.artifacts import update_progress_artifact
 from prefect.client.orchestration import get_client
@@ -27,8 +28,9 @@ from fmbseg.config import Config, parse_config
 from fmbseg.errors import DataError, StoreError
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
-from fmbseg.stages import stage_state
+from fmbseg.stages import run_stage, stage_state
 from fmbseg.store import ShardedWork
+from tests.heads import write_head
 
 
 @pytest.mark.parametrize(
@@ -116,9 +118,40 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
     assert stage_state("scenes", config, Paths(elsewhere), silent_progress()).published
 
 
-@flow(name="two-stages")
-def two_stages(config: Config, root: Path) -> list[dict[str, object]]:
-    return [call_task(name, config, root) for name in ("scenes", "detect")]
+@flow(name="some-stages")
+def some_stages(names: list[str], config: Config, root: Path) -> None:
+    for name in names:
+        call_task(name, config, root)
+
+
+@pytest.mark.slow
+def test_what_is_cached_is_logged_where_mlflow_has_missed_it(
+    server: None, config: Config, tmp_path: Path
+) -> None:
+    benchmarks = {"voc21": {"root": "data/scenes/VOC2012", "split": "val"}}
+    evaluate = {"benchmarks": benchmarks, "short_side": 64}
+    config = parse_config(config.model_dump() | {"evaluate": evaluate})
+    align = Paths(tmp_path).align
+    write_head(align, seed=0)
+    (align / "curve.csv").write_text("epoch,loss,lr\n1,0.5,0.1\n")
+    run_stage("scenes", config, Paths(tmp_path), silent_progress())
+    names = ["evaluate@voc21", "baselines@voc21"]
+
+    def states(given: Config) -> list[str]:
+        done = some_stages(names, given, tmp_path, return_state=True)
+        return [str(run.state_name) for run in _tasks(done)]
+
+    assert states(config) == ["Completed", "Completed"]  # and MLflow is switched off
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking = config.tracking.model_copy(update={"enabled": True, "uri": uri})
+    assert states(config.model_copy(update={"tracking": tracking})) == ["Cached", "Cached"]
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    runs = {run.data.params["method"]: run for run in found if "method" in run.data.params}
+    assert set(runs) == {"fmbseg", "maskclip", "pseudo"}
+    assert all("miou/voc21" in run.data.metrics for run in runs.values())
 
 
 def _fail_the_first_try(
@@ -158,7 +191,7 @@ def test_every_shard_may_fail_and_be_tried_again(
     server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = _fail_the_first_try(monkeypatch, torch.OutOfMemoryError("injected"))
-    done = two_stages(shards, tmp_path, return_state=True)
+    done = some_stages(["scenes", "detect"], shards, tmp_path, return_state=True)
     assert done.is_completed()
     assert tries == dict.fromkeys(range(6), 2)
     (run,) = [run for run in _tasks(done) if run.name == "detect"]
@@ -173,7 +206,7 @@ def test_a_shard_that_always_fails_ends_the_run(
     server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = _fail_the_first_try(monkeypatch, torch.OutOfMemoryError("injected"), times=99)
-    done = two_stages(shards, tmp_path, return_state=True)
+    done = some_stages(["scenes", "detect"], shards, tmp_path, return_state=True)
     assert done.is_failed()
     assert tries == {0: 1 + RETRIES}
 
@@ -183,7 +216,7 @@ def test_a_users_mistake_is_not_tried_again(
     server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = _fail_the_first_try(monkeypatch, DataError("injected"))
-    assert two_stages(shards, tmp_path, return_state=True).is_failed()
+    assert some_stages(["scenes", "detect"], shards, tmp_path, return_state=True).is_failed()
     assert tries == {0: 1}
 
 

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from fmbseg.config import load_config
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
@@ -53,6 +54,29 @@ def test_the_same_again_is_cached(project: Stack) -> None:
     assert state == "Completed"
     assert tasks.pop("record") == "Completed"
     assert set(tasks.values()) == {"Cached"}
+
+
+def test_what_mlflow_lost_comes_back_although_all_is_cached(project: Stack) -> None:
+    # An experiment that has nothing yet, as after the database was removed.
+    again = 'overrides=["tracking.experiment=again"]'
+    start = time.monotonic()
+    state, _, tasks = project.deployment("full", again)
+    assert (state, set(tasks.values())) == ("Completed", {"Cached"})
+    assert time.monotonic() - start < 60
+    client = MlflowClient(tracking_uri=f"http://127.0.0.1:{project.ports[1]}")
+
+    def logged(name: str) -> list[tuple[str, str, set[str]]]:
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        return sorted((run.info.run_name, run.info.status, set(run.data.metrics)) for run in runs)
+
+    first = load_config(project.root / "params.yaml").tracking.experiment
+    assert logged("again") == logged(first) != []
+    start = time.monotonic()
+    assert project.deployment("full", again)[0] == "Completed"
+    assert time.monotonic() - start < 60
+    assert logged("again") == logged(first)
 
 
 def test_a_truncated_file_is_noticed_and_made_again(project: Stack) -> None:
