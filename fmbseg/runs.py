@@ -158,12 +158,14 @@ def trained_labels(paths: Paths) -> TrainedLabels | None:
     return TrainedLabels(digest, str(manifest["images_digest"]), int(manifest["images"]))
 
 
-def stage_figures(paths: Paths, labels: TrainedLabels) -> dict[str, float]:
+def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[str, float]:
     """What the stages before the training took, and what stage 1 found; by metric name.
 
     `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
     stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
-    the share of labelled patches that of the training.
+    the share of labelled patches that of the training. `pseudo_labels/similarity` (cosine of a
+    mask with the text of its class) and `pseudo_labels/predicted_iou` (SAM's, 0 to 1) are means
+    over the masks that were painted; absent where there is none.
     """
     figures: dict[str, float] = {}
     for stage in ("detect", "query", "masks", "label", "features"):
@@ -175,11 +177,18 @@ def stage_figures(paths: Paths, labels: TrainedLabels) -> dict[str, float]:
         figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
         if found.peak_gpu_memory_mb:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
-    columns = ["image_id", "source"]
+    columns = ["source", "class_index", "similarity", "predicted_iou"]
     table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
-    queried = table[table["source"] == "query"]
-    figures["pseudo_labels/classes_per_image"] = len(queried) / labels.images
+    queried = table["source"] == "query"
+    figures["pseudo_labels/classes_per_image"] = int(queried.sum()) / labels.images
     figures["pseudo_labels/masks_per_image"] = len(table) / labels.images
+    section = config.label
+    used = (queried & section.use_queries) | (~queried & section.use_masks)
+    classified = table["class_index"].notna() & (table["similarity"] >= section.min_similarity)
+    kept = table[used & classified]
+    if len(kept):
+        for name in ("similarity", "predicted_iou"):
+            figures[f"pseudo_labels/{name}"] = float(kept[name].mean())
     share = read_json(paths.align / "checkpoint.json")["metrics"]["labelled_patches"]
     figures["pseudo_labels/labelled_patches"] = float(share)
     return figures

@@ -256,6 +256,10 @@ class _MlflowTracker(Tracker):
             with _never_fails("what the stages took") as part:
                 self._add_stages(run_id, config, paths)
             parts.append(part)
+        if method in ("fmbseg", "pseudo"):
+            with _never_fails("the score of the pseudo labels") as part:
+                self._add_label_scores(config, paths)
+            parts.append(part)
         if (present or sha256 is None) and all(part.succeeded for part in parts):
             client.set_tag(run_id, f"{_LOGGED}{benchmark}", mark)
 
@@ -265,9 +269,24 @@ class _MlflowTracker(Tracker):
             return
         client, _ = self._open()
         logged = client.get_run(run_id).data.metrics
-        new = {k: v for k, v in stage_figures(paths, labels).items() if k not in logged}
+        new = {k: v for k, v in stage_figures(config, paths, labels).items() if k not in logged}
         _log_curve(client, run_id, [(0, new)])
         self._add_data(run_id, training_data(config, paths, labels))
+
+    def _add_label_scores(self, config: Config, paths: Paths) -> None:
+        """Gives the run of the present head what stage 1 scores with the same parameters.
+
+        Either may be there first; whoever comes second calls this to some effect.
+        """
+        client, _ = self._open()
+        head = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+        labels = self._find(run_key(config, "pseudo", None))
+        if head is None or labels is None:
+            return
+        scored = {k: v for k, v in labels.data.metrics.items() if k.startswith("miou/")}
+        found = {f"pseudo_labels/{key}": value for key, value in scored.items()}
+        new = {k: v for k, v in found.items() if head.data.metrics.get(k) != v}
+        _log_curve(client, head.info.run_id, [(0, new)])
 
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
