@@ -33,6 +33,8 @@ from fmbseg.errors import ConfigError, FmbsegError
 
 POOL = "fmbseg"
 _PROCESSES = "processes.json"
+# Files in `concurrency_leases/` of the server's Prefect home.
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 _HOST = "127.0.0.1"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 20.0
@@ -82,7 +84,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What the processes, and the runs that the worker starts, find in their environment."""
         places = [str(self.root), os.environ.get("PYTHONPATH", "")]
-        quiet = {
+        defaults = {
             "DO_NOT_TRACK": "1",
             "DVC_NO_ANALYTICS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -91,9 +93,12 @@ class Stack:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # Which slots are taken is in the database; until when, by default in the server's
+            # memory: the slot of a run that was killed would stay taken after a restart.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
         }
         return {
-            **quiet,
+            **defaults,
             **os.environ,
             "MLFLOW_TRACKING_URI": self.tracking,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
