@@ -35,6 +35,7 @@ POOL = "fmbseg"
 _PROCESSES = "processes.json"
 # Files in `concurrency_leases/` of the server's Prefect home.
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+_SERVERS = ("prefect", "mlflow")
 _HOST = "127.0.0.1"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 20.0
@@ -44,11 +45,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @dataclass(frozen=True)
 class Started:
-    """A process of the stack; the time tells it from a later one of the same number."""
+    """A process of the stack; the time tells it from a later one of the same number.
+
+    Attributes:
+        name: prefect, mlflow or worker.
+        pid: its number.
+        created: when, in seconds since 1970.
+        port: what it listens on, of this machine; None: the worker.
+    """
 
     name: str
     pid: int
     created: float
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Stack:
 
     Attributes:
         root: the project, absolute.
-        prefect_port: `FMBSEG_PREFECT_PORT`.
-        mlflow_port: `FMBSEG_MLFLOW_PORT`.
+        prefect_port: the one it runs on, otherwise `FMBSEG_PREFECT_PORT`.
+        mlflow_port: the one it runs on, otherwise `FMBSEG_MLFLOW_PORT`.
     """
 
     root: Path
@@ -110,7 +119,7 @@ class Stack:
 
 
 def open_stack(root: Path = Path(".")) -> Stack:
-    """The stack of a project, with the ports of the environment.
+    """The stack of a project, with the ports that it runs on, otherwise those of the environment.
 
     Raises:
         ConfigError: a port is no port.
@@ -121,7 +130,14 @@ def open_stack(root: Path = Path(".")) -> Stack:
         if not text.isdigit() or not 0 < int(text) < 65536:
             raise ConfigError(f"{name} is {text!r}: give a port, such as {default}")
         ports.append(int(text))
-    return Stack(root.resolve(), *ports)
+    stack = Stack(root.resolve(), *ports)
+    if not _running(stack):
+        return stack
+    # What was given when it was started need not be given again: at another port there may be
+    # another project's stack.
+    own = {item.name: item.port for item in _noted(stack)}
+    prefect, mlflow = (own.get(name) or port for name, port in zip(_SERVERS, ports, strict=True))
+    return Stack(stack.root, prefect, mlflow)
 
 
 def start(stack: Stack) -> None:
@@ -130,10 +146,10 @@ def start(stack: Stack) -> None:
     Raises:
         ConfigError: a port is taken, or a process ended or did not answer in time.
     """
-    if running := _running(stack):
-        if {item.name for item in running} == {"prefect", "mlflow", "worker"}:
-            print(f"the stack runs already: Prefect {stack.api}, MLflow {stack.tracking}")
-            return
+    if _is_whole(stack):
+        print(f"the stack runs already: {_addresses(stack)}")
+        return
+    if _running(stack):
         stop(stack)
     for name, port in (("PREFECT", stack.prefect_port), ("MLFLOW", stack.mlflow_port)):
         if _is_taken(port):
@@ -144,17 +160,17 @@ def start(stack: Stack) -> None:
     stack.folder.mkdir(parents=True, exist_ok=True)
     started: list[Started] = []
     try:
-        started.append(_spawn(stack, "prefect", _prefect(stack)))
+        started.append(_spawn(stack, "prefect", _prefect(stack), stack.prefect_port))
         _remember(stack, started)
-        started.append(_spawn(stack, "mlflow", _mlflow(stack)))
+        started.append(_spawn(stack, "mlflow", _mlflow(stack), stack.mlflow_port))
         _remember(stack, started)
-        _wait(stack, started[0], lambda: _answers(f"{stack.api}/health"))
+        _wait(stack, started[0], lambda: _serves(started[0], f"{stack.api}/health"))
         _create_limit(stack)
         started.append(_spawn(stack, "worker", _worker()))
         _remember(stack, started)
         # Not /health: it is exempt from the checks that a client's calls go through.
         experiment = f"{stack.tracking}/api/2.0/mlflow/experiments/get?experiment_id=0"
-        _wait(stack, started[1], lambda: _answers(experiment))
+        _wait(stack, started[1], lambda: _serves(started[1], experiment))
         _wait(stack, started[2], lambda: _worker_is_online(stack))
     except BaseException:
         stop(stack)
@@ -165,7 +181,9 @@ def start(stack: Stack) -> None:
         f"[api]\nurl = {json.dumps(stack.api)}\n",
         encoding="utf-8",
     )
-    print(f"Prefect http://{_HOST}:{stack.prefect_port}  MLflow {stack.tracking}  pool {POOL}")
+    print(f"{_addresses(stack)}, pool {POOL}")
+    if os.environ.get("PREFECT_API_URL", stack.api).rstrip("/") != stack.api:
+        print("PREFECT_API_URL names another server, and `prefect` asks that one: unset it")
 
 
 def stop(stack: Stack) -> None:
@@ -184,8 +202,9 @@ def deploy(stack: Stack) -> None:
     Raises:
         ConfigError: the stack does not run, or Prefect refused.
     """
-    if not _running(stack):
-        raise ConfigError("the stack does not run: start it with `make stack`")
+    # All of it: where its server is gone, another project's may have the port by now.
+    if not _is_whole(stack):
+        raise ConfigError("the stack does not run, or not all of it: start it with `make stack`")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     done = subprocess.run(command, cwd=stack.root, env=stack.environment, check=False)
     if done.returncode:
@@ -211,7 +230,7 @@ def _worker() -> list[str]:
     return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
 
 
-def _spawn(stack: Stack, name: str, command: Sequence[str]) -> Started:
+def _spawn(stack: Stack, name: str, command: Sequence[str], port: int | None = None) -> Started:
     # As modules: what is on the PATH under these names may belong to another environment.
     arguments = [sys.executable, "-m", *command]
     with (stack.folder / f"{name}.log").open("ab") as log:
@@ -224,7 +243,7 @@ def _spawn(stack: Stack, name: str, command: Sequence[str]) -> Started:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Started(name, process.pid, psutil.Process(process.pid).create_time())
+    return Started(name, process.pid, psutil.Process(process.pid).create_time(), port)
 
 
 def _create_limit(stack: Stack) -> None:
@@ -264,6 +283,23 @@ def _wait(stack: Stack, item: Started, ready: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+def _serves(item: Started, url: str) -> bool:
+    # Whoever took the port between our look at it and the server's answers as well.
+    return _listens(item) and _answers(url)
+
+
+def _listens(item: Started) -> bool:
+    process = _process(item)
+    if process is None:
+        return False
+    with suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            for socket_ in one.net_connections(kind="tcp"):
+                if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == item.port:
+                    return True
+    return False
+
+
 def _answers(url: str) -> bool:
     # No proxy stands between this machine and itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -290,12 +326,24 @@ def _remember(stack: Stack, started: Sequence[Started]) -> None:
     write_atomically(stack.folder / _PROCESSES, text.encode())
 
 
-def _running(stack: Stack) -> list[Started]:
+def _noted(stack: Stack) -> list[Started]:
     try:
         noted = json.loads((stack.folder / _PROCESSES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    return [item for item in (Started(**entry) for entry in noted) if _process(item)]
+    return [Started(**entry) for entry in noted]
+
+
+def _running(stack: Stack) -> list[Started]:
+    return [item for item in _noted(stack) if _process(item)]
+
+
+def _is_whole(stack: Stack) -> bool:
+    return {item.name for item in _running(stack)} == {*_SERVERS, "worker"}
+
+
+def _addresses(stack: Stack) -> str:
+    return f"Prefect {stack.api.removesuffix('/api')}, MLflow {stack.tracking}"
 
 
 def _process(item: Started) -> psutil.Process | None:

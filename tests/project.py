@@ -24,6 +24,7 @@ WHO = {f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")}
 MAIL = {f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")}
 # The tester's own servers are not the project's.
 SERVERS = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME")
+SERVERS += ("FMBSEG_MLFLOW_PORT", "FMBSEG_PREFECT_PORT")
 
 
 class Project:

@@ -96,6 +96,11 @@ class Stack(Project):
         assert state is not None
         return state
 
+    def deployment_steps(self, name: str) -> list[dict[str, object]]:
+        """What a run of a deployment does before it imports the flow."""
+        with self._client() as api:
+            return list(api.read_deployment_by_name(name).pull_steps or [])
+
     def logs(self) -> list[str]:
         """Everything that runs have logged."""
         messages: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.flows.stack import Stack, free_ports
-from tests.project import copy_project
+from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +41,32 @@ def taken_slots(project: Stack) -> int:
     address = {PREFECT_API_URL: project.api}
     with temporary_settings(address), get_client(sync_client=True) as client:
         return int(client.read_global_concurrency_limit_by_name("gpu").active_slots)
+
+
+def test_its_ports_need_not_be_given_again_and_another_clone_is_refused_them(
+    project: Stack, tmp_path: Path
+) -> None:
+    user = Project(project.root)  # no ports in the environment
+    said = user.run("python", "-m", "flows.stack", "start")
+    prefect, mlflow = (f"http://127.0.0.1:{port}" for port in project.ports)
+    assert said.strip() == f"the stack runs already: Prefect {prefect}, MLflow {mlflow}"
+    user.run("python", "-m", "flows.stack", "deploy")
+    scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
+    user.run("prefect", "deployment", "run", "fmbseg/full", "--watch", *scenes)
+    run = project.newest_run()
+    assert run.state_name == "Completed"
+
+    other = Stack(tmp_path / "other", project.ports)
+    copy_project(project.root, other.root)
+    for action, reason in (("start", "port .* is in use"), ("deploy", "the stack does not run")):
+        done = other.try_run("python", "-m", "flows.stack", action)
+        assert done.returncode == 2
+        assert re.fullmatch(f"fmbseg: {reason}.*\n", done.stderr), done.stderr
+    assert not (other.root / "prefect.toml").exists()
+    steps = project.deployment_steps("fmbseg/full")
+    assert steps == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": str(project.root)}}
+    ]
 
 
 def test_a_killed_runs_slot_is_free_again_although_the_server_was_restarted(
