@@ -9,12 +9,15 @@ import urllib.request
 
 
 def main(server: str, address: str) -> int:
-    """Ask `prefect` or `mlflow` for something that needs its database.
+    """Ask `prefect` or `mlflow` for something that needs its database, or a worker how it is.
 
     Args:
-        server: prefect or mlflow.
-        address: of Prefect's API, or of the MLflow server.
+        server: prefect, mlflow or worker.
+        address: of Prefect's API, of the MLflow server, or of the worker's own little server.
     """
+    if server == "worker":
+        # No password. It answers 503 when it has not asked for work for some minutes.
+        return _answer(urllib.request.Request(f"{address}/health"))
     if server == "prefect":
         login = os.environ["PREFECT_API_AUTH_STRING"]
         request = urllib.request.Request(f"{address}/flows/count", data=b"{}", method="POST")
@@ -26,6 +29,10 @@ def main(server: str, address: str) -> int:
         request = urllib.request.Request(f"{address}/{path}")
     token = base64.b64encode(login.encode()).decode()
     request.add_header("Authorization", f"Basic {token}")
+    return _answer(request)
+
+
+def _answer(request: urllib.request.Request) -> int:
     try:
         with urllib.request.urlopen(request, timeout=8) as answer:
             return 0 if answer.status == 200 else 1

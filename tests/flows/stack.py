@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +97,28 @@ class Stack(Project):
             state = api.read_flow_run(run.id).state
         assert state is not None
         return state
+
+    def hold_slot(self) -> subprocess.Popen[str]:
+        """A process that has the slot of the limit `gpu` until its input ends."""
+        code = (
+            "import sys; from flows.common import gpu_slot\n"
+            "with gpu_slot(): print('held', flush=True); sys.stdin.read()"
+        )
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=self.root,
+            env=self.environment | {"PREFECT_API_URL": self.api},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        return holder
+
+    def taken_slots(self) -> int:
+        """Slots of the limit `gpu` that are taken now."""
+        with self._client() as api:
+            return int(api.read_global_concurrency_limit_by_name("gpu").active_slots)
 
     def deployment_steps(self, name: str) -> list[dict[str, object]]:
         """What a run of a deployment does before it imports the flow."""
