@@ -41,6 +41,8 @@ def show_results(config: Config, root: Path, reports: Sequence[dict[str, Any]]) 
         for row in reports
     ]
     link = open_tracker(config, root).run_link(config, paths)
+    if link and link.startswith("http"):
+        link = f"[{link}]({link})"
     report = paths.root / "report" / "index.html"
     lines += ["", f"MLflow: {link or 'no run (tracking is off, or nothing was scored yet)'}"]
     if report.is_file():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fmbseg.config import Config
 from fmbseg.digest import json_digest
@@ -107,7 +108,10 @@ class Tracker:
         """
 
     def run_link(self, config: Config, paths: Paths) -> str | None:
-        """Where the run of the present checkpoint is shown; None: nowhere."""
+        """Where the run of the present checkpoint is shown; None: nowhere.
+
+        An address for a browser, where `ui_address` knows one, otherwise words.
+        """
         return None
 
 
@@ -127,6 +131,22 @@ def tracking_uri(uri: str, root: Path) -> str:
     if not separator or not scheme.startswith("sqlite") or name.startswith("/"):
         return uri
     return f"{scheme}:///{project_folder(root).resolve() / name}"
+
+
+def ui_address(uri: str) -> str | None:
+    """Where a browser finds MLflow's pages: `FMBSEG_MLFLOW_UI` where it is set, otherwise `uri`.
+
+    A server among containers has a name that only they know. A password in `uri` is left out.
+
+    Args:
+        uri: the address that runs are logged to; a database has no pages.
+    """
+    if own := os.environ.get("FMBSEG_MLFLOW_UI"):
+        return own.rstrip("/")
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"}:
+        return None
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
 @dataclass
@@ -322,12 +342,12 @@ class _MlflowTracker(Tracker):
         with _never_fails("the link to the run"):
             _, experiment = self._open()
             run = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
-            uri = tracking_uri(self._section.uri, self._root)
+            pages = ui_address(tracking_uri(self._section.uri, self._root))
             if run is not None:
                 run_id = run.info.run_id
                 link = f"run {run_id} (`make ui`)"
-                if uri.startswith("http"):
-                    link = f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+                if pages is not None:
+                    link = f"{pages}/#/experiments/{experiment}/runs/{run_id}"
         return link
 
     def _add_scores(

@@ -27,7 +27,7 @@ from fmbseg.runs import (
     trained_labels,
 )
 from fmbseg.store import published_digest
-from fmbseg.tracking import open_tracker, tracking_uri
+from fmbseg.tracking import open_tracker, tracking_uri, ui_address
 from tests.heads import write_head
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
@@ -598,6 +598,27 @@ def test_pseudo_labels_of_one_half_of_stage_1(config: Config, tmp_path: Path) ->
     assert figures(use_queries=False)["pseudo_labels/similarity"] == 0.25
     # Nothing was painted at all.
     assert "pseudo_labels/similarity" not in figures(min_similarity=0.9)
+
+
+def test_a_browser_finds_the_run_where_the_environment_says(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FMBSEG_MLFLOW_UI", raising=False)
+    assert ui_address("http://127.0.0.1:5000/") == "http://127.0.0.1:5000"
+    assert ui_address("https://me:secret@mlflow.example.org/a") == "https://mlflow.example.org/a"
+    assert ui_address("sqlite:////srv/mlflow.db") is None
+
+    paths = Paths(tmp_path)
+    _checkpoint(paths.align, "abc")
+    _result(paths, "voc21", 3.0, "abc")
+    tracker = open_tracker(config, tmp_path)
+    tracker.evaluation(config, paths, "fmbseg", ["voc21"])
+    (run,) = _parents(config)
+    assert tracker.run_link(config, paths) == f"run {run.info.run_id} (`make ui`)"
+    monkeypatch.setenv("FMBSEG_MLFLOW_UI", "http://127.0.0.1:5055/")
+    page = f"http://127.0.0.1:5055/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert tracker.run_link(config, paths) == page
+    assert ui_address("http://mlflow:5000") == "http://127.0.0.1:5055"
 
 
 def test_key_depends_on_method_checkpoint_and_what_changes_a_result(config: Config) -> None:

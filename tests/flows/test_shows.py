@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import time
@@ -94,7 +95,8 @@ def test_its_results_are_shown(project: Stack) -> None:
     with temporary_settings({PREFECT_API_URL: project.api}), get_client(sync_client=True) as api:
         shown = {str(one.key): str(one.data) for one in api.read_artifacts(limit=200)}
     assert "maskclip" in shown["fmbseg-miou"]
-    assert f"http://127.0.0.1:{project.ports[1]}/#/experiments/" in shown["fmbseg-run"]
+    page = f"http://127.0.0.1:{project.ports[1]}/#/experiments/"
+    assert re.search(rf"MLflow: \[({page}\S+)\]\(\1\)", shown["fmbseg-run"])
     client = MlflowClient(tracking_uri=f"http://127.0.0.1:{project.ports[1]}")
     champion = client.get_model_version_by_alias("fmbseg", "champion")
     assert "miou/voc21" in client.get_run(champion.run_id).data.metrics
