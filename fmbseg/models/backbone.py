@@ -166,12 +166,11 @@ def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
         )
         raise WeightsError(f"{record.name}: it has no such layer; choose one of {known}")
     taken = layers[-1 if record.layer is None else record.layer]
-    step = max(layer["reduction"] for layer in layers)
-    size = (2 * step, 3 * step)
-    grid = tuple(side // taken["reduction"] for side in size)
+    picture = _small_picture(module)
+    grid = tuple(side // taken["reduction"] for side in picture.shape[2:])
     try:
         with torch.no_grad():
-            maps = patch_features(module, torch.zeros(1, 3, *size), record.layer)
+            maps = patch_features(module, picture, record.layer)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(
@@ -184,13 +183,20 @@ def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
         )
 
 
+def _small_picture(module: nn.Module) -> Tensor:
+    """Zeros [1, 3, H, W] of 2 x 3 of the module's coarsest patches."""
+    step = max(layer["reduction"] for layer in feature_info(module))
+    return torch.zeros(1, 3, 2 * step, 3 * step)
+
+
 def _as_timm_reads(
     record: WeightsRecord, module: nn.Module, state: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """A file in its author's layout, by timm's own reader.
 
     Raises:
-        ValueError: timm does not know the layout, or would bend weights of another size to fit.
+        ValueError: timm does not know the layout, would bend weights of another size to fit, or
+            would leave tensors that features depend on as they were initialised.
     """
     wanted = module.state_dict()
     # Position embeddings may differ: some authors store the class token's place in them.
@@ -199,15 +205,54 @@ def _as_timm_reads(
         for key in wanted.keys() & state.keys()
         if key != "pos_embed" and wanted[key].shape != state[key].shape
     ]
-    if record.architecture == "tiny" or bent:
+    # An empty state means "none given" to timm: it would fetch one.
+    if record.architecture == "tiny" or bent or not state:
         raise ValueError("not in an author's layout")
+    try:
+        left = _left_as_initialised(record, state)
+        read = _read_by_timm(record, state)
+    except Exception as error:
+        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
+        raise ValueError("timm does not know this layout") from error
+    if left and (lost := left - _without_effect(module)):
+        raise ValueError(f"{min(lost)} is not in the file")
+    return read
+
+
+def _read_by_timm(record: WeightsRecord, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of timm's own module after it has loaded `state`; strict only where timm is."""
     config = {
         "architecture": record.architecture,
         "model_args": {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}},
     }
-    try:
-        with torch.random.fork_rng(devices=()):
-            return build_encoder(config).state_dict()
-    except Exception as error:
-        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
-        raise ValueError("timm does not know this layout") from error
+    with torch.random.fork_rng(devices=()):
+        return build_encoder(config).state_dict()
+
+
+def _left_as_initialised(record: WeightsRecord, state: dict[str, Tensor]) -> set[str]:
+    """Names of the module's tensors that timm does not fill from a file's.
+
+    timm does not load every architecture strictly. Whatever its reader does to names and shapes, a
+    tensor that comes from a file of NaN holds some; counters, which are integers, are left out.
+    """
+    marked = {
+        key: torch.full_like(value, torch.nan) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    return {
+        key
+        for key, value in _read_by_timm(record, marked).items()
+        if value.is_floating_point() and not value.isnan().any()
+    }
+
+
+def _without_effect(module: nn.Module) -> set[str]:
+    """Names of the parameters that the last layer's features do not depend on.
+
+    Some published files lack them, such as the norm of a classifier that was never trained.
+    """
+    parameters = dict(module.named_parameters())
+    with torch.enable_grad():
+        total = patch_features(module, _small_picture(module)).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {name for name, slope in zip(parameters, gradients, strict=True) if slope is None}

@@ -20,6 +20,7 @@ from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.records import weights_record
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
+FCMAE = "convnextv2_atto.fcmae"  # of 3.4 M parameters
 TEST_VIT = "test_vit.r160_in1k"  # timm's own, of 0.4 M parameters
 
 
@@ -156,6 +157,49 @@ def test_a_file_in_its_authors_layout_is_read_as_timm_reads_it(tmp_path: Path) -
     encoder = load_backbone(f"timm/{name}", weights_dir=tmp_path)
     for key, value in encoder.module.state_dict().items():
         torch.testing.assert_close(value, module.state_dict()[key])
+
+
+def _published_state(name: str, folder: Path) -> dict[str, Tensor]:
+    _publish(name, folder)
+    # No views of the file, which a test writes anew.
+    return {k: v.clone() for k, v in load_file(folder / f"{name}.safetensors").items()}
+
+
+def test_a_file_may_lack_what_features_do_not_depend_on_and_nothing_else(tmp_path: Path) -> None:
+    # timm loads it without strictness: its hub's file has no norm of the classifier.
+    path = tmp_path / f"{FCMAE}.safetensors"
+    whole = _published_state(FCMAE, tmp_path)
+    published = {key: value for key, value in whole.items() if not key.startswith("head.")}
+    assert len(published) == len(whole) - 2
+    save_file(published, path)
+    loaded = load_backbone(f"timm/{FCMAE}", weights_dir=tmp_path).module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in published.items())
+    for key in ("stem.0.weight", "stages.0.blocks.0.norm.weight", "stages.3.blocks.1.mlp.fc2.bias"):
+        save_file({name: value for name, value in published.items() if name != key}, path)
+        assert f"(no {key} and 2 more)" in _refused(f"timm/{FCMAE}", tmp_path)
+    for foreign in (
+        {f"encoder.{key}": value for key, value in published.items()},
+        {"weight": torch.zeros(1)},
+        {},
+    ):
+        save_file(foreign, path)
+        message = _refused(f"timm/{FCMAE}", tmp_path)
+        assert message.startswith(f"{path} does not fit timm/{FCMAE} (no stem.0.weight and ")
+
+
+@pytest.mark.slow
+def test_a_siglip_without_its_pool_is_taken_whole_or_refused(tmp_path: Path) -> None:
+    name = "vit_base_patch16_siglip_gap_224.webli"
+    path = tmp_path / f"{name}.safetensors"
+    state = _published_state(name, tmp_path)
+    # The hub's file holds the attention pool that this architecture leaves out.
+    save_file({**state, "attn_pool.latent": torch.zeros(1, 1, 768)}, path)
+    loaded = load_backbone(f"timm/{name}", weights_dir=tmp_path).module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    save_file({key: state[key] for key in state if key != "blocks.3.norm1.weight"}, path)
+    assert "(no blocks.3.norm1.weight)" in _refused(f"timm/{name}", tmp_path)
+    save_file({f"x.{key}": value for key, value in state.items()}, path)
+    assert "does not fit" in _refused(f"timm/{name}", tmp_path)
 
 
 def _refused(name: str, folder: Path) -> str:
