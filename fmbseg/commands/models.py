@@ -20,6 +20,7 @@ WeightsDir = Annotated[
         help="Folder of the weights; without it, the one in FMBSEG_WEIGHTS.",
     ),
 ]
+_UNCHECKED = "not checked, no sha256 is known"
 _OTHERS = "timm/NAME[@LAYER] and open_clip/NAME/TAG name any other encoder and CLIP"
 
 
@@ -59,16 +60,22 @@ def pull_models(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help=f"Models; {_OTHERS}.")],
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Fetch weights from where they were published, and check them.
+    """Fetch weights from where they were published, and check them against a stated sha256.
 
     What is here and right is left alone; a download that was cut off goes on. On a machine without
     network the message names the file to bring and the place to put it.
     """
-    from fmbseg.models.weights import pull
+    from fmbseg.models.weights import pinned_digest, pull, weights_record
     from fmbseg.progress import console_progress
 
     progress = console_progress()
-    _each(names, lambda name: str(pull(name, weights_dir, progress)))
+
+    def fetch(name: str) -> str:
+        path = pull(name, weights_dir, progress)
+        checked = pinned_digest(weights_record(name), path) is not None
+        return str(path) if checked else f"{path} ({_UNCHECKED})"
+
+    _each(names, fetch)
 
 
 @app.command("verify")
@@ -88,7 +95,7 @@ def verify_models(
     def check(name: str) -> str:
         digest = verify(name, weights_dir)
         pinned = pinned_digest(weights_record(name), resolve(name, weights_dir))
-        return f"{'ok' if pinned else 'not checked, no sha256 is known'} (sha256 {digest[:12]})"
+        return f"{'ok' if pinned else _UNCHECKED} (sha256 {digest[:12]})"
 
     here = names or [name for name in registry() if _place(name, weights_dir) is not None]
     if not here:

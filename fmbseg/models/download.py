@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import http
 import http.client
 import json
 import os
@@ -27,9 +28,15 @@ from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
 from fmbseg.progress import Progress
 
+__all__ = ["NotFoundError", "fetch"]
+
 _MIB = 2**20
 _TIMEOUT = 60  # seconds without a byte
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class NotFoundError(WeightsError):
+    """The server has no such file."""
 
 
 def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str | None:
@@ -38,14 +45,15 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
     Args:
         url: http, https or file.
         path: of the finished file; its folder is made.
-        sha256: of the file, hex; None: the one the server states, if it does (Hugging Face states
-            it in its redirects).
+        sha256: of the file, hex, or its first digits; None: the one the server states, if it does
+            (Hugging Face states it in its redirects).
         progress: in MiB.
 
     Returns:
         The sha256 the file was checked against; None: nobody stated one.
 
     Raises:
+        NotFoundError: the server answers that it has no such file.
         WeightsError: no answer, no room, or not the file that was asked for. What came in so far is
             kept, unless it is not part of the file.
     """
@@ -56,7 +64,7 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
             stated = _receive(url, stream, partial, progress)
             os.fsync(stream.fileno())
             wanted = sha256 or stated
-            if wanted is not None and (found := file_digest(partial)) != wanted:
+            if wanted is not None and not (found := file_digest(partial)).startswith(wanted):
                 _discard(partial)
                 raise WeightsError(
                     f"what {url} gave is not the file wanted (sha256 {found[:12]}... instead of "
@@ -65,7 +73,11 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
             partial.replace(path)
         _origin(partial).unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:
-        raise WeightsError(_explain(error, url, path, partial)) from error
+        missing = (
+            isinstance(error, urllib.error.HTTPError) and error.code == http.HTTPStatus.NOT_FOUND
+        )
+        kind = NotFoundError if missing else WeightsError
+        raise kind(_explain(error, url, path, partial)) from error
     return wanted
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -55,11 +56,13 @@ class WeightsRecord:
         std: of the pixels, per RGB channel.
         size: side of the square image the model was trained on, pixels.
         file: name of the weights file.
-        sha256: of the file, hex; None where it is not pinned.
+        sha256: of the file, hex, or its first digits where the source states no more; None where it
+            is not pinned.
         licence: SPDX name of the weights' licence.
         source: URL the file comes from, or the folder of its pretraining script.
         megabytes: size of the published file (10^6 bytes); None where it is not known beforehand.
         layer: index into timm's `feature_info` of the features taken; None: the last.
+        spare: URL of the same weights in another format, for where `source` has no file.
     """
 
     name: str
@@ -75,6 +78,15 @@ class WeightsRecord:
     source: str
     megabytes: float | None = None
     layer: int | None = None
+    spare: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names the file may have: `file`, and the one that comes from `spare`."""
+        if self.spare is None:
+            return (self.file,)
+        suffix = PurePosixPath(self.spare).suffix
+        return self.file, f"{PurePosixPath(self.file).stem}{suffix}"
 
 
 @cache
@@ -134,8 +146,10 @@ def _timm_record(name: str) -> WeightsRecord:
     architecture = f"{tagged.split('.')[0]}.{config.tag}" if config.tag else tagged
     if config.hf_hub_id:
         source = _hub_url(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+        sha256 = None
     else:
         source = str(config.url)
+        sha256 = _stated_digest(source)
     return WeightsRecord(
         name=name,
         library="timm",
@@ -145,7 +159,7 @@ def _timm_record(name: str) -> WeightsRecord:
         std=_channels(config.std),
         size=config.input_size[-1],
         file=f"{architecture}{PurePosixPath(source).suffix}",
-        sha256=None,
+        sha256=sha256,
         licence=config.license or "not stated",
         source=source,
         layer=int(layer) if at else None,
@@ -155,7 +169,7 @@ def _timm_record(name: str) -> WeightsRecord:
 @cache
 def _open_clip_record(name: str) -> WeightsRecord:
     import open_clip
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     architecture, _, tag = name.removeprefix("open_clip/").partition("/")
     config = open_clip.get_model_config(architecture)
@@ -172,11 +186,15 @@ def _open_clip_record(name: str) -> WeightsRecord:
             f"{name} is not built as CLIP is (two transformers, OpenAI's tokenizer): "
             "choose another, such as open_clip/ViT-B-16/laion2b_s34b_b88k"
         )
+    spare = sha256 = None
     if published.get("hf_hub"):
         repository, _, file = published["hf_hub"].rpartition("/")
         source = _hub_url(repository, file or HF_SAFE_WEIGHTS_NAME)
+        # Older repositories hold a pickle alone; which they are is not in open_clip's tables.
+        spare = None if file else _hub_url(repository, HF_WEIGHTS_NAME)
     else:
         source = published["url"]
+        sha256 = _stated_digest(source)
     size = config["vision_cfg"]["image_size"]
     quick = published.get("quick_gelu") or config.get("quick_gelu")
     return WeightsRecord(
@@ -188,15 +206,26 @@ def _open_clip_record(name: str) -> WeightsRecord:
         std=_channels(published["std"]),
         size=size,
         file=f"{architecture}.{tag}{PurePosixPath(source).suffix}",
-        sha256=None,
+        sha256=sha256,
         licence="not stated",
         source=source,
+        spare=spare,
     )
 
 
 def _hub_url(repository: str, file: str) -> str:
     # HF_ENDPOINT names a mirror.
     return hf_hub_url(repository, file, endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+def _stated_digest(url: str) -> str | None:
+    """The sha256 in a URL, or its beginning in a file name such as `vit_b_32-d867053b.pt`."""
+    whole = re.search(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", url)
+    if whole:
+        return whole[0]
+    beginning = re.search(r"-([0-9a-f]{8,63})\.[^/]*$", url)
+    # Digits alone are more likely a date.
+    return beginning[1] if beginning and not beginning[1].isdigit() else None
 
 
 def _channels(values: Sequence[float]) -> tuple[float, float, float]:

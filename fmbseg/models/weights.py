@@ -21,7 +21,7 @@ from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
-from fmbseg.models.download import fetch
+from fmbseg.models.download import NotFoundError, fetch
 from fmbseg.models.records import Library, WeightsRecord, registry, weights_record
 from fmbseg.progress import Progress, silent_progress
 
@@ -66,15 +66,16 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
     record = weights_record(name)
     named = os.environ.get(WEIGHTS_VARIABLE)
     folders = [weights_dir, tiny.FOLDER if record.architecture == "tiny" else None, named or None]
-    places = [Path(folder) / record.file for folder in folders if folder is not None]
-    for path in places:
-        if path.is_file():
-            return path
+    places = [Path(folder) for folder in folders if folder is not None]
+    for folder in places:
+        for file in record.files:
+            if (folder / file).is_file():
+                return folder / file
     if places:
         advice = f"put it there (from {record.source})"
     else:
         advice = f"get it from {record.source} and set {WEIGHTS_VARIABLE} to its folder"
-    missing = f" is not in {' or '.join(str(path.parent) for path in places)}" if places else ""
+    missing = f" is not in {' or '.join(str(folder) for folder in places)}" if places else ""
     raise WeightsError(f"weights of {name}: {record.file}{missing or ' is not here'}: {advice}")
 
 
@@ -93,16 +94,16 @@ def verify(name: str, weights_dir: Path | str | None = None) -> str:
     record = weights_record(name)
     path = resolve(name, weights_dir)
     digest, pinned = weights_digest(name, weights_dir), pinned_digest(record, path)
-    if pinned not in (None, digest):
+    if pinned is not None and not digest.startswith(pinned):
         raise WeightsError(
             f"{path} is damaged or another file (sha256 {digest[:12]}..., {record.name} has "
-            f"{str(pinned)[:12]}...): get it again from {record.source}"
+            f"{pinned[:12]}...): get it again from {record.source}"
         )
     return digest
 
 
 def pinned_digest(record: WeightsRecord, path: Path) -> str | None:
-    """The sha256 that a model's file ought to have, hex; None: nobody has stated one.
+    """The sha256 that a model's file ought to begin with, hex; None: nobody has stated one.
 
     It is the record's, or what `pull` was told by the hub and wrote into `FILE.sha256`.
     """
@@ -161,8 +162,14 @@ def pull(
         raise WeightsError(
             f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
         )
-    path = Path(folder) / record.file
-    digest = fetch(record.source, path, record.sha256, progress or silent_progress())
+    path, progress = Path(folder) / record.file, progress or silent_progress()
+    try:
+        digest = fetch(record.source, path, record.sha256, progress)
+    except NotFoundError:
+        if record.spare is None:
+            raise
+        path = Path(folder) / record.files[1]
+        digest = fetch(record.spare, path, None, progress)
     if digest is not None and record.sha256 is None:
         write_atomically(_stated(path), f"{digest}  {path.name}\n".encode())
     return path
@@ -239,7 +246,7 @@ def load_weights(
         )
     module.load_state_dict({key: state[key] for key in wanted})
     digest, pinned = weights_digest(record.name, weights_dir), pinned_digest(record, path)
-    if pinned not in (None, digest):
+    if pinned is not None and not digest.startswith(pinned):
         _log.warning(
             "%s is not the published %s (sha256 %s...): own weights are used as they are",
             path,

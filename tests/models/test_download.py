@@ -17,7 +17,7 @@ import pytest
 from local_hub import Hub, running_hub
 
 from fmbseg.errors import WeightsError
-from fmbseg.models.download import fetch
+from fmbseg.models.download import NotFoundError, fetch
 from fmbseg.progress import LineProgress, silent_progress
 
 CONTENT = random.Random(0).randbytes(3 * 2**20 + 77)
@@ -149,6 +149,13 @@ def test_another_file_than_the_pinned_one_is_not_kept(hub: Hub, target: Path) ->
     assert list(target.parent.iterdir()) == []
 
 
+def test_the_first_digits_of_a_digest_are_checked(hub: Hub, target: Path) -> None:
+    assert "is not the file wanted" in _refused(hub, target, "0" * 8)
+    assert list(target.parent.iterdir()) == []
+    assert _fetch(hub, target, DIGEST[:8]) == DIGEST[:8]
+    assert target.read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_the_digest_that_a_hub_states_is_checked(hub: Hub, target: Path, right: bool) -> None:
     stated = DIGEST if right else "0" * 64
@@ -194,6 +201,8 @@ def test_without_network_one_line_says_what_to_bring_and_where_to_put_it(target:
 def test_a_missing_file_and_a_folder_that_cannot_be_made(hub: Hub, target: Path) -> None:
     del hub.files["/sam.pth"]
     assert "(404 Not Found)" in _refused(hub, target)
+    with pytest.raises(NotFoundError):
+        _fetch(hub, target)
     blocked = target.parent / "file"
     blocked.write_bytes(b"")
     with pytest.raises(WeightsError, match=r"take another folder"):

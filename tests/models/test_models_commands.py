@@ -14,7 +14,7 @@ from safetensors.torch import save
 from fmbseg import cli
 from fmbseg.models import records
 from fmbseg.models.backbone import load_backbone
-from fmbseg.models.weights import registry
+from fmbseg.models.weights import registry, resolve
 
 NAME = "timm/test_vit.r160_in1k"
 FILE = "test_vit.r160_in1k.safetensors"
@@ -31,9 +31,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         hub.redirects[page] = ("/blob", {"X-Linked-Etag": f'"{digest}"'})
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
-        records._timm_record.cache_clear()
+        for cached in (records._timm_record, records._open_clip_record):
+            cached.cache_clear()
         yield hub
-        records._timm_record.cache_clear()
+        for cached in (records._timm_record, records._open_clip_record):
+            cached.cache_clear()
 
 
 def _main(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, list[str], str]:
@@ -76,6 +78,32 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{tmp_path / FILE} is damaged or another file" in err
     assert _main(capsys, f"pull {NAME} {where}")[0] == 0
     assert _main(capsys, f"verify {NAME} {where}")[0] == 0
+
+
+def test_an_older_repository_of_open_clip_gives_its_pickle(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "open_clip/ViT-B-32/laion2b_s34b_b79k"
+    page = "/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main/open_clip"
+    path = tmp_path / "ViT-B-32.laion2b_s34b_b79k.bin"
+    code, _, err = _main(capsys, f"pull {name} --weights-dir {tmp_path}")
+    assert (code, f"{hub.url}{page}_pytorch_model.bin (404 Not Found)" in err) == (2, True)
+    hub.files[f"{page}_pytorch_model.bin"] = b"pickled"
+    hub.asked.clear()
+    code, out, _ = _main(capsys, f"pull {name} --weights-dir {tmp_path}")
+    assert (code, out) == (0, [f"{name} {path} (not checked, no sha256 is known)"])
+    assert [asked for asked, _ in hub.asked] == [
+        f"{page}_model.safetensors",
+        f"{page}_pytorch_model.bin",
+    ]
+    assert path.read_bytes() == b"pickled"
+    hub.asked.clear()
+    assert _main(capsys, f"pull {name} --weights-dir {tmp_path}")[0] == 0
+    assert hub.asked == []
+    # Where both are, the one that cannot hold code is taken.
+    safe = path.with_suffix(".safetensors")
+    safe.write_bytes(b"safe")
+    assert resolve(name, tmp_path) == safe
 
 
 def test_verify_says_what_it_could_not_check(

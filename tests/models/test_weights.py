@@ -89,6 +89,16 @@ def test_records_agree_with_their_libraries() -> None:
         assert record.std == tuple(published["std"])
 
 
+def test_a_digest_that_stands_in_a_url_is_the_records() -> None:
+    # timm has these on no hub.
+    for name, digest in (("gcvit_xxtiny.in1k", "d1d86009"), ("legacy_xception", "43020ad28")):
+        assert weights_record(f"timm/{name}").sha256 == digest
+    assert weights_record("timm/vit_huge_patch14_gap_224.in1k_ijepa").sha256 is None
+    openai = registry()["clip-vit-b-16"]
+    assert records._stated_digest(openai.source) == openai.sha256
+    assert records._stated_digest("https://host/a/model-20220304.pth") is None
+
+
 def test_tiny_records_agree_with_their_architectures() -> None:
     clip, sam, encoder = (weights_record(f"tiny-{name}") for name in ("clip", "sam", "encoder"))
     assert tiny.architecture("clip")["vision_cfg"]["image_size"] == clip.size
@@ -176,6 +186,17 @@ def test_another_file_than_the_pinned_one_does_not_verify(tmp_path: Path) -> Non
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"weight": torch.zeros(2)}, path)
     assert f"{path} is damaged or another file" in _refused(lambda: verify("sam-vit-b", tmp_path))
+
+
+def test_the_first_digits_of_a_digest_are_verified(served: Path, tmp_path: Path) -> None:
+    record = weights_record("sam-vit-b")
+    for digits, right in ((str(record.sha256)[:8], True), ("0" * 8, False)):
+        records.registry()["sam-vit-b"] = replace(record, sha256=digits)  # type: ignore[index]
+        if right:
+            pull("sam-vit-b", tmp_path / "mine")
+            assert verify("sam-vit-b", tmp_path / "mine") == record.sha256
+        else:
+            assert "has 00000000...)" in _refused(lambda: verify("sam-vit-b", tmp_path / "mine"))
 
 
 def test_own_weights_in_a_published_place_are_used_and_named(
@@ -308,7 +329,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         source=source.as_uri(),
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
     )
-    monkeypatch.setattr(records, "registry", lambda: {"sam-vit-b": record})
+    known = {"sam-vit-b": record}
+    monkeypatch.setattr(records, "registry", lambda: known)
     monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
     return source
 
