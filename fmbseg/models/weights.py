@@ -175,18 +175,29 @@ def pull(
     return path
 
 
-def read_state(path: Path) -> StateDict:
+def read_state(path: Path, *, torchscript: bool = False) -> StateDict:
     """Tensors of a weights file by name: safetensors, a pickled state dict, or TorchScript.
 
     Pickles are read with `weights_only`, so a file cannot run code.
 
+    Args:
+        path: of the file.
+        torchscript: whether a TorchScript archive is read; torch's reader of these does not promise
+            to run nothing, so only for a file whose sha256 is a published one's.
+
     Raises:
-        WeightsError: the file is cut off, damaged or holds no state dict.
+        WeightsError: the file is cut off, damaged, a TorchScript archive that is not to be read, or
+            holds no state dict.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         if _is_torchscript(path):
+            if not torchscript:
+                raise WeightsError(
+                    f"{path} is a TorchScript archive and not the published file: such archives "
+                    "can hold code; get the published file, or save the state dict alone"
+                )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch would rather have other archives
                 archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
@@ -231,7 +242,8 @@ def load_weights(
         WeightsError: the file is missing, damaged or of another architecture.
     """
     path = resolve(record.name, weights_dir)
-    state = read_state(path)
+    digest = weights_digest(record.name, weights_dir)
+    state = read_state(path, torchscript=digest == record.sha256)
     wanted = module.state_dict()
     problems = _misfits(state, wanted, unused)
     if problems and convert is not None and state.keys() != wanted.keys():
@@ -245,7 +257,7 @@ def load_weights(
             f"use the file from {record.source}"
         )
     module.load_state_dict({key: state[key] for key in wanted})
-    digest, pinned = weights_digest(record.name, weights_dir), pinned_digest(record, path)
+    pinned = pinned_digest(record, path)
     if pinned is not None and not digest.startswith(pinned):
         _log.warning(
             "%s is not the published %s (sha256 %s...): own weights are used as they are",

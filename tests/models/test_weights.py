@@ -308,11 +308,50 @@ def test_torchscript_archives_are_read_as_openai_publishes_them(tmp_path: Path) 
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
     path = tmp_path / "ViT.pt"
     torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
-    state = read_state(path)
+    state = read_state(path, torchscript=True)
     assert state.keys() == module.state_dict().keys()
     assert torch.equal(state["0.weight"], module[0].weight)
+    assert f"{path} is a TorchScript archive" in _refused(lambda: read_state(path))
     path.write_bytes(path.read_bytes()[:-200])
-    assert "is cut off, damaged" in _refused(lambda: read_state(path))
+    assert "is cut off, damaged" in _refused(lambda: read_state(path, torchscript=True))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_torchscript_archive_is_read_only_if_it_is_the_pinned_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = weights_record("tiny-sam")
+    module = build_sam(tiny.architecture("sam"))
+
+    class Archive(torch.nn.Module):
+        """SAM's parts below a forward that TorchScript can compile."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    archive = Archive()
+    for name, parameter in module.state_dict().items():
+        place = archive
+        *folders, leaf = name.split(".")
+        for folder in folders:
+            if folder not in place._modules:
+                place.add_module(folder, Archive())
+            place = place._modules[folder]  # type: ignore[assignment]
+        place.register_buffer(leaf, parameter)
+    path = tmp_path / "sam.pt"
+    torch.jit.script(archive).save(str(path))  # type: ignore[no-untyped-call]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for sha256 in (digest, "0" * 64, None, digest[:8]):
+        changed = replace(record, file=path.name, sha256=sha256)
+        monkeypatch.setattr(records, "registry", lambda changed=changed: {"tiny-sam": changed})
+        if sha256 == digest:
+            sam = load_sam("tiny-sam", weights_dir=tmp_path)
+            key = "mask_decoder.iou_token.weight"
+            assert torch.equal(sam.module.state_dict()[key], module.state_dict()[key])
+        else:
+            assert "is a TorchScript archive and not the published file" in _refused(
+                lambda: load_sam("tiny-sam", weights_dir=tmp_path)
+            )
 
 
 # Fetching
