@@ -128,6 +128,19 @@ def weights_record(name: str, library: Library | None = None) -> WeightsRecord:
     return found
 
 
+def published_as(sha256: str) -> str | None:
+    """Name of the model that a file with this digest belongs to, as far as digests are known."""
+    for record in registry().values():
+        if record.sha256 == sha256:
+            return record.name
+    import open_clip
+
+    for architecture, tag in open_clip.list_pretrained():
+        if sha256 in open_clip.get_pretrained_cfg(architecture, tag).get("url", ""):
+            return f"open_clip/{architecture}/{tag}"
+    return None
+
+
 @cache
 def _timm_record(name: str) -> WeightsRecord:
     import timm

@@ -22,10 +22,17 @@ from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
 from fmbseg.models.download import NotFoundError, fetch
-from fmbseg.models.records import Library, WeightsRecord, registry, weights_record
+from fmbseg.models.records import (
+    Library,
+    WeightsRecord,
+    published_as,
+    registry,
+    weights_record,
+)
 from fmbseg.progress import Progress, silent_progress
 
 __all__ = [
+    "OWN_VARIABLE",
     "WEIGHTS_VARIABLE",
     "Library",
     "WeightsRecord",
@@ -41,6 +48,7 @@ __all__ = [
 ]
 
 WEIGHTS_VARIABLE = "FMBSEG_WEIGHTS"
+OWN_VARIABLE = "FMBSEG_OWN_WEIGHTS"
 StateDict = dict[str, Tensor]
 _log = logging.getLogger(__name__)
 # Each reader has its own word for a file it cannot read.
@@ -82,7 +90,7 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
 def verify(name: str, weights_dir: Path | str | None = None) -> str:
     """Digest of a model's weights, checked against the published file's.
 
-    Stricter than loading, which uses own weights in a published model's place and says so.
+    Stricter than loading, which can be told to use own weights in a published model's place.
 
     Returns:
         sha256 of the file, hex. Where nobody has stated one (`pinned_digest` is None) it is that
@@ -122,8 +130,8 @@ def _stated(path: Path) -> Path:
 def weights_digest(name: str, weights_dir: Path | str | None = None) -> str:
     """The sha256 of a model's weights as they are: what content keys hold.
 
-    Own weights in a published model's place are allowed (`load_weights` says so), and make results
-    of their own. Computed once a process and file.
+    Own weights in a published model's place make results of their own. Computed once a process and
+    file.
 
     Raises:
         WeightsError: the name is unknown or the file is missing.
@@ -230,6 +238,10 @@ def load_weights(
 ) -> None:
     """Fill a module from a record's file; every tensor must fit, and none may be left over.
 
+    Two models may have tensors of equal names and shapes and yet differ, as CLIPs with and without
+    QuickGELU do. So the file's sha256 counts too: another than the published one is refused unless
+    FMBSEG_OWN_WEIGHTS is 1. The tiny models, which are made to be pretrained anew, get a warning.
+
     Args:
         module: of the record's architecture; values are converted to its dtypes.
         record: of the model.
@@ -239,10 +251,15 @@ def load_weights(
             they have not the module's names; raises ValueError for a file it does not know.
 
     Raises:
-        WeightsError: the file is missing, damaged or of another architecture.
+        WeightsError: the file is missing, damaged, of another architecture or not the published
+            one.
     """
     path = resolve(record.name, weights_dir)
     digest = weights_digest(record.name, weights_dir)
+    if digest != record.sha256 and (owner := published_as(digest)) is not None:
+        raise WeightsError(
+            f"{path} is {owner}'s file: name that model, or put {record.source} in its place"
+        )
     state = read_state(path, torchscript=digest == record.sha256)
     wanted = module.state_dict()
     problems = _misfits(state, wanted, unused)
@@ -256,15 +273,32 @@ def load_weights(
             f"{path} does not fit {record.name} ({problems[0]}{more}): "
             f"use the file from {record.source}"
         )
+    _require_published(record, path, digest)
     module.load_state_dict({key: state[key] for key in wanted})
+
+
+def _require_published(record: WeightsRecord, path: Path, digest: str) -> None:
     pinned = pinned_digest(record, path)
-    if pinned is not None and not digest.startswith(pinned):
-        _log.warning(
-            "%s is not the published %s (sha256 %s...): own weights are used as they are",
-            path,
-            record.file,
-            digest[:12],
-        )
+    if pinned is None:
+        _say_unchecked(path, record.name)
+    elif not digest.startswith(pinned):
+        problem = f"{path} is not the published {path.name} (sha256 {digest[:12]}...)"
+        if record.architecture != "tiny" and os.environ.get(OWN_VARIABLE) != "1":
+            raise WeightsError(
+                f"{problem}: get it from {record.source}, "
+                f"or set {OWN_VARIABLE}=1 to use own weights"
+            )
+        _log.warning("%s: own weights are used as they are", problem)
+
+
+@cache
+def _say_unchecked(path: Path, name: str) -> None:
+    # Once a process: pipelines load a model more than once.
+    _log.warning(
+        "%s: no sha256 is known for %s; only names and shapes of the tensors were checked",
+        path,
+        name,
+    )
 
 
 def _misfits(state: StateDict, wanted: Mapping[str, Tensor], unused: Sequence[str]) -> list[str]:

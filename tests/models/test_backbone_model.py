@@ -124,7 +124,8 @@ def test_dinov2_takes_any_multiple_of_its_patch() -> None:
 
 
 @pytest.mark.slow
-def test_dinov2s_published_layout_loads(tmp_path: Path) -> None:
+def test_dinov2s_published_layout_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
     torch.manual_seed(0)
     module: Any = build_encoder(
         {

@@ -92,6 +92,7 @@ def test_the_pipeline_runs_with_models_of_base_size_offline(
     shutil.copy(repository / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMBSEG_WEIGHTS", str(base_weights))
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")  # random ones, in the hubs' formats
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody answers: offline
     assert cli._main(["preset", "base"]) == 0

@@ -400,7 +400,10 @@ def test_the_tiny_architecture_has_plain_gelu(clip: ClipModel) -> None:
 
 
 @pytest.mark.slow
-def test_a_published_size_loads_and_encodes(tmp_path: Path, picture: Image.Image) -> None:
+def test_a_published_size_loads_and_encodes(
+    tmp_path: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
     torch.manual_seed(0)
     module = build_clip({**open_clip.get_model_config("ViT-B-16"), "quick_gelu": True})
     # OpenAI's files hold half precision weights and three numbers besides.

@@ -82,8 +82,9 @@ def _write(state: dict[str, Tensor], path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_checkpoint_is_taken_whole_and_in_its_own_place_only(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("FMBSEG_OWN_WEIGHTS", raising=False)
     model = PUBLISHED[name]
     path = tmp_path / weights_record(name).file
 
@@ -106,6 +107,9 @@ def test_a_published_checkpoint_is_taken_whole_and_in_its_own_place_only(
     renamed = path.suffix == ".safetensors"
     assert f"{path} is {'cut off, damaged' if renamed else 'not a state dict'}" in refused()
     _write(good, path)
+    if weights_record(name).sha256 is not None:
+        assert f"{path} is not the published {path.name} (sha256 " in refused()
+        monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
     model.load(name, weights_dir=tmp_path)
     os.truncate(path, path.stat().st_size - 100)
     assert f"{path} is cut off, damaged" in refused()

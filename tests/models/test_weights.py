@@ -33,6 +33,7 @@ LOADERS: dict[str, Callable[..., object]] = {
     "tiny-sam": load_sam,
     "tiny-encoder": load_backbone,
 }
+SMALL = "timm/test_vit.r160_in1k"
 
 
 @pytest.fixture
@@ -211,6 +212,66 @@ def test_own_weights_in_a_published_place_are_used_and_named(
         load_backbone("tiny-encoder", weights_dir=folder)
         assert (f"{path} is not the published encoder.safetensors" in caplog.text) == said
         assert weights_digest("tiny-encoder", folder) == own
+
+
+@pytest.fixture
+def hub_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A published encoder's file with random weights, as timm's hub would give it."""
+    monkeypatch.delenv("FMBSEG_OWN_WEIGHTS", raising=False)
+    path = tmp_path / weights_record(SMALL).file
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    return path
+
+
+def test_another_file_in_a_published_place_needs_the_users_word(
+    hub_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, own = hub_file.parent, hashlib.sha256(hub_file.read_bytes()).hexdigest()
+    stated = hub_file.with_name(f"{hub_file.name}.sha256")
+    stated.write_text(f"{'0' * 64}  {hub_file.name}\n")
+    problem = f"{hub_file} is not the published {hub_file.name} (sha256 {own[:12]}...)"
+    assert _refused(lambda: load_backbone(SMALL, weights_dir=folder)) == (
+        f"{problem}: get it from {weights_record(SMALL).source}, "
+        "or set FMBSEG_OWN_WEIGHTS=1 to use own weights"
+    )
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
+    load_backbone(SMALL, weights_dir=folder)
+    assert f"{problem}: own weights are used as they are" in caplog.text
+    monkeypatch.delenv("FMBSEG_OWN_WEIGHTS")
+    caplog.clear()
+    stated.write_text(f"{own}  {hub_file.name}\n")
+    load_backbone(SMALL, weights_dir=folder)
+    assert caplog.text == ""
+
+
+def test_a_file_nobody_stated_a_digest_of_is_named_once(
+    hub_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        load_backbone(SMALL, weights_dir=hub_file.parent)
+    assert caplog.text.count(f"{hub_file}: no sha256 is known for {SMALL}; only names and") == 1
+
+
+def test_another_models_file_is_refused_though_its_tensors_fit(
+    hub_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")  # not even then
+    own = hashlib.sha256(hub_file.read_bytes()).hexdigest()
+    other = replace(weights_record("dinov2-vit-b-14"), sha256=own)
+    monkeypatch.setattr(records, "registry", lambda: {other.name: other})
+    assert _refused(lambda: load_backbone(SMALL, weights_dir=tmp_path)) == (
+        f"{hub_file} is dinov2-vit-b-14's file: name that model, "
+        f"or put {weights_record(SMALL).source} in its place"
+    )
+
+
+def test_published_digests_name_their_models() -> None:
+    for record in registry().values():
+        assert records.published_as(str(record.sha256)) == record.name
+    # OpenAI's ViT-B/32, which the registry has not.
+    digest = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+    assert str(records.published_as(digest)).startswith("open_clip/ViT-B-32")
+    assert records.published_as("0" * 64) is None
 
 
 # Strict loading
