@@ -236,8 +236,11 @@ class SamModel:
     ) -> tuple[Tensor, Tensor]:
         """Logits [B, 3, 4h, 4w] and predicted IoU [B, 3] of points [B, P, 2] or boxes [B, 4]."""
         corners = prompts.reshape(len(prompts), -1, 2)
+        # Rounded as in the stock predictor, so that a prompt alone gives its masks to the bit.
         places = torch.as_tensor(
-            self._transform.apply_coords(corners, encoding.original_size), device=self.device
+            self._transform.apply_coords(corners, encoding.original_size),
+            dtype=torch.float32,
+            device=self.device,
         )
         points = boxes = None
         if prompts.ndim == 3:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,15 +90,18 @@ def test_point_prompts_give_the_stock_predictors_masks(
 ) -> None:
     predictor = SamPredictor(sam.module)
     predictor.set_image(image)
-    points = np.random.default_rng(0).uniform((0, 0), (150, 90), (7, count, 2)).astype(np.float32)
-    found = sam.predict_points(encoding, points, batch_size=3)
+    points = np.random.default_rng(0).uniform((0, 0), (150, 90), (7, count, 2))
+    found = sam.predict_points(encoding, points, batch_size=1)
+    together = sam.predict_points(encoding, points, batch_size=3)
     assert found.masks.shape == (7, 3, 90, 150) and found.masks.dtype == np.bool_
     assert 0.02 < found.masks.mean() < 0.98
     for prompt in range(7):
         masks, iou, _ = predictor.predict(points[prompt], np.ones(count, dtype=int))
-        # The stock predictor rounds coordinates to float32: a pixel on the border may turn.
-        assert (found.masks[prompt] != masks).mean() < 1e-3
-        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
+        np.testing.assert_array_equal(found.masks[prompt], masks)
+        np.testing.assert_array_equal(found.predicted_iou[prompt], iou)
+        # Sums depend on the batch: a pixel on the border may turn.
+        assert (together.masks[prompt] != masks).mean() < 1e-3
+        np.testing.assert_allclose(together.predicted_iou[prompt], iou, rtol=1e-4)
 
 
 def test_box_prompts_give_the_stock_predictors_masks(
@@ -105,16 +109,67 @@ def test_box_prompts_give_the_stock_predictors_masks(
 ) -> None:
     predictor = SamPredictor(sam.module)
     predictor.set_image(image)
-    corners = np.random.default_rng(0).uniform((0, 0), (150, 90), (7, 2, 2)).astype(np.float32)
+    corners = np.random.default_rng(0).uniform((0, 0), (150, 90), (7, 2, 2))
     boxes = np.sort(corners, axis=1).reshape(7, 4)
-    found = sam.predict_boxes(encoding, boxes, batch_size=3)
+    found = sam.predict_boxes(encoding, boxes, batch_size=1)
+    together = sam.predict_boxes(encoding, boxes, batch_size=3)
     assert found.masks.shape == (7, 3, 90, 150) and found.masks.dtype == np.bool_
     assert 0.02 < found.masks.mean() < 0.98
     assert len({mask.tobytes() for mask in found.masks}) == 7
     for prompt in range(7):
         masks, iou, _ = predictor.predict(box=boxes[prompt])
-        assert (found.masks[prompt] != masks).mean() < 1e-3
-        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
+        np.testing.assert_array_equal(found.masks[prompt], masks)
+        np.testing.assert_array_equal(found.predicted_iou[prompt], iou)
+        assert (together.masks[prompt] != masks).mean() < 1e-3
+        np.testing.assert_allclose(together.predicted_iou[prompt], iou, rtol=1e-4)
+
+
+def test_prompts_are_rounded_as_the_stock_predictor_rounds_them(
+    sam: SamModel, image: npt.NDArray[np.uint8], encoding: SamEncoding
+) -> None:
+    given: list[Tensor] = []
+
+    def keep(_: object, __: object, prompts: dict[str, Any]) -> None:
+        given.append(prompts["boxes"] if prompts["points"] is None else prompts["points"][0])
+
+    predictor = SamPredictor(sam.module)
+    predictor.set_image(image)
+    point, box = np.array([[100 / 3, 200 / 7]]), np.array([10 / 3, 20 / 7, 200 / 3, 400 / 7])
+    hook = sam.module.prompt_encoder.register_forward_pre_hook(keep, with_kwargs=True)
+    sam.predict_points(encoding, point[None])
+    predictor.predict(point, np.ones(1, dtype=int))
+    sam.predict_boxes(encoding, box[None])
+    predictor.predict(box=box)
+    hook.remove()
+    for ours, stock in (given[:2], given[2:]):
+        assert ours.dtype == stock.dtype == torch.float32
+        assert torch.equal(ours.flatten(), stock.flatten())
+
+
+@pytest.mark.parametrize("number", [5, 6, 7])
+def test_rounding_the_encoding_hardly_moves_the_stock_predictors_masks(
+    sam: SamModel, number: int
+) -> None:
+    scene = render_scene(scene_seed("development", number), size=(160, 128))
+    encoding = sam.encode(scene.image)
+    predictor = SamPredictor(sam.module)
+    predictor.set_image(scene.image)
+    assert not np.array_equal(encoding.features, predictor.features[0].numpy())  # it does round
+    rng = np.random.default_rng(2)
+    points = rng.uniform((0, 0), (160, 128), (20, 1, 2))
+    boxes = np.sort(rng.uniform((0, 0), (160, 128), (20, 2, 2)), axis=1).reshape(20, 4)
+    pointed, boxed = sam.predict_points(encoding, points), sam.predict_boxes(encoding, boxes)
+    for prompt in range(20):
+        for found, stock in (
+            (pointed, predictor.predict(points[prompt], np.ones(1, dtype=int))),
+            (boxed, predictor.predict(box=boxes[prompt])),
+        ):
+            masks, iou, _ = stock
+            union = (found.masks[prompt] | masks).sum(axis=(1, 2))
+            turned = (found.masks[prompt] != masks).sum(axis=(1, 2))
+            # An IoU of 0.99; of a mask under 100 pixels one may turn.
+            assert (turned <= np.maximum(1, 0.01 * union)).all()
+            assert found.predicted_iou[prompt].argsort().tolist() == iou.argsort().tolist()
 
 
 def test_prompts_of_another_shape_are_refused(sam: SamModel, encoding: SamEncoding) -> None:
