@@ -49,7 +49,7 @@ def content_key(
         schema: version of the out's format.
         params: the slice of the configuration that the stage reads.
         inputs: digest of each input, by name.
-        weights: digest of each model's weights, by name.
+        weights: digest of each model, its weights and its record, by name.
         sources: the source files that make the result; a folder stands for its `*.py` files.
         threads: sums differ between thread counts, so they are part of the key.
 

@@ -34,8 +34,9 @@ from fmbseg.data.manifest import ImageRecord, Manifest, build_manifest, read_ima
 from fmbseg.device import DeviceChoice, choose_device, with_oom_backoff
 from fmbseg.errors import StoreError
 from fmbseg.models import backbone as backbone_module
+from fmbseg.models import build, tiny
 from fmbseg.models.backbone import Backbone, load_backbone
-from fmbseg.models.weights import weights_digest
+from fmbseg.models.weights import model_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.store import (
@@ -66,6 +67,8 @@ _SOURCES = (
     Path(__file__),
     Path(feature_store.__file__),
     Path(backbone_module.__file__),
+    Path(build.__file__),
+    tiny.FOLDER / "encoder.json",
     Path(windows.__file__),
     Path(windows.__file__).with_name("images.py"),
 )
@@ -196,7 +199,7 @@ class _Plan:
                 "features": section.model_dump(exclude={"encoder"}),
             },
             inputs={"images": self.manifest.digest},
-            weights={section.encoder: weights_digest(section.encoder)},
+            weights={section.encoder: model_digest(section.encoder)},
             sources=_SOURCES,
             threads=config.run.threads,
         )

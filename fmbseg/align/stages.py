@@ -21,10 +21,11 @@ from fmbseg.config import Config
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError
+from fmbseg.models import build, tiny
 from fmbseg.models import clip as clip_module
 from fmbseg.models import text as text_module
 from fmbseg.models.clip import load_clip
-from fmbseg.models.weights import weights_digest
+from fmbseg.models.weights import model_digest, weights_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import TEXT_SOURCES
@@ -47,6 +48,8 @@ _SOURCES = (
     *(_HERE / f"{name}.py" for name in ("stages", "checkpoint", "heads", "losses", "patches")),
     _HERE / "training.py",
     Path(clip_module.__file__),
+    Path(build.__file__),
+    tiny.FOLDER / "clip.json",
     Path(text_module.__file__),
     *TEXT_SOURCES,
 )
@@ -246,7 +249,7 @@ class _Training:
                 "vocabulary": [vocabulary.name, vocabulary.digest],
             },
             inputs={"labels": self._digest, "features": published_digest(self._paths.features)},
-            weights={model.name: model.sha256 for model in (self._encoder, self._clip)},
+            weights={model.name: model_digest(model.name) for model in (self._encoder, self._clip)},
             sources=_SOURCES,
             threads=config.run.threads,
         )

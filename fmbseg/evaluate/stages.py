@@ -31,7 +31,7 @@ from fmbseg.evaluate.benchmark import (
 )
 from fmbseg.evaluate.predictors import Predictor, load_predictor
 from fmbseg.evaluate.results import METHODS, Result, read_result, result_bytes, write_result
-from fmbseg.models.weights import weights_digest
+from fmbseg.models.weights import model_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
@@ -332,13 +332,13 @@ class _Scoring:
         weights = {}
         for section in method.models:
             name = getattr(config, section).model
-            weights[name] = weights_digest(name)
+            weights[name] = model_digest(name)
         if method.trained:
             checkpoint = load_checkpoint(self._checkpoint)
             inputs["checkpoint"] = checkpoint.sha256
             inputs["checkpoint_info"] = _info_digest(checkpoint.info)
             for model in (checkpoint.info.encoder, checkpoint.info.clip):
-                weights[model.name] = weights_digest(model.name)
+                weights[model.name] = model_digest(model.name)
         # Last: a missing checkpoint should not cost the reading of all images.
         inputs["samples"] = _samples_digest(samples, self._progress)
         params: dict[str, Any] = {

@@ -31,8 +31,8 @@ from fmbseg.models.text_cache import TextCache, project_text_cache
 from fmbseg.models.weights import (
     WeightsRecord,
     load_weights,
+    model_digest,
     resolve,
-    weights_digest,
     weights_record,
 )
 
@@ -297,7 +297,7 @@ def load_clip(
         module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
     load_weights(module, record, weights_dir, unused=_ARCHIVE_FIELDS)
     model = ClipModel(module, tokenizer, record, device, dtype)
-    model.text_cache = project_text_cache(lambda: weights_digest(name, weights_dir))
+    model.text_cache = project_text_cache(lambda: model_digest(name, weights_dir))
     return model
 
 

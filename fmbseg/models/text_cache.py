@@ -18,11 +18,16 @@ from torch import Tensor
 
 from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest, json_digest
+from fmbseg.models import tiny
 from fmbseg.paths import Paths
 
 _log = logging.getLogger(__name__)
-# What turns words into embeddings, besides the weights.
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("build.py", "clip.py"))
+# What turns words into embeddings, besides the model.
+_SOURCES = (
+    *(Path(__file__).with_name(name) for name in ("build.py", "clip.py")),
+    tiny.FOLDER / "clip.json",
+    tiny.BPE_FILE,
+)
 
 
 class TextCache:
@@ -30,12 +35,12 @@ class TextCache:
 
     Args:
         folder: of all text embeddings.
-        weights: gives the sha256 of the weights; asked for when something is looked up.
+        model: gives the model's digest (`model_digest`); asked for when something is looked up.
     """
 
-    def __init__(self, folder: Path, weights: Callable[[], str]) -> None:
+    def __init__(self, folder: Path, model: Callable[[], str]) -> None:
         self._folder = folder
-        self._weights = weights
+        self._model = model
 
     def queries(
         self,
@@ -52,7 +57,7 @@ class TextCache:
             {
                 "words": list(words),
                 "templates": list(templates),
-                "weights": self._weights(),
+                "model": self._model(),
                 "device": device.type,
                 "threads": torch.get_num_threads(),
                 "libraries": [version(name) for name in ("torch", "open_clip_torch")],
@@ -74,7 +79,7 @@ class TextCache:
         return found
 
 
-def project_text_cache(weights: Callable[[], str]) -> TextCache | None:
+def project_text_cache(model: Callable[[], str]) -> TextCache | None:
     """The cache of the project that this process runs in; None outside a project."""
     work = Paths().work
-    return TextCache(work / "text", weights) if work.is_dir() else None
+    return TextCache(work / "text", model) if work.is_dir() else None

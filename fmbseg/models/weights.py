@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fmbseg.atomic import write_atomically
-from fmbseg.digest import file_digest
+from fmbseg.digest import file_digest, json_digest
 from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
 from fmbseg.models.download import NotFoundError, fetch
@@ -37,6 +37,7 @@ __all__ = [
     "Library",
     "WeightsRecord",
     "load_weights",
+    "model_digest",
     "pinned_digest",
     "pull",
     "read_state",
@@ -51,6 +52,8 @@ WEIGHTS_VARIABLE = "FMBSEG_WEIGHTS"
 OWN_VARIABLE = "FMBSEG_OWN_WEIGHTS"
 StateDict = dict[str, Tensor]
 _log = logging.getLogger(__name__)
+# What a record says of the model itself; the other fields say where its file is from.
+_DEFINING = ("library", "architecture", "activation", "mean", "std", "size", "layer")
 # Each reader has its own word for a file it cannot read.
 _UNREADABLE = (
     SafetensorError,
@@ -128,7 +131,7 @@ def _stated(path: Path) -> Path:
 
 
 def weights_digest(name: str, weights_dir: Path | str | None = None) -> str:
-    """The sha256 of a model's weights as they are: what content keys hold.
+    """The sha256 of a model's weights as they are.
 
     Own weights in a published model's place make results of their own. Computed once a process and
     file.
@@ -139,6 +142,19 @@ def weights_digest(name: str, weights_dir: Path | str | None = None) -> str:
     path = resolve(name, weights_dir)
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+def model_digest(name: str, weights_dir: Path | str | None = None) -> str:
+    """The sha256 of a model's weights and of its record: what content keys hold.
+
+    One file makes other results where the record says another activation, normalisation or layer.
+
+    Raises:
+        WeightsError: the name is unknown or the file is missing.
+    """
+    record = weights_record(name)
+    defining = {field: getattr(record, field) for field in _DEFINING}
+    return json_digest({**defining, "weights": weights_digest(name, weights_dir)})
 
 
 @cache

@@ -20,14 +20,14 @@ from fmbseg.data.manifest import ImageRecord
 from fmbseg.device import DeviceChoice
 from fmbseg.models.clip import ClipEncoding, ClipModel, load_clip
 from fmbseg.models.sam import AutomaticMasks, SamEncoding, SamModel, load_sam
-from fmbseg.models.weights import weights_digest
+from fmbseg.models.weights import model_digest
 from fmbseg.store import EncodingCache, content_key
 
 _log = logging.getLogger(__name__)
 _SCHEMA = 1
 _PACKAGE = Path(__file__).parents[1]
 _MODELS = _PACKAGE / "models"
-_READING = (_PACKAGE / "data" / "images.py", _MODELS / "build.py", _MODELS / "registry.yaml")
+_READING = (_PACKAGE / "data" / "images.py", _MODELS / "build.py")
 
 CLIP_SOURCES = (
     _MODELS / "clip.py",
@@ -276,7 +276,7 @@ def _cache(
         schema=_SCHEMA,
         params={**params, **computed_by},
         inputs={},
-        weights={weights: weights_digest(weights)},
+        weights={weights: model_digest(weights)},
         sources=sources,
         threads=config.run.threads,
     )

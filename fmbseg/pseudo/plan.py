@@ -14,7 +14,7 @@ from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.device import DeviceChoice, choose_device
 from fmbseg.errors import StoreError
-from fmbseg.models.weights import weights_digest
+from fmbseg.models.weights import model_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
@@ -152,7 +152,7 @@ class Plan:
             schema=_SCHEMA,
             params=params,
             inputs=inputs,
-            weights={name: weights_digest(name) for name in models},
+            weights={name: model_digest(name) for name in models},
             sources=record.sources,
             threads=self._config.run.threads,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from torch import nn
 
 from fmbseg.align import feature_store
-from fmbseg.align.features import features, published_features, resize_for_encoder
+from fmbseg.align.features import features, features_state, published_features, resize_for_encoder
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
+from fmbseg.models import records
 from fmbseg.models.backbone import load_backbone
+from fmbseg.models.records import weights_record
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 
@@ -130,6 +133,23 @@ def test_refuses_missing_and_stale_features(workspace: Paths, config: MakeConfig
     (workspace.features / "index.parquet").write_bytes(b"")
     with pytest.raises(StoreError, match="damaged"):
         published_features(config(), workspace, silent_progress()).open()
+
+
+def test_what_the_encoders_record_says_is_in_the_key(
+    workspace: Paths, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = weights_record("tiny-encoder")
+    keys = []
+    for changed in (
+        record,
+        replace(record, licence="MIT"),
+        replace(record, mean=(0.4, 0.5, 0.5)),
+        replace(record, layer=1),
+    ):
+        monkeypatch.setattr(records, "registry", lambda changed=changed: {record.name: changed})
+        keys.append(features_state(config(), workspace, silent_progress()).key)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_many_shards_do_not_exhaust_file_descriptors(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.models import records
 from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.records import weights_record
 from fmbseg.models.text_cache import project_text_cache
 
 
@@ -50,6 +53,22 @@ def test_embeddings_are_computed_once_and_equal(
     assert len(calls) == 4
     clip.text_embeddings(vocabulary, "single")
     assert len(calls) == 4
+
+
+def test_a_file_under_another_record_has_embeddings_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".fmbseg").mkdir()
+    vocabulary = load_vocabulary("voc20")
+    plain = load_clip("tiny-clip").text_embeddings(vocabulary).queries
+    quick = replace(weights_record("tiny-clip"), activation="quick_gelu")
+    monkeypatch.setattr(records, "registry", lambda: {"tiny-clip": quick})
+    model = load_clip("tiny-clip")
+    found = model.text_embeddings(vocabulary).queries
+    assert not torch.allclose(found, plain, atol=1e-3)
+    model.text_cache = None
+    assert torch.equal(found, model.text_embeddings(vocabulary).queries)
 
 
 def test_a_damaged_file_is_made_again(

@@ -19,6 +19,7 @@ from fmbseg.models.backbone import build_encoder, load_backbone
 from fmbseg.models.clip import build_clip, load_clip
 from fmbseg.models.sam import build_sam, load_sam
 from fmbseg.models.weights import (
+    model_digest,
     pull,
     read_state,
     registry,
@@ -171,6 +172,33 @@ def test_the_digest_is_of_the_file_as_it_is_now(folder: Path) -> None:
     assert first == hashlib.sha256(path.read_bytes()).hexdigest()
     save_file({name: value + 1 for name, value in load_file(path).items()}, path)
     assert weights_digest("tiny-encoder", folder) != first
+
+
+def test_the_models_digest_is_of_its_weights_and_of_what_its_record_makes_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = weights_record("tiny-encoder")
+
+    def digest(**change: object) -> str:
+        changed = replace(record, **change)  # type: ignore[arg-type]
+        monkeypatch.setattr(records, "registry", lambda: {record.name: changed})
+        return model_digest("tiny-encoder", folder)
+
+    first = digest()
+    assert digest(licence="MIT", source="elsewhere", sha256=None, megabytes=3.0) == first
+    changes: list[dict[str, object]] = [
+        {"library": "open_clip"},
+        {"architecture": "ViT-B-16"},
+        {"activation": "quick_gelu"},
+        {"mean": (0.5, 0.5, 0.4)},
+        {"std": (0.5, 0.5, 0.4)},
+        {"size": 128},
+        {"layer": 1},
+    ]
+    assert len({first, *(digest(**change) for change in changes)}) == 8
+    path = folder / record.file
+    save_file({name: value + 1 for name, value in load_file(path).items()}, path)
+    assert digest() != first
 
 
 @pytest.mark.parametrize("name", LOADERS)

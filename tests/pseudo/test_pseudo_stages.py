@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +20,7 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.device import choose_device
 from fmbseg.errors import StoreError
+from fmbseg.models import records
 from fmbseg.models.dense import Dense
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
@@ -320,6 +322,29 @@ def test_another_way_to_the_dense_features_encodes_again(
             )
         assert counts["clip"] == 0  # its own encodings are found again
     assert len(keys) == 3 * len(get_args(Dense))
+
+
+def test_a_file_under_another_record_encodes_again(
+    dataset: Path,
+    tmp_path: Path,
+    make_config: MakeConfig,
+    count_encodings: CountEncodings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths, config = Paths(tmp_path), make_config()
+    first = run_all(config, paths)
+    known = dict(records.registry())
+    known["tiny-clip"] = replace(known["tiny-clip"], activation="quick_gelu")
+    monkeypatch.setattr(records, "registry", lambda: known)
+    with count_encodings() as counts:
+        again = run_all(config, paths)
+    assert counts["clip"] == windows_of(dataset, config)
+    assert counts["sam"] == 0
+    assert [name for name in STAGES if again[name].key != first[name].key] == [
+        "detect",
+        "query",
+        "label",
+    ]
 
 
 def test_out_names_no_place_or_time(dataset: Path, tmp_path: Path, make_config: MakeConfig) -> None:
