@@ -84,14 +84,25 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
 @contextmanager
 def _exclusive(partial: Path) -> Iterator[IO[bytes]]:
     """The partial file opened for reading and writing, by one process at a time."""
-    with open(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WeightsError(
-                f"another process is fetching {partial.with_suffix('')}: wait for it"
-            ) from error
-        yield stream
+    while True:
+        with open(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise WeightsError(
+                    f"another process is fetching {partial.with_suffix('')}: wait for it"
+                ) from error
+            # Between opening and locking, another process may have renamed it to its place.
+            if _is_at(stream, partial):
+                yield stream
+                return
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _receive(url: str, stream: IO[bytes], partial: Path, progress: Progress) -> str | None:
@@ -162,18 +173,26 @@ def _ask(url: str, start: int, known: Mapping[str, Any]) -> _Answer:
             raise
         return _ask(url, 0, {})  # the file has become shorter
     got = response.headers
+    etag, length = got.get("ETag"), got.get("Content-Length")
+    total = None if length is None else int(length)
     if response.status == http.client.PARTIAL_CONTENT:
-        if not str(got.get("Content-Range")).startswith(f"bytes {start}-"):
+        if etag != known["etag"]:
+            # The server does not know If-Range: this is the rest of another version.
+            response.close()
+            return _ask(url, 0, {})
+        stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", str(got.get("Content-Range")))
+        if stated is None or int(stated[1]) != start:
             response.close()
             raise ConnectionError(f"the server gives {got.get('Content-Range')} for byte {start}")
+        # The answer may be shorter than what was asked for.
+        total = int(stated[2])
     else:
         start = 0
-    etag, length = got.get("ETag"), got.get("Content-Length")
     origin = {
         "url": url,
         # A weak ETag does not promise equal bytes.
         "etag": None if etag is None or etag.startswith("W/") else etag,
-        "total": None if length is None else start + int(length),
+        "total": total,
         "sha256": hub.sha256,
     }
     return _Answer(response, start, origin)

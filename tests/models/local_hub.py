@@ -18,6 +18,8 @@ class Hub:
         breaks: how many bytes each of the next answers gives before the connection breaks.
         stall: instead of breaking, keep the connection open and silent.
         length: states this Content-Length instead of the true one.
+        most: bytes of the longest answer to a range.
+        if_range: whether the server knows If-Range; one that does not joins versions.
         asked: (path, Range header) of every request.
     """
 
@@ -29,6 +31,8 @@ class Hub:
         self.breaks: list[int] = []
         self.stall = False
         self.length: int | None = None
+        self.most: int | None = None
+        self.if_range = True
         self.asked: list[tuple[str, str | None]] = []
         self.released = threading.Event()
 
@@ -57,21 +61,23 @@ def running_hub() -> Iterator[Hub]:
         def give(self, content: bytes) -> None:
             etag = f'"{hash(content):x}"'
             wanted, start = self.headers.get("Range"), 0
-            if hub.etags and wanted and self.headers.get("If-Range") == etag:
+            same = not hub.if_range or self.headers.get("If-Range") == etag
+            if hub.etags and wanted and same:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start and start >= len(content):
                 self.send_error(416)
                 return
+            part = content[start:]
             self.send_response(206 if start else 200)
             if start:
+                part = part[: hub.most]
                 self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                    "Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}"
                 )
             if hub.etags:
                 self.send_header("ETag", etag)
-            self.send_header("Content-Length", str(hub.length or len(content) - start))
+            self.send_header("Content-Length", str(hub.length or len(part)))
             self.end_headers()
-            part = content[start:]
             if hub.breaks:
                 self.wfile.write(part[: hub.breaks.pop(0)])
                 self.wfile.flush()

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from local_hub import Hub, running_hub
@@ -135,6 +136,29 @@ def test_two_versions_of_a_file_are_never_joined(hub: Hub, target: Path) -> None
         assert target.read_bytes() == content
 
 
+def test_the_rest_of_another_version_is_not_joined_either(hub: Hub, target: Path) -> None:
+    hub.breaks = [HALF, 0]
+    _refused(hub, target, None)
+    hub.if_range = False
+    newer = CONTENT[::-1]
+    hub.files["/sam.pth"] = newer
+    hub.asked.clear()
+    _fetch(hub, target, None)
+    assert hub.asked == [("/sam.pth", f"bytes={HALF}-"), ("/sam.pth", None)]
+    assert target.read_bytes() == newer
+
+
+def test_an_answer_that_is_shorter_than_the_rest_is_not_the_end(hub: Hub, target: Path) -> None:
+    hub.breaks, hub.most = [HALF], 2**20
+    _fetch(hub, target, None)
+    assert [wanted for _, wanted in hub.asked] == [
+        None,
+        f"bytes={HALF}-",
+        f"bytes={HALF + 2**20}-",
+    ]
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_server_without_versions_starts_over(hub: Hub, target: Path) -> None:
     hub.etags = False
     hub.breaks = [HALF]
@@ -215,6 +239,27 @@ def test_two_processes_do_not_write_one_file(hub: Hub, target: Path) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert f"another process is fetching {target}: wait for it" in _refused(hub, target)
     _fetch(hub, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_partial_file_that_another_process_finished_meanwhile_is_left_alone(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, finished = target.with_name("sam.pth.part"), target.with_name("finished")
+    lock, calls = fcntl.flock, []
+
+    def late(stream: IO[bytes], how: int) -> None:
+        # The other process renames the file after this one has opened it.
+        calls.append(how)
+        if len(calls) == 1:
+            partial.write_bytes(b"whole")
+            partial.rename(finished)
+        lock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    _fetch(hub, target)
+    assert calls.count(fcntl.LOCK_EX | fcntl.LOCK_NB) == 2
+    assert finished.read_bytes() == b"whole"
     assert target.read_bytes() == CONTENT
 
 
