@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -65,6 +65,7 @@ class Scale:
 
 
 HERE = Scale()
+_CLUSTERS = {"dask": "FMBSEG_DASK_ADDRESS", "ray": "FMBSEG_RAY_ADDRESS"}
 
 
 def task_runner(scale: Scale) -> TaskRunner[Any]:
@@ -79,7 +80,7 @@ def task_runner(scale: Scale) -> TaskRunner[Any]:
 
             # A thread a process: torch has threads of its own, `run.threads` of them.
             cluster = {"n_workers": scale.workers, "threads_per_worker": 1}
-            address = os.environ.get("FMBSEG_DASK_ADDRESS")
+            address = _cluster(scale)
             dask: TaskRunner[Any] = (
                 DaskTaskRunner(address=address)
                 if address
@@ -90,7 +91,7 @@ def task_runner(scale: Scale) -> TaskRunner[Any]:
             from prefect_ray.task_runners import RayTaskRunner
 
             here = {"num_cpus": scale.workers, "include_dashboard": False}
-            address = os.environ.get("FMBSEG_RAY_ADDRESS")
+            address = _cluster(scale)
             ray: TaskRunner[Any] = (
                 RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=here)
             )
@@ -139,8 +140,12 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
             place = Paths(root).pseudo / earlier
             _exchange(storage, partial(storage.push, place, _out(earlier, digest), MANIFEST))
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
-    # A worker may have been started in another folder.
-    mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE)
+    # Processes started here have this machine's slot between them: one each would let them compute
+    # one after another. A running cluster's workers are elsewhere, with slots of their own.
+    elsewhere = _cluster(scale) is not None
+    with nullcontext() if elsewhere else gpu_slot():
+        # A worker may have been started in another folder.
+        mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE, elsewhere)
     if storage is not None:
         for index in missing:
             place = sharded.store.shard_path(index)
@@ -163,6 +168,7 @@ def shards(
     root: Path,
     storage: str | None,
     code: str,
+    own_slots: bool,
 ) -> None:
     """Compute shards; called by the other flows.
 
@@ -175,6 +181,7 @@ def shards(
         root: the workspace.
         storage: see `Scale`.
         code: digest of the driver's code.
+        own_slots: see `compute_shard`.
     """
     futures = compute_shard.map(
         stage=unmapped(stage),
@@ -185,6 +192,7 @@ def shards(
         root=unmapped(root),
         storage=unmapped(storage),
         code=unmapped(code),
+        own_slots=unmapped(own_slots),
     )
     logger = get_run_logger()
     with PrefectProgress(stage, logger).task(f"shards of {stage}", len(indices)) as progress:
@@ -215,6 +223,7 @@ def compute_shard(
     root: Path,
     storage: str | None,
     code: str,
+    own_slots: bool,
 ) -> str:
     """Compute one shard in this worker's process; models stay loaded from one to the next.
 
@@ -227,6 +236,8 @@ def compute_shard(
         root: the workspace of the driver.
         storage: see `Scale`.
         code: digest of the driver's code.
+        own_slots: take a slot of the limit that this worker's `FMBSEG_GPU_LIMIT` names, if it names
+            one; otherwise the driver holds the slot.
 
     Returns:
         Host and number of this process.
@@ -245,8 +256,8 @@ def compute_shard(
             if not verify_published(place) or file_digest(place / MANIFEST) != digest:
                 shared.pull(_out(earlier, digest), place, MANIFEST)
     with ExitStack() as slot:
-        # The workers themselves are the slots, unless each machine has a limit of its own.
-        if os.environ.get("FMBSEG_GPU_LIMIT"):
+        # A cluster's workers themselves are the slots, unless each machine has a limit of its own.
+        if own_slots and os.environ.get("FMBSEG_GPU_LIMIT"):
             slot.enter_context(gpu_slot())
         work = _work(stage, key, config.model_dump_json(), root)
         if not work.store.has(index):
@@ -266,6 +277,11 @@ def _work(stage: str, key: str, config: str, root: Path) -> ShardedWork[Any]:
         )
     work.prepare()
     return work
+
+
+def _cluster(scale: Scale) -> str | None:
+    """Address of the running cluster; None: processes are started here."""
+    return os.environ.get(_CLUSTERS.get(scale.runner, "")) or None
 
 
 def _inputs(stage: str) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterName,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterParentTaskRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
@@ -90,6 +92,19 @@ class Stack(Project):
         with self._client() as api:
             found: list[TaskRun] = api.read_task_runs(flow_run_filter=wanted)
             return found
+
+    def runs(self, name: str) -> list[FlowRun]:
+        """Flow runs of a name."""
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+        with self._client() as api:
+            found: list[FlowRun] = api.read_flow_runs(flow_run_filter=wanted)
+            return found
+
+    def subflows(self, run: FlowRun) -> set[str]:
+        """Names of the flow runs that a flow run has started."""
+        wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+        with self._client() as api:
+            return {child.name for child in api.read_flow_runs(flow_run_filter=wanted)}
 
     def state(self, run: FlowRun) -> State[object]:
         """The state of a flow run now."""

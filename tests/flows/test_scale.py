@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +78,44 @@ def test_workers_give_the_plain_loops_bytes(
     told = re.findall(r"(\w+): (\d+) shards computed by (\d+) processes", logs)
     assert [(stage, int(shards)) for stage, shards, _ in told] == [(s, 4) for s in SHARED_OUT]
     assert max(int(processes) for *_, processes in told) == 2
+
+
+def test_workers_of_this_machine_compute_under_the_runs_one_slot(
+    project: Stack, expected: dict[str, bytes]
+) -> None:
+    pytest.importorskip("prefect_dask", reason="the extra `scale` is not installed")
+    forget(project.root)
+    # With the limit's name in their environment they must not ask for a slot each as well: the run
+    # has it, and they would wait for the run and the run for them.
+    environment = project.environment | {"PREFECT_API_URL": project.api, "FMBSEG_GPU_LIMIT": "gpu"}
+    code = PLAIN.replace(f"{[*SHARED_OUT]!r}", "['detect']").replace('"STORAGE"', "None")
+    code = code.replace("= fmbseg(", "= fmbseg.with_options(flow_run_name='one-slot')(")
+    holder = project.hold_slot()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=project.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (found := project.runs("one-slot")):
+            assert time.monotonic() < end, "the run did not start"
+            time.sleep(0.5)
+        time.sleep(20)
+        assert "shards-detect" not in project.subflows(found[0])
+        holder.communicate()  # gives the slot back
+        said, _ = driver.communicate(timeout=600)
+    finally:
+        holder.kill()
+        driver.kill()
+        driver.wait()
+    assert "ended COMPLETED" in said
+    assert "shards-detect" in project.subflows(found[0])
+    assert project.taken_slots() == 0
+    detect = {name: made for name, made in expected.items() if "/detect/" in name}
+    assert published(project.root) == detect
 
 
 def test_workers_without_a_common_disk_exchange_through_storage(
