@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,17 @@ from urllib.parse import urlsplit
 
 from fmbseg.config import Config
 from fmbseg.digest import json_digest
+from fmbseg.live_curve import (
+    LiveCurve,
+    add_params,
+    flat,
+    log_curve,
+    logged_points,
+    never_fails,
+)
 from fmbseg.logged_model import log_checkpoint, promote
 from fmbseg.paths import Paths, project_folder
 from fmbseg.runs import (
-    Curve,
     TrackedData,
     checkpoint_sha256,
     class_table,
@@ -59,11 +65,8 @@ _CHECKPOINT = "fmbseg.checkpoint"
 _TRAINING = "fmbseg.training"
 _LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
 _PARENT = "mlflow.parentRunId"
-_MOST_PARAMS, _MOST_METRICS = 100, 1000  # MLflow's limits of one batch
-_FLUSH_SECONDS = 5.0
 _PAUSE_SECONDS = 60.0
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds
-_log = logging.getLogger(__name__)
 # Until when a server or database that did not answer is left alone: to find that out takes seconds,
 # and a pipeline in which everything is done asks a dozen times.
 _away: dict[str, float] = {}
@@ -149,23 +152,6 @@ def ui_address(uri: str) -> str | None:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
 
-@dataclass
-class _Attempt:
-    succeeded: bool = False
-
-
-@contextmanager
-def _never_fails(what: str) -> Iterator[_Attempt]:
-    """Turns any error into one warning: results are on disk, tracking must not lose them."""
-    attempt = _Attempt()
-    try:
-        yield attempt
-        attempt.succeeded = True
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        _log.warning("%s is not in MLflow (%s); its results are complete on disk", what, reason)
-
-
 class _MlflowTracker(Tracker):
     def __init__(self, config: Config, root: Path) -> None:
         self._section = config.tracking
@@ -177,21 +163,21 @@ class _MlflowTracker(Tracker):
         self, config: Config, method: str, checkpoint: Path, key: Callable[[], str]
     ) -> Iterator[OnMetrics | None]:
         begin = partial(self._begin, config, method, key)
-        curve = _LiveCurve(self._open, begin, f"training-{method}")
+        curve = LiveCurve(self._open, begin, f"training-{method}")
         try:
             yield curve.add
         except BaseException:
-            with _never_fails(f"the end of training-{method}"):
+            with never_fails(f"the end of training-{method}"):
                 self._fail(curve)
             raise
         if curve.run_id is None:
             self.trained(config, method, checkpoint)
             return
-        with _never_fails(f"the training of {method}"):
+        with never_fails(f"the training of {method}"):
             self._add_trained(config, method, checkpoint)
 
     def trained(self, config: Config, method: str, checkpoint: Path) -> None:
-        with _never_fails(f"the training of {method}"):
+        with never_fails(f"the training of {method}"):
             sha256 = checkpoint_sha256(checkpoint)
             if sha256 is None:
                 return
@@ -218,17 +204,19 @@ class _MlflowTracker(Tracker):
         overlay: Overlay | None = None,
     ) -> None:
         for benchmark in benchmarks:
-            with _never_fails(f"the evaluation of {method} on {benchmark}"):
+            with never_fails(f"the evaluation of {method} on {benchmark}"):
                 result = read_json(paths.metrics / method / f"{benchmark}.json")
-                mark = self._mark(config, paths, benchmark, result)
+                mark = self._mark(config, paths, method, benchmark, result)
                 known = self._find(run_key(config, method, result["checkpoint_sha256"]))
                 if known is None or known.data.tags.get(f"{_LOGGED}{benchmark}") != mark:
                     self._add_evaluation(config, paths, method, benchmark, result, overlay, mark)
 
-    def _mark(self, config: Config, paths: Paths, benchmark: str, result: Mapping[str, Any]) -> str:
+    def _mark(
+        self, config: Config, paths: Paths, method: str, benchmark: str, result: Mapping[str, Any]
+    ) -> str:
         """Digest of all that an evaluation logs; equal: everything is there already."""
         entry = config.evaluate.benchmarks.get(benchmark)
-        labels = trained_labels(paths)
+        labels = trained_labels(paths) if method == "fmbseg" else None
         section = self._section
         return json_digest(
             [
@@ -252,35 +240,35 @@ class _MlflowTracker(Tracker):
         client, _ = self._open()
         sha256 = result["checkpoint_sha256"]
         trained = {"fmbseg": paths.align, "oracle": paths.oracle}.get(method)
-        present = trained is not None and sha256 == checkpoint_sha256(trained)
-        if trained is not None and present:
-            run_id = self._run(config, method, sha256, published_key(trained)).info.run_id
+        if trained is not None and sha256 != checkpoint_sha256(trained):
+            trained = None  # another head lies there by now
+        training = None if trained is None else published_key(trained)
+        run_id = self._run(config, method, sha256, training).info.run_id
+        if trained is not None:
             self._add_training(run_id, method, trained, sha256)
-        else:
-            run_id = self._run(config, method, sha256).info.run_id
         self._add_scores(run_id, config, paths.metrics / method, benchmark, result)
         parts = []
         if overlay is not None:
-            with _never_fails(f"the picture of {benchmark}") as part:
+            with never_fails(f"the picture of {benchmark}") as part:
                 if (picture := overlay(benchmark)) is not None:
                     client.log_image(run_id, picture, artifact_file=f"overlay/{benchmark}.png")
             parts.append(part)
-        with _never_fails(f"the data set of {benchmark}") as part:
+        with never_fails(f"the data set of {benchmark}") as part:
             self._add_data(run_id, evaluation_data(config, benchmark, result))
         parts.append(part)
         client.set_terminated(run_id, "FINISHED")
-        if method == "fmbseg" and present:
-            with _never_fails("the model of this run") as part:
-                self._add_model(run_id, paths.align)
+        if method == "fmbseg" and trained is not None:
+            with never_fails("the model of this run") as part:
+                self._add_model(run_id, trained)
             parts.append(part)
-            with _never_fails("what the stages took") as part:
+            with never_fails("what the stages took") as part:
                 self._add_stages(run_id, config, paths)
             parts.append(part)
         if method in ("fmbseg", "pseudo"):
-            with _never_fails("the score of the pseudo labels") as part:
+            with never_fails("the score of the pseudo labels") as part:
                 self._add_label_scores(config, paths)
             parts.append(part)
-        if (present or sha256 is None) and all(part.succeeded for part in parts):
+        if (trained is not None or sha256 is None) and all(part.succeeded for part in parts):
             client.set_tag(run_id, f"{_LOGGED}{benchmark}", mark)
 
     def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
@@ -290,7 +278,7 @@ class _MlflowTracker(Tracker):
         client, _ = self._open()
         logged = client.get_run(run_id).data.metrics
         new = {k: v for k, v in stage_figures(config, paths, labels).items() if k not in logged}
-        _log_curve(client, run_id, [(0, new)])
+        log_curve(client, run_id, [(0, new)])
         self._add_data(run_id, training_data(config, paths, labels))
 
     def _add_label_scores(self, config: Config, paths: Paths) -> None:
@@ -306,7 +294,7 @@ class _MlflowTracker(Tracker):
         scored = {k: v for k, v in labels.data.metrics.items() if k.startswith("miou/")}
         found = {f"pseudo_labels/{key}": value for key, value in scored.items()}
         new = {k: v for k, v in found.items() if head.data.metrics.get(k) != v}
-        _log_curve(client, head.info.run_id, [(0, new)])
+        log_curve(client, head.info.run_id, [(0, new)])
 
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -339,7 +327,7 @@ class _MlflowTracker(Tracker):
 
     def run_link(self, config: Config, paths: Paths) -> str | None:
         link: str | None = None
-        with _never_fails("the link to the run"):
+        with never_fails("the link to the run"):
             _, experiment = self._open()
             run = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
             pages = ui_address(tracking_uri(self._section.uri, self._root))
@@ -365,7 +353,7 @@ class _MlflowTracker(Tracker):
         logged = client.get_run(run_id).data.metrics
         for name, values in results.items():
             new = {k: v for k, v in scores(values, name).items() if logged.get(k) != v}
-            _log_curve(client, run_id, [(0, new)])
+            log_curve(client, run_id, [(0, new)])
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
             self._add_child(run_id, name, values)
             if (images := scored_images(config, name, values)) is not None:
@@ -380,10 +368,10 @@ class _MlflowTracker(Tracker):
             tags = {_PARENT: run_id, "fmbseg.benchmark": benchmark}
             child = client.create_run(experiment, tags=tags, run_name=name)
         shown = {key: str(value) for key, value in result["protocol"].items()}
-        _add_params(client, child, {"benchmark": benchmark, **shown})
+        add_params(client, child, {"benchmark": benchmark, **shown})
         own = {k.removesuffix(f"/{benchmark}"): v for k, v in scores(result, benchmark).items()}
         new = {key: value for key, value in own.items() if child.data.metrics.get(key) != value}
-        _log_curve(client, child.info.run_id, [(0, new)])
+        log_curve(client, child.info.run_id, [(0, new)])
         client.set_terminated(child.info.run_id, "FINISHED")
 
     def _child(self, run_id: str, name: str) -> Run | None:
@@ -406,7 +394,7 @@ class _MlflowTracker(Tracker):
             return
         curve = read_curve(checkpoint / "curve.csv")
         child = begun or child
-        if child is not None and _points(client, child) - _flat(curve):
+        if child is not None and logged_points(client, child) - flat(curve):
             # Two tries of one training are equal on one machine, not on two: what a try logged that
             # did not get to this head would be a curve of neither.
             client.delete_run(child.info.run_id)
@@ -415,8 +403,8 @@ class _MlflowTracker(Tracker):
             child = client.create_run(experiment, tags={_PARENT: run_id}, run_name=name)
         for tag, value in ((_PARENT, run_id), (_TRAINING, key or ""), (_CHECKPOINT, sha256)):
             client.set_tag(child.info.run_id, tag, value)
-        steps = {step for step, _, _ in _points(client, child)}
-        _log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
+        steps = {step for step, _, _ in logged_points(client, child)}
+        log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
         client.set_terminated(child.info.run_id, "FINISHED")
 
     def _begin(self, config: Config, method: str, key: Callable[[], str]) -> tuple[str, set[int]]:
@@ -439,7 +427,7 @@ class _MlflowTracker(Tracker):
             # It was begun with other parameters, which do not concern the training.
             client.delete_run(before)
         client.update_run(run_id, status="RUNNING")
-        return run_id, {step for step, _, _ in _points(client, begun)}
+        return run_id, {step for step, _, _ in logged_points(client, begun)}
 
     def _begun(self, method: str, training: str | None) -> Run | None:
         """The run of a training that has not come to its end; `training`: its content key."""
@@ -450,7 +438,7 @@ class _MlflowTracker(Tracker):
             "and attributes.status != 'FINISHED'"
         )
 
-    def _fail(self, curve: _LiveCurve) -> None:
+    def _fail(self, curve: LiveCurve) -> None:
         if curve.run_id is None:
             return
         client, _ = self._open()
@@ -493,7 +481,7 @@ class _MlflowTracker(Tracker):
                 client.delete_run(made.info.run_id)
         # Also of a run that was found: the process that made it may have been killed before this.
         params = flat_params(config, trained=learned is not None)
-        _add_params(client, known, {"method": method, **params})
+        add_params(client, known, {"method": method, **params})
         return known
 
     def _find(self, key: str) -> Run | None:
@@ -544,72 +532,3 @@ class _MlflowTracker(Tracker):
             if (found := client.get_experiment_by_name(name)) is None:
                 raise
             return str(found.experiment_id)  # another process was faster
-
-
-class _LiveCurve:
-    """Metrics of a training, logged in batches into a run of its own while it goes on."""
-
-    def __init__(
-        self,
-        connect: Callable[[], tuple[MlflowClient, str]],
-        begin: Callable[[], tuple[str, set[int]]],
-        name: str,
-    ) -> None:
-        self.run_id: str | None = None
-        self._connect = connect
-        self._begin = begin
-        self._name = name
-        self._waiting: Curve = []
-        self._steps: set[int] = set()
-        self._flushed = 0.0
-        self._broken = False
-
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._waiting.append((step, dict(metrics)))
-        if not self._broken and time.monotonic() - self._flushed >= _FLUSH_SECONDS:
-            self._broken = True
-            with _never_fails(f"the live curve of {self._name}"):
-                self.flush()
-                self._broken = False
-
-    def flush(self) -> None:
-        if self.run_id is None:
-            self.run_id, self._steps = self._begin()
-        # An epoch that was logged before a kill may be done again: it stays one point.
-        new = [(step, metrics) for step, metrics in self._waiting if step not in self._steps]
-        _log_curve(self._connect()[0], self.run_id, new)
-        self._steps |= {step for step, _ in new}
-        self._waiting = []
-        self._flushed = time.monotonic()
-
-
-def _flat(curve: Curve) -> set[tuple[int, str, float]]:
-    return {(step, key, value) for step, row in curve for key, value in row.items()}
-
-
-def _points(client: MlflowClient, run: Run) -> set[tuple[int, str, float]]:
-    """What is logged of a training: step, metric, value."""
-    run_id = run.info.run_id
-    history = [
-        point for key in run.data.metrics for point in client.get_metric_history(run_id, key)
-    ]
-    return {(point.step, point.key, point.value) for point in history}
-
-
-def _log_curve(client: MlflowClient, run_id: str, curve: Curve) -> None:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, step) for step, row in curve for key, value in row.items()]
-    for start in range(0, len(metrics), _MOST_METRICS):
-        client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
-
-
-def _add_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
-    """Log the parameters that a run does not have yet."""
-    from mlflow.entities import Param
-
-    known = run.data.params
-    entries = [Param(key, value) for key, value in params.items() if key not in known]
-    for start in range(0, len(entries), _MOST_PARAMS):
-        client.log_batch(run.info.run_id, params=entries[start : start + _MOST_PARAMS])
