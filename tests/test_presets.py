@@ -115,8 +115,15 @@ def test_the_command_says_what_changed_and_what_to_fetch(
     assert "masks.points_per_side: 10 -> 32" in out
     assert out[-2] == f"params.yaml: {len(out) - 2} parameters changed to preset base"
     assert out[-1] == (
-        "its weights are not here yet: `fmbseg models pull clip-vit-b-16 sam-vit-b dinov2-vit-b-14`"
+        "its weights are not here yet: `fmbseg models pull clip-vit-b-16 sam-vit-b dinov2-vit-b-14 "
+        "--weights-dir DIR`"
     )
+    with monkeypatch.context() as named:
+        named.setenv("FMBSEG_WEIGHTS", "/weights")
+        _, out, _ = _main(capsys, "preset", "base")
+        assert out[-1].endswith("dinov2-vit-b-14`")
+        _, out, _ = _main(capsys, "preset", "base", "--weights-dir", "my weights")
+        assert out[-1].endswith("dinov2-vit-b-14 --weights-dir 'my weights'`")
     code, out, _ = _main(capsys, "preset", "base")
     assert out[0] == "params.yaml has the parameters of preset base already"
     code, out, _ = _main(capsys, "preset", "tiny", "--params", str(params))

@@ -14,7 +14,9 @@ from fmbseg.commands.options import (
     Checkpoint,
     Overrides,
     Params,
+    WeightsDir,
     lenient_config,
+    use_weights,
 )
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
@@ -118,12 +120,14 @@ def evaluate(
         int | None, typer.Option("--limit", min=1, help="Score the first N images only.")
     ] = None,
     overrides: Overrides = None,
+    weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Score on one benchmark (--benchmark) or on all (--all).
 
     Nothing of the pipeline's own results in metrics/ is touched.
     """
+    use_weights(weights_dir)
     chosen = [f"evaluate.protocol={protocol.value}"] if protocol is not None else []
     config = lenient_config(params, [*(overrides or []), *chosen])
     scored = tuple(method.value for method in methods or ())

@@ -8,18 +8,17 @@ from typing import Annotated
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, lenient_config
+from fmbseg.commands.options import (
+    DEFAULT_PARAMS,
+    Overrides,
+    Params,
+    WeightsDir,
+    lenient_config,
+    use_weights,
+)
 
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
-WeightsDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights-dir",
-        metavar="DIR",
-        help="Folder of the weights; without it, the one in FMBSEG_WEIGHTS.",
-    ),
-]
 _UNCHECKED = "not checked, no sha256 is known"
 _OTHERS = "timm/NAME[@LAYER] and open_clip/NAME/TAG name any other encoder and CLIP"
 
@@ -36,12 +35,13 @@ def list_models(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Show models: library, size, licence, whether their weights are here, and where (from)."""
+    use_weights(weights_dir)
     from fmbseg.models.weights import registry, weights_record
 
     rows = [("name", "library", "size", "licence", "here", "where (from)")]
     for name in names or registry():
         record = weights_record(name)
-        path = _place(name, weights_dir)
+        path = _place(name)
         megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
         here = ("no", record.source) if path is None else ("yes", str(path))
@@ -65,13 +65,14 @@ def pull_models(
     What is here and right is left alone; a download that was cut off goes on. On a machine without
     network the message names the file to bring and the place to put it.
     """
+    use_weights(weights_dir)
     from fmbseg.models.weights import pinned_digest, pull, weights_record
     from fmbseg.progress import console_progress
 
     progress = console_progress()
 
     def fetch(name: str) -> str:
-        path = pull(name, weights_dir, progress)
+        path = pull(name, progress=progress)
         checked = pinned_digest(weights_record(name), path) is not None
         return str(path) if checked else f"{path} ({_UNCHECKED})"
 
@@ -89,26 +90,27 @@ def verify_models(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Check the weights' sha256 against the published one; a model that is named must be here."""
+    use_weights(weights_dir)
     from fmbseg.errors import WeightsError
     from fmbseg.models.weights import pinned_digest, registry, resolve, verify, weights_record
 
     def check(name: str) -> str:
-        digest = verify(name, weights_dir)
-        pinned = pinned_digest(weights_record(name), resolve(name, weights_dir))
+        digest = verify(name)
+        pinned = pinned_digest(weights_record(name), resolve(name))
         return f"{'ok' if pinned else _UNCHECKED} (sha256 {digest[:12]})"
 
-    here = names or [name for name in registry() if _place(name, weights_dir) is not None]
+    here = names or [name for name in registry() if _place(name) is not None]
     if not here:
         raise WeightsError("no weights are here: see `fmbseg models list`")
     _each(here, check)
 
 
-def _place(name: str, weights_dir: Path | None) -> Path | None:
+def _place(name: str) -> Path | None:
     from fmbseg.errors import WeightsError
     from fmbseg.models.weights import resolve
 
     try:
-        return resolve(name, weights_dir)
+        return resolve(name)
     except WeightsError:
         return None
 
@@ -152,9 +154,11 @@ def evaluate_models(
         ),
     ] = None,
     overrides: Overrides = None,
+    weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Measure CLIP, SAM and the frozen encoder by themselves, on scenes nothing was trained on."""
+    use_weights(weights_dir)
     config = lenient_config(params, overrides)
 
     from fmbseg.evaluate.results import write_result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,20 @@ Checkpoint = Annotated[
     Path,
     typer.Option("--checkpoint", metavar="DIR", help="Folder of the trained alignment head."),
 ]
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights-dir",
+        metavar="DIR",
+        help="Folder of the models' weights, in place of the one in FMBSEG_WEIGHTS.",
+    ),
+]
+
+
+def use_weights(folder: Path | None) -> None:
+    """Look for weights in a folder as if FMBSEG_WEIGHTS named it, in processes started here too."""
+    if folder is not None:
+        os.environ["FMBSEG_WEIGHTS"] = str(folder.expanduser().absolute())
 
 
 def lenient_config(params: Path, overrides: list[str] | None) -> Config:

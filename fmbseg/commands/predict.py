@@ -17,7 +17,9 @@ from fmbseg.commands.options import (
     Checkpoint,
     Overrides,
     Params,
+    WeightsDir,
     lenient_config,
+    use_weights,
 )
 from fmbseg.errors import DataError, VocabularyError, may_pass
 
@@ -47,6 +49,7 @@ def predict(
     ] = None,
     checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
     overrides: Overrides = None,
+    weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Segment pictures into the classes you name.
@@ -55,6 +58,7 @@ def predict(
     the class index) and NAME.json (classes and areas). A picture that cannot be read is named at
     the end; the others are done.
     """
+    use_weights(weights_dir)
     config = lenient_config(params, overrides)
     words = _vocabulary(classes, vocabulary)
     jobs = _jobs(images)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Params
+from fmbseg.commands.options import DEFAULT_PARAMS, Params, WeightsDir, use_weights
 
 
 def preset(
     name: Annotated[str, typer.Argument(metavar="NAME", help="tiny, base or paper.")],
+    weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Write a set of models, with the sizes and thresholds that go with them, into params.yaml.
@@ -19,6 +23,7 @@ def preset(
     paper: CLIP ViT-L/14, SAM ViT-H, DINOv2 ViT-L/14. Comments stay; images, benchmarks, device and
     tracking are not touched. What changes is printed.
     """
+    use_weights(weights_dir)
     from fmbseg.presets import apply_preset
 
     changes = apply_preset(name, params)
@@ -29,12 +34,12 @@ def preset(
         print(f"{params}: {len(changes)} parameters changed to preset {name}")
     else:
         print(f"{params} has the parameters of preset {name} already")
-    _say_what_is_missing(name)
+    _say_what_is_missing(name, weights_dir)
 
 
-def _say_what_is_missing(name: str) -> None:
+def _say_what_is_missing(name: str, weights_dir: Path | None) -> None:
     from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import resolve
+    from fmbseg.models.weights import WEIGHTS_VARIABLE, resolve
     from fmbseg.presets import preset
 
     sections = preset(name)
@@ -49,4 +54,7 @@ def _say_what_is_missing(name: str) -> None:
         except WeightsError:
             missing.append(model)
     if missing:
-        print(f"its weights are not here yet: `fmbseg models pull {' '.join(missing)}`")
+        command = f"fmbseg models pull {' '.join(missing)}"
+        if weights_dir is not None or not os.environ.get(WEIGHTS_VARIABLE):
+            command += f" --weights-dir {shlex.quote(str(weights_dir or 'DIR'))}"
+        print(f"its weights are not here yet: `{command}`")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params
+from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, WeightsDir, use_weights
 from fmbseg.config import Config, load_config
 
 
@@ -25,6 +25,7 @@ def run(
         ),
     ],
     overrides: Overrides = None,
+    weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Run one stage of the pipeline; what is already computed is taken over.
@@ -32,6 +33,7 @@ def run(
     `dvc repro` calls this for every stage that is out of date. With PREFECT_API_URL in the
     environment the stage runs as a flow of that server, else as it is.
     """
+    use_weights(weights_dir)
     config = load_config(params, overrides or ())
     from fmbseg.stages import find_stage
 

@@ -83,9 +83,12 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
             if (folder / file).is_file():
                 return folder / file
     if places:
-        advice = f"put it there (from {record.source})"
+        advice = f"put it there (from {record.source}), or give another folder with --weights-dir"
     else:
-        advice = f"get it from {record.source} and set {WEIGHTS_VARIABLE} to its folder"
+        advice = (
+            f"get it from {record.source} and name its folder with --weights-dir or in "
+            f"{WEIGHTS_VARIABLE}"
+        )
     missing = f" is not in {' or '.join(str(folder) for folder in places)}" if places else ""
     raise WeightsError(f"weights of {name}: {record.file}{missing or ' is not here'}: {advice}")
 

@@ -20,6 +20,12 @@ NAME = "timm/test_vit.r160_in1k"
 FILE = "test_vit.r160_in1k.safetensors"
 
 
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set before it is removed: so what --weights-dir puts there is undone too.
+    monkeypatch.setenv("FMBSEG_WEIGHTS", "")
+    monkeypatch.delenv("FMBSEG_WEIGHTS")
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with one encoder, stored and linked as Hugging Face does."""
@@ -30,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         page = f"/{NAME}/resolve/main/model.safetensors"
         hub.redirects[page] = ("/blob", {"X-Linked-Etag": f'"{digest}"'})
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+        no_weights(monkeypatch)
         for cached in (records._timm_record, records._open_clip_record):
             cached.cache_clear()
         yield hub
@@ -147,7 +153,7 @@ def test_pull_needs_a_name_and_a_folder(hub: Hub, capsys: pytest.CaptureFixture[
 def test_the_list_has_every_model_with_size_licence_and_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+    no_weights(monkeypatch)
     code, out, err = _main(capsys, "list")
     assert (code, err) == (0, "")
     assert out[0].split() == ["name", "library", "size", "licence", "here", "where", "(from)"]

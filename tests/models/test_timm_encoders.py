@@ -242,7 +242,8 @@ def test_truncated_renamed_and_foreign_files_are_refused(tmp_path: Path) -> None
 def test_a_missing_file_is_named_with_its_hub_and_its_place(tmp_path: Path) -> None:
     assert _refused(f"timm/{TEST_VIT}", tmp_path) == (
         f"weights of timm/{TEST_VIT}: {TEST_VIT}.safetensors is not in {tmp_path}: put it there "
-        f"(from https://huggingface.co/timm/{TEST_VIT}/resolve/main/model.safetensors)"
+        f"(from https://huggingface.co/timm/{TEST_VIT}/resolve/main/model.safetensors), "
+        "or give another folder with --weights-dir"
     )
 
 

@@ -150,12 +150,13 @@ def test_missing_weights_are_an_error_that_names_file_and_place(
     assert _refused(lambda: load_sam("sam-vit-b")) == (
         "weights of sam-vit-b: sam_vit_b_01ec64.pth is not here: get it from "
         "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth "
-        "and set FMBSEG_WEIGHTS to its folder"
+        "and name its folder with --weights-dir or in FMBSEG_WEIGHTS"
     )
     monkeypatch.setenv("FMBSEG_WEIGHTS", str(tmp_path))
     assert _refused(lambda: weights_digest("sam-vit-b")) == (
         f"weights of sam-vit-b: sam_vit_b_01ec64.pth is not in {tmp_path}: put it there "
-        "(from https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth)"
+        "(from https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth), "
+        "or give another folder with --weights-dir"
     )
     for name, load in LOADERS.items():
         assert f"is not in {tmp_path / 'package'} or {tmp_path}" in _refused(
