@@ -34,18 +34,21 @@ def list_models(
     ] = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Show models: library, size, licence, whether their weights are here, and where (from)."""
+    """Show models: library, size, licence, their file, the folder it is here in, where it is from.
+
+    Brought by other means, a file has to have the name shown: hubs call many files alike.
+    """
     use_weights(weights_dir)
     from fmbseg.models.weights import registry, weights_record
 
-    rows = [("name", "library", "size", "licence", "here", "where (from)")]
+    rows = [("name", "library", "size", "licence", "file", "here", "from")]
     for name in names or registry():
         record = weights_record(name)
         path = _place(name)
         megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
-        here = ("no", record.source) if path is None else ("yes", str(path))
-        rows.append((name, record.library, size, record.licence, *here))
+        place = (record.file, "no") if path is None else (path.name, str(path.parent))
+        rows.append((name, record.library, size, record.licence, *place, record.source))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

@@ -12,7 +12,7 @@ from local_hub import Hub, running_hub
 from safetensors.torch import save
 
 from fmbseg import cli
-from fmbseg.models import records
+from fmbseg.models import records, tiny
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.weights import registry, resolve
 
@@ -55,7 +55,7 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     code, out, _ = _main(capsys, f"list {NAME} {where}")
     assert code == 0
     page = f"{hub.url}/{NAME}/resolve/main/model.safetensors"
-    assert out[1].split() == [NAME, "timm", "?", "apache-2.0", "no", page]
+    assert out[1].split() == [NAME, "timm", "?", "apache-2.0", FILE, "no", page]
 
     hub.breaks = [200_000]
     code, out, err = _main(capsys, f"pull {NAME} {where}")
@@ -67,7 +67,7 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
 
     _, out, _ = _main(capsys, f"list {NAME} {where}")
     size = f"{len(hub.files['/blob']) / 1e6:.1f}"
-    assert out[1].split() == [NAME, "timm", size, "MB", "apache-2.0", "yes", str(tmp_path / FILE)]
+    assert out[1].split() == [NAME, "timm", size, "MB", "apache-2.0", FILE, str(tmp_path), page]
     code, out, _ = _main(capsys, f"verify {NAME} {where}")
     assert code == 0
     assert out[0].startswith(f"{NAME} ok (sha256 ")
@@ -156,14 +156,15 @@ def test_the_list_has_every_model_with_size_licence_and_source(
     no_weights(monkeypatch)
     code, out, err = _main(capsys, "list")
     assert (code, err) == (0, "")
-    assert out[0].split() == ["name", "library", "size", "licence", "here", "where", "(from)"]
+    assert out[0].split() == ["name", "library", "size", "licence", "file", "here", "from"]
     assert [line.split()[0] for line in out[1:]] == list(registry())
     for line in out[1:]:
-        name, library, size, unit, licence, here, where = line.split()
+        name, library, size, unit, licence, file, here, source = line.split()
         record = registry()[name]
         assert (library, unit, licence) == (record.library, "MB", record.licence)
+        assert (file, source) == (record.file, record.source)
         if name.startswith("tiny"):
-            assert (here, where.endswith(record.file)) == ("yes", True)
+            assert here == str(tiny.FOLDER)
         else:
-            assert (here, where) == ("no", record.source)
+            assert here == "no"
             assert float(size.replace(",", "")) > 100
