@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -90,6 +91,44 @@ def with_oom_backoff(batch_size: int, work: Callable[[int], T]) -> T:
             torch.cuda.empty_cache()
         batch_size //= 2
         _log.warning("out of memory: trying again with a batch of %d", batch_size)
+
+
+def batches_with_backoff(
+    count: int, batch_size: int, work: Callable[[slice], T]
+) -> Iterator[tuple[slice, T]]:
+    """Work on `count` rows, `batch_size` at a time; out-of-memory errors halve the batch.
+
+    The halved batch holds for the rest of these rows and no longer, so that a result never depends
+    on what was computed before it. As long as memory suffices the batches are those asked for,
+    whose size content keys name where it matters. After a halving a result may differ from theirs
+    in the last bit, as that of a smaller `batch_size` may: kernels add up in another order.
+
+    Args:
+        count: rows.
+        batch_size: at most so many at once.
+        work: on the rows of a slice; called again from the same row where memory ran out.
+
+    Yields:
+        The slice and its result, in order.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not suffice for a batch of one either.
+    """
+
+    def attempt(start: int, size: int) -> tuple[slice, T]:
+        rows = slice(start, start + size)
+        return rows, work(rows)
+
+    start = 0
+    while start < count:
+        asked = min(batch_size, count - start)
+        done = with_oom_backoff(asked, partial(attempt, start))
+        size = done[0].stop - start
+        if size < asked:
+            batch_size = size
+        start += size
+        yield done
+        del done  # not held while the next batch is computed
 
 
 def _cpu_choice(run: RunSection, reason: str) -> DeviceChoice:

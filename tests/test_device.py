@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fmbseg.config import RunSection
-from fmbseg.device import choose_device, set_threads, with_oom_backoff
+from fmbseg.device import batches_with_backoff, choose_device, set_threads, with_oom_backoff
 from fmbseg.errors import ConfigError
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -87,6 +87,40 @@ def test_backoff_gives_up_at_one() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         with_oom_backoff(3, work)
     assert tried == [3, 1]
+
+
+def test_batches_stay_halved_to_the_end_and_no_row_is_lost() -> None:
+    tried = []
+
+    def work(rows: slice) -> list[int]:
+        tried.append((rows.start, rows.stop))
+        if rows.stop - rows.start > 3:
+            raise torch.OutOfMemoryError("too much")
+        return list(range(rows.start, rows.stop))
+
+    done = list(batches_with_backoff(7, 12, work))
+    assert [found for _, found in done] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert all(list(range(rows.start, rows.stop)) == found for rows, found in done)
+    assert tried == [(0, 7), (0, 3), (3, 6), (6, 7)]
+    assert list(batches_with_backoff(0, 4, work)) == []
+
+
+def test_batches_are_those_asked_for_while_memory_suffices() -> None:
+    done = list(batches_with_backoff(10, 4, lambda rows: None))
+    assert [rows for rows, _ in done] == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+def test_a_memory_peak_in_the_middle_repeats_that_batch_only() -> None:
+    tried = []
+
+    def work(rows: slice) -> None:
+        tried.append((rows.start, rows.stop))
+        if tried.count((4, 8)) == 1 and tried[-1] == (4, 8):
+            raise torch.OutOfMemoryError("another process")
+
+    rows = [(each.start, each.stop) for each, _ in batches_with_backoff(9, 4, work)]
+    assert rows == [(0, 4), (4, 6), (6, 8), (8, 9)]
+    assert tried == [(0, 4), (4, 8), (4, 6), (6, 8), (8, 9)]
 
 
 def test_backoff_lets_other_errors_through() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.data.windows import sliding_windows
+from fmbseg.device import batches_with_backoff
 from fmbseg.evaluate.protocol import Sizes
 
 Pixels = npt.NDArray[np.uint8]
@@ -54,7 +55,8 @@ def window_logits(
         pixels: [H, W, 3] uint8, the resized image.
         sizes: with window and stride.
         score: [N, a, b, 3] uint8 windows -> [N, Q, h, w] logits on any grid of patches.
-        batch_size: windows a call of `score`.
+        batch_size: windows a call of `score`; fewer where memory runs out (see
+            `batches_with_backoff` on the last bit).
 
     Returns:
         [Q, H, W] float32 on the device of the scores.
@@ -66,15 +68,18 @@ def window_logits(
     a, b = min(sizes.window, height), min(sizes.window, width)
     total: Tensor | None = None
     count = torch.zeros(height, width)
-    for start in range(0, len(offsets), batch_size):
-        part = offsets[start : start + batch_size]
-        crops = np.stack([pixels[top : top + a, left : left + b] for top, left in part])
-        logits = F.interpolate(score(crops).float(), (a, b), mode="bilinear")
+
+    def logits_of(part: slice) -> Tensor:
+        crops = np.stack([pixels[top : top + a, left : left + b] for top, left in offsets[part]])
+        return F.interpolate(score(crops).float(), (a, b), mode="bilinear")
+
+    for part, logits in batches_with_backoff(len(offsets), batch_size, logits_of):
         if total is None:
             total = logits.new_zeros((logits.shape[1], height, width))
-        for (top, left), one in zip(part, logits, strict=True):
+        for (top, left), one in zip(offsets[part], logits, strict=True):
             total[:, top : top + a, left : left + b] += one
             count[top : top + a, left : left + b] += 1
+        del logits, one  # the largest there is: not held while the next ones are made
     assert total is not None  # at least one window covers every image
     return total.div_(count.to(total.device))
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from fmbseg.config import ClipSection
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
+from fmbseg.device import batches_with_backoff
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
@@ -48,7 +49,6 @@ __all__ = [
     "visual_tokens",
 ]
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _PROMPTS_AT_ONCE = 256
 # Published with OpenAI's archives beside the tensors of the model.
@@ -183,7 +183,8 @@ class ClipModel:
 
         The image is resized to `section.short_side`. Where windows are not of `image_size`, crops
         are resized to it and their dense maps back to the crop's own patches. Windows of different
-        images never share a batch.
+        images never share a batch; where memory runs out, batches are halved (see
+        `batches_with_backoff` on the last bit).
 
         Args:
             image: RGB.
@@ -205,11 +206,16 @@ class ClipModel:
         rows, columns = (side // patch for side in crop)
         total = torch.zeros(height // patch, width // patch, self.embed_dim, device=self.device)
         windows = []
-        for part in _batches(offsets, section.batch_size):
-            pixels = np.stack([self._crop(resized, offset, crop) for offset in part])
+
+        def encode(part: slice) -> tuple[Tensor, Tensor]:
+            pixels = np.stack([self._crop(resized, offset, crop) for offset in offsets[part]])
             embeddings, dense = self.encode_windows(pixels, section.dense)
+            return embeddings, _regrid(dense, rows, columns)
+
+        batches = batches_with_backoff(len(offsets), section.batch_size, encode)
+        for part, (embeddings, dense) in batches:
             windows.append(embeddings)
-            for (top, left), features in zip(part, _regrid(dense, rows, columns), strict=True):
+            for (top, left), features in zip(offsets[part], dense, strict=True):
                 i, j = top // patch, left // patch
                 total[i : i + rows, j : j + columns] += features
         # Normalising the sum of overlapping windows is normalising their mean.
@@ -299,10 +305,6 @@ def load_clip(
     model = ClipModel(module, tokenizer, record, device, dtype)
     model.text_cache = project_text_cache(lambda: model_digest(name, weights_dir))
     return model
-
-
-def _batches(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _regrid(dense: Tensor, rows: int, columns: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from fmbseg.config import MasksSection
+from fmbseg.device import batches_with_backoff
 from fmbseg.errors import DataError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_sam
@@ -81,7 +82,8 @@ class SamModel:
     """A SAM; computes without gradients.
 
     The image encoder runs in `dtype` (autocast when it is not float32). The decoder always runs
-    in float32: the position encoding of points loses whole pixels in half precision.
+    in float32: the position encoding of points loses whole pixels in half precision. Where memory
+    runs out, fewer prompts are decoded at once (see `batches_with_backoff` on the last bit).
 
     Attributes:
         module: the `segment_anything.modeling.Sam`, float32 weights.
@@ -173,13 +175,16 @@ class SamModel:
         masks = np.zeros((len(prompts), 3, *encoding.original_size), dtype=np.bool_)
         predicted = np.zeros((len(prompts), 3), dtype=np.float32)
         features = self._features(encoding)
-        for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
+
+        def decode(part: slice) -> None:
             logits, iou = self._decode(features, encoding, prompts[part])
             predicted[part] = iou.cpu().numpy()
             flat = masks[part].reshape(-1, *encoding.original_size)
             for rows, upsampled in self._upsampled(logits.flatten(0, 1), encoding):
                 flat[rows] = (upsampled > self.module.mask_threshold).cpu().numpy()
+
+        for _ in batches_with_backoff(len(prompts), batch_size, decode):
+            pass  # each batch has written its rows
         return SamMasks(masks, predicted)
 
     @torch.no_grad()
@@ -200,17 +205,21 @@ class SamModel:
         height, width = encoding.original_size
         grid = build_point_grid(section.points_per_side) * [width, height]
         features = self._features(encoding)
-        kept: list[_Candidates] = []
-        for start in range(0, len(grid), batch_size):
-            points = grid[start : start + batch_size, None]
-            logits, iou = self._decode(features, encoding, points)
+
+        def decode(part: slice) -> list[_Candidates]:
+            logits, iou = self._decode(features, encoding, grid[part, None])
             logits, iou = logits.flatten(0, 1), iou.flatten()
             # A threshold of 0 keeps all, negative estimates too, as in the stock generator.
             if section.min_predicted_iou > 0:
                 confident = iou > section.min_predicted_iou
                 logits, iou = logits[confident], iou[confident]
-            for rows, upsampled in self._upsampled(logits, encoding):
-                kept.append(self._candidates(upsampled, iou[rows], section))
+            return [
+                self._candidates(upsampled, iou[rows], section)
+                for rows, upsampled in self._upsampled(logits, encoding)
+            ]
+
+        batches = batches_with_backoff(len(grid), batch_size, decode)
+        kept = [candidates for _, found in batches for candidates in found]
         return _distinct(kept, encoding.original_size, section)
 
     def _candidates(self, logits: Tensor, iou: Tensor, section: MasksSection) -> _Candidates:

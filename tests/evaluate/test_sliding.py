@@ -57,6 +57,32 @@ def reference_windows(length: int, window: int, stride: int) -> list[tuple[int, 
     return found
 
 
+def test_out_of_memory_gives_what_smaller_batches_give() -> None:
+    """In the model, as in the upsampling that follows it."""
+    clip = load_clip("tiny-clip")
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 224, 3), dtype=np.uint8)
+    sizes = Sizes(short_side=160, window=64, stride=32)
+    given: list[int] = []
+
+    def score(crops: NDArray[np.uint8]) -> torch.Tensor:
+        given.append(len(crops))
+        return clip.encode_windows(crops)[1].permute(0, 3, 1, 2)
+
+    def limited(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("injected")
+
+    expected = window_logits(pixels, sizes, score, batch_size=2)
+    given.clear()
+    hook = clip.module.visual.conv1.register_forward_pre_hook(limited)
+    try:
+        found = window_logits(pixels, sizes, score, batch_size=8)
+    finally:
+        hook.remove()
+    assert given[:3] == [8, 4, 2] and set(given[2:]) == {2}
+    assert torch.equal(found, expected)
+
+
 def toy_score(crops: NDArray[np.uint8]) -> torch.Tensor:
     """Means over cells of 7 pixels and their squares: depends on where a window lies."""
     x = torch.from_numpy(crops.astype(np.float32) / 255).permute(0, 3, 1, 2)

@@ -45,6 +45,45 @@ def encoding(sam: SamModel, image: npt.NDArray[np.uint8]) -> SamEncoding:
 
 
 @pytest.fixture
+def memory_for_three(sam: SamModel) -> Iterator[list[int]]:
+    """The decoder runs out of memory with more than three prompts; the batches it was given."""
+    given: list[int] = []
+
+    def limited(module: object, inputs: object, named: dict[str, Tensor]) -> None:
+        given.append(len(named["sparse_prompt_embeddings"]))
+        if given[-1] > 3:
+            raise torch.OutOfMemoryError("injected")
+
+    hook = sam.module.mask_decoder.register_forward_pre_hook(limited, with_kwargs=True)
+    yield given
+    hook.remove()
+
+
+def test_out_of_memory_gives_what_fewer_prompts_at_once_give(
+    sam: SamModel, encoding: SamEncoding, memory_for_three: list[int]
+) -> None:
+    height, width = encoding.original_size
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, min(height, width), (8, 5, 2))
+    boxes = np.concatenate([points[:, 0] / 2, points[:, 0] / 2 + 20], axis=1)
+    for predict, prompts in ((sam.predict_points, points), (sam.predict_boxes, boxes)):
+        expected = predict(encoding, prompts, 2)
+        memory_for_three.clear()
+        found = predict(encoding, prompts, 8)
+        assert memory_for_three == [8, 4, 2, 2, 2, 2]
+        assert np.array_equal(found.masks, expected.masks)
+        assert np.array_equal(found.predicted_iou, expected.predicted_iou)
+
+    expected_masks = sam.automatic_masks(encoding, OPEN, 2)
+    memory_for_three.clear()
+    masks = sam.automatic_masks(encoding, OPEN, 64)
+    assert memory_for_three[:6] == [64, 32, 16, 8, 4, 2] and set(memory_for_three[5:]) == {2}
+    assert len(masks.masks) > 10
+    for name in ("masks", "predicted_iou", "stability", "area"):
+        assert np.array_equal(getattr(masks, name), getattr(expected_masks, name))
+
+
+@pytest.fixture
 def rounding_encoder(sam: SamModel) -> Iterator[None]:
     """The stock classes encode images themselves: round their features as ours are."""
 

@@ -13,6 +13,9 @@ from typing import get_args
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from segment_anything.modeling.transformer import TwoWayTransformer
+from torch import nn
 
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
@@ -345,6 +348,41 @@ def test_a_file_under_another_record_encodes_again(
         "query",
         "label",
     ]
+
+
+def test_out_of_memory_gives_what_smaller_batches_give(
+    tmp_path: Path, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CLIP's windows and SAM's prompts: there is memory for one at a time."""
+
+    def files(name: str, batch: int) -> dict[str, bytes]:
+        paths = Paths(tmp_path / name)
+        config = make_config(
+            clip={"short_side": 128, "stride": 32, "batch_size": batch}, sam={"batch_size": batch}
+        )
+        run_all(config, paths)
+        found = files_of(paths.pseudo)
+        # The key names the batch that was asked for.
+        return {k: v for k, v in found.items() if not k.endswith("manifest.json")}
+
+    expected = files("small", 1)
+    raised: Counter[str] = Counter()
+
+    def too_much(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        windows = isinstance(module, nn.Conv2d) and module.in_channels == 3
+        if (windows or isinstance(module, TwoWayTransformer)) and len(inputs[0]) > 1:
+            raised["windows" if windows else "prompts"] += 1
+            raise torch.OutOfMemoryError("injected")
+
+    handle = nn.modules.module.register_module_forward_pre_hook(too_much)
+    try:
+        with caplog.at_level(logging.WARNING):
+            found = files("large", 12)
+    finally:
+        handle.remove()
+    assert raised["windows"] >= 6 and raised["prompts"] >= 6  # six images
+    assert "out of memory: trying again with a batch of 1" in caplog.text
+    assert found == expected
 
 
 def test_out_names_no_place_or_time(dataset: Path, tmp_path: Path, make_config: MakeConfig) -> None:
