@@ -350,14 +350,19 @@ class _MlflowTracker(Tracker):
             other = read_json(path) if name != benchmark and path.is_file() else {}
             if other and protocol(other) == protocol(result):
                 results[name] = other
-        logged = client.get_run(run_id).data.metrics
+        data = client.get_run(run_id).data
         for name, values in results.items():
-            new = {k: v for k, v in scores(values, name).items() if logged.get(k) != v}
+            images = scored_images(config, name, values)
+            tag, mark = f"{_LOGGED}scores.{name}", json_digest([values, images])
+            if data.tags.get(tag) == mark:
+                continue
+            new = {k: v for k, v in scores(values, name).items() if data.metrics.get(k) != v}
             log_curve(client, run_id, [(0, new)])
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
             self._add_child(run_id, name, values)
-            if (images := scored_images(config, name, values)) is not None:
+            if images is not None:
                 client.set_tag(run_id, f"benchmark.{name}", images)
+            client.set_tag(run_id, tag, mark)
 
     def _add_child(self, run_id: str, benchmark: str, result: Mapping[str, Any]) -> None:
         """A benchmark as a child run, with what is not logged there yet."""
