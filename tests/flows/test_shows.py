@@ -60,11 +60,9 @@ def test_the_same_again_is_cached(project: Stack) -> None:
 def test_what_mlflow_lost_comes_back_although_all_is_cached(project: Stack) -> None:
     # An experiment that has nothing yet, as after the database was removed.
     again = 'overrides=["tracking.experiment=again"]'
-    start = time.monotonic()
     state, _, tasks = project.deployment("full", again)
     assert (state, tasks.pop("record")) == ("Completed", "Completed")
     assert set(tasks.values()) == {"Cached"}
-    assert time.monotonic() - start < 60
     client = MlflowClient(tracking_uri=f"http://127.0.0.1:{project.ports[1]}")
 
     def logged(name: str) -> list[tuple[str, str, set[str]]]:
