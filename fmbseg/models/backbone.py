@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_
 
 __all__ = ["Backbone", "build_encoder", "load_backbone"]
 
+_timm_log = logging.getLogger("timm.models._builder")
 # DINOv2's published files hold the token that hid patches in its pretraining.
 _PRETRAINING_ONLY = ("mask_token",)
 
@@ -225,8 +227,14 @@ def _read_by_timm(record: WeightsRecord, state: dict[str, Tensor]) -> dict[str, 
         "architecture": record.architecture,
         "model_args": {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}},
     }
-    with torch.random.fork_rng(devices=()):
-        return build_encoder(config).state_dict()
+    # It warns of every name it leaves out; whether the file will do is said once, in one line.
+    level = _timm_log.level
+    _timm_log.setLevel(logging.ERROR)
+    try:
+        with torch.random.fork_rng(devices=()):
+            return build_encoder(config).state_dict()
+    finally:
+        _timm_log.setLevel(level)
 
 
 def _left_as_initialised(record: WeightsRecord, state: dict[str, Tensor]) -> set[str]:
