@@ -3,8 +3,9 @@ from __future__ import annotations
 import io
 import os
 import pty
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import pytest
@@ -69,25 +70,36 @@ def test_default_goes_to_stderr_not_stdout(capsys: pytest.CaptureFixture[str]) -
 
 
 @contextmanager
-def terminal() -> Iterator[tuple[TextIO, int]]:
+def terminal() -> Iterator[tuple[TextIO, list[bytes]]]:
+    """A terminal's stream, and what was written to it, complete when the block has ended."""
     master, slave = pty.openpty()
+    written: list[bytes] = []
+
+    def read() -> None:
+        # A terminal holds a few kilobytes; without a reader the writer would wait.
+        with suppress(OSError):  # the other end was closed
+            while part := os.read(master, 4096):
+                written.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     try:
         with os.fdopen(slave, "w") as stream:
-            yield stream, master
+            yield stream, written
     finally:
+        reader.join()
         os.close(master)
 
 
 def test_on_a_terminal_nested_tasks_share_one_display() -> None:
-    with terminal() as (stream, master):
+    with terminal() as (stream, written):
         progress = console_progress(stream)
         with progress.task("epochs", 1) as outer, progress.task("images", 3) as inner:
             inner.advance(3)
             outer.advance()
         with progress.task("again", 1) as task:
             task.advance()
-        stream.flush()
-        shown = os.read(master, 1 << 16).decode()
+    shown = b"".join(written).decode()
     for part in ("epochs", "images", "3/3", "ETA", "again"):
         assert part in shown
 
