@@ -45,7 +45,7 @@ Report = dict[str, Any]
 _WITHOUT_SLOT = {"scenes"}  # needs no model
 
 
-def _run(stage: str, key: str, config: Config, root: Path) -> Report:
+def _run(stage: str, key: str, config: Config, root: Path, published: bool) -> Report:
     """Run a stage; what the store has is taken over.
 
     Args:
@@ -53,6 +53,7 @@ def _run(stage: str, key: str, config: Config, root: Path) -> Report:
         key: content key of its result, the task's cache key.
         config: all sections.
         root: the workspace.
+        published: whether the result was there before: then no slot is waited for.
 
     Returns:
         stage, key, computed, taken_over: small, because results are kept until a flow ends.
@@ -62,7 +63,7 @@ def _run(stage: str, key: str, config: Config, root: Path) -> Report:
     progress = PrefectProgress(stage, logger)
     tracker = open_tracker(config, root)
     try:
-        with nullcontext() if stage in _WITHOUT_SLOT else gpu_slot():
+        with nullcontext() if published or stage in _WITHOUT_SLOT else gpu_slot():
             report = run_stage(stage, config, paths, progress, tracker)
     except Exception as error:
         if is_transient(error):
@@ -113,6 +114,7 @@ def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Rep
     shared_out = 0 if state.published else share_out(name, state.key, config, root, scale)
     called = TASKS[stage.name].with_options(refresh_cache=not state.published)
     given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}
+    given["published"] = state.published
     done = cast("State[Report]", called(**given, return_state=True))
     report: Report = done.result()
     if done.name == "Cached":  # what the earlier run computed is taken over by this one
