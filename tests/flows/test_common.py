@@ -130,7 +130,8 @@ def test_what_is_cached_is_logged_where_mlflow_has_missed_it(
 ) -> None:
     benchmarks = {"voc21": {"root": "data/scenes/VOC2012", "split": "val"}}
     evaluate = {"benchmarks": benchmarks, "short_side": 64}
-    config = parse_config(config.model_dump() | {"evaluate": evaluate})
+    head = {"align": {"head": "linear"}, "features": {"short_side": 64}}  # as `write_head` says
+    config = parse_config(config.model_dump() | {"evaluate": evaluate, **head})
     align = Paths(tmp_path).align
     write_head(align, seed=0)
     (align / "curve.csv").write_text("epoch,loss,lr\n1,0.5,0.1\n")
