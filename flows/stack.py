@@ -114,8 +114,8 @@ class Stack:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "fmbseg",
-            # On one machine nobody minds being asked more often than every ten seconds.
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            # Every ten seconds is long to wait for a run that takes half a minute.
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
             "PYTHONPATH": os.pathsep.join(filter(None, places)),
         }
 
