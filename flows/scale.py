@@ -74,13 +74,13 @@ def task_runner(scale: Scale) -> TaskRunner[Any]:
     Raises:
         ConfigError: its package is not installed.
     """
+    address = _cluster(scale)
     try:
         if scale.runner == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
 
             # A thread a process: torch has threads of its own, `run.threads` of them.
             cluster = {"n_workers": scale.workers, "threads_per_worker": 1}
-            address = _cluster(scale)
             dask: TaskRunner[Any] = (
                 DaskTaskRunner(address=address)
                 if address
@@ -91,7 +91,6 @@ def task_runner(scale: Scale) -> TaskRunner[Any]:
             from prefect_ray.task_runners import RayTaskRunner
 
             here = {"num_cpus": scale.workers, "include_dashboard": False}
-            address = _cluster(scale)
             ray: TaskRunner[Any] = (
                 RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=here)
             )

@@ -113,8 +113,13 @@ def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Rep
     state = try_again(lambda: stage_state(name, config, Paths(root), silent_progress()))
     shared_out = 0 if state.published else share_out(name, state.key, config, root, scale)
     called = TASKS[stage.name].with_options(refresh_cache=not state.published)
-    given: dict[str, Any] = {"stage": name, "key": state.key, "config": config, "root": root}
-    given["published"] = state.published
+    given: dict[str, Any] = {
+        "stage": name,
+        "key": state.key,
+        "config": config,
+        "root": root,
+        "published": state.published,
+    }
     done = cast("State[Report]", called(**given, return_state=True))
     report: Report = done.result()
     if done.name == "Cached":  # what the earlier run computed is taken over by this one

@@ -220,9 +220,6 @@ class MlflowTracker(Tracker):
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        def source(each: TrackedData) -> str:
-            return json.dumps({"uri": each.source})
-
         client, _ = self._open()
         logged = client.get_run(run_id).inputs
         sets = [entry.dataset for entry in logged.dataset_inputs] if logged else []

@@ -179,9 +179,8 @@ def _write_one(
     size = SIZES[rng.integers(len(SIZES))]
     scene = render_scene(number, size=size, classes=classes, stuff=record.stuff or None)
     image, label = record.paths(out, split, record.name(split, index))
-    picture = Image.fromarray(scene.image)
-    _complete(out, image, _png(picture) if image.suffix == ".png" else _jpeg(picture))
-    _complete(out, label, _png(record.encode(scene)))
+    _complete(out, image, _encoded(Image.fromarray(scene.image), image.suffix))
+    _complete(out, label, _encoded(record.encode(scene)))
     return [
         {
             "image_id": image.stem,
@@ -201,15 +200,12 @@ def _complete(out: Path, path: Path, data: bytes) -> None:
         _atomically(out, path, lambda place: place.write_bytes(data))
 
 
-def _png(picture: Image.Image) -> bytes:
+def _encoded(picture: Image.Image, suffix: str = ".png") -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=95)
+    if suffix == ".png":
+        picture.save(stream, "PNG")
+    else:
+        picture.save(stream, "JPEG", quality=95)
     return stream.getvalue()
 
 
