@@ -1,13 +1,15 @@
 """What Prefect costs: stage 1 as a flow beside the plain loop, in one run, as ratios.
 
-    python -m benchmarks.overhead --images 1000
+    python -m benchmarks.overhead
 
-Both process the same scenes from nothing, in processes of their own, with a real Prefect server
-running. A machine's speed drifts by more than Prefect costs, so the images are taken in rounds, and
-each round runs both, the one that was second first. Time counts from the start of the first stage
-to the end of the last, processor time (all threads, of the process that computes) over the same;
-peak memory is that of the process. A second pair of flow runs, with few and with many shards, shows
-whether memory grows with their number.
+Both process the same scenes from nothing, in processes and workspaces of their own. A machine's
+speed drifts by more than Prefect costs, so the two share the time: one is stopped (SIGSTOP) while
+the other runs, a slice each in turn, and only a process's own slices count. Prefect's server and
+worker run in the flow's slices: what they take is Prefect's cost.
+
+Time counts from the start of the first stage to the end of the last, processor time (all threads,
+of the process that computes) over the whole; peak memory is that of the process. A second pair of
+flow runs, with few and with many shards, shows whether memory grows with their number.
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.flows.stack import Stack, free_ports
-from tests.project import copy_project
+from tests.project import Project, copy_project
 
 STAGES = ("detect", "query", "masks", "label")
-# Run in the project's folder: prints seconds, processor seconds and the peak of memory in MB.
+# Run in the project's folder: prints when the stages began and ended (seconds since the epoch),
+# processor seconds and the peak of memory in MB.
 # What is imported anyway is imported before the clock starts, in both.
 SPENT = """
 import json, resource, sys, time
@@ -41,11 +49,11 @@ from fmbseg.paths import Paths
 from fmbseg.progress import console_progress
 from fmbseg.stages import run_stage
 config = load_config("params.yaml", sys.argv[1:])
-start, before = time.monotonic(), spent()[0]
+begin, before = time.time(), spent()[0]
 for stage in {STAGES!r}:
     run_stage(stage, config, Paths(), console_progress())
-seconds, (after, peak) = time.monotonic() - start, spent()
-print(json.dumps([seconds, after - before, peak]))
+end, (after, peak) = time.time(), spent()
+print(json.dumps([begin, end, after - before, peak]))
 """
 FLOW = f"""{SPENT}
 from prefect.client.orchestration import get_client
@@ -58,90 +66,147 @@ mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
 with get_client(sync_client=True) as client:
     tasks = client.read_task_runs(flow_run_filter=mine)
 begin, end = min(task.start_time for task in tasks), max(task.end_time for task in tasks)
-print(json.dumps([(end - begin).total_seconds(), after - before, peak]))
+print(json.dumps([begin.timestamp(), end.timestamp(), after - before, peak]))
 """
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What stage 1 took: wall seconds, processor seconds, peak memory in MB."""
+    """What stage 1 took: wall seconds of its own slices, processor seconds, peak memory in MB."""
 
     seconds: float
     processor: float
     peak: float
 
 
-def measure(project: Stack, code: str, *overrides: str) -> Spent:
-    """Stage 1 from nothing."""
+@dataclass
+class Arm:
+    """A process that computes stage 1 from nothing, and those that must run when it runs.
+
+    It is stopped until `run_for`.
+    """
+
+    process: subprocess.Popen[bytes]
+    said: Path  # what it prints
+    servers: Sequence[int]  # process groups
+    slices: list[tuple[float, float]] = field(default_factory=list)
+
+    def run_for(self, seconds: float | None) -> bool:
+        """Let it run, to its end if `seconds` is None. Returns whether it has ended."""
+        groups = (*self.servers, self.process.pid)
+        signal_all(groups, signal.SIGCONT)
+        begin = time.time()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            signal_all(groups, signal.SIGSTOP)
+        self.slices.append((begin, time.time()))
+        return self.process.returncode is not None
+
+    def spent(self) -> Spent:
+        """After its end."""
+        out = self.said.read_text(encoding="utf-8")
+        assert self.process.returncode == 0, out
+        begin, end, processor, peak = json.loads(
+            next(line for line in out.splitlines() if line.startswith("["))
+        )
+        own = sum(max(0.0, min(end, until) - max(begin, since)) for since, until in self.slices)
+        return Spent(own, processor, peak)
+
+
+def signal_all(groups: Sequence[int], number: signal.Signals) -> None:
+    """Signal process groups; one that has ended needs none."""
+    for group in groups:
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
+def start(project: Project, code: str, servers: Sequence[int], *overrides: str) -> Arm:
+    """Stage 1 from nothing, stopped as soon as it is started."""
     for name in ("data/pseudo", ".fmbseg/shards", ".fmbseg/encodings"):
         shutil.rmtree(project.root / name, ignore_errors=True)
-    said = project.run("python", "-c", code, *overrides).splitlines()
-    return Spent(*json.loads(next(line for line in said if line.startswith("["))))
+    said = project.root.with_suffix(".txt")
+    with said.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *overrides],
+            cwd=project.root,
+            env=project.environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    signal_all((process.pid,), signal.SIGSTOP)
+    return Arm(process, said, servers)
 
 
-def together(rounds: Sequence[Spent]) -> Spent:
-    """Times of all rounds added, and the largest peak."""
-    return Spent(
-        sum(each.seconds for each in rounds),
-        sum(each.processor for each in rounds),
-        max(each.peak for each in rounds),
-    )
+def measure(project: Project, code: str, *overrides: str) -> Spent:
+    """Stage 1 from nothing, with nothing beside it."""
+    arm = start(project, code, (), *overrides)
+    arm.run_for(None)
+    return arm.spent()
+
+
+def servers_of(project: Project) -> list[int]:
+    """Process groups of the project's stack: servers and worker."""
+    record = json.loads((project.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
+    return [os.getpgid(each["pid"]) for each in record]
 
 
 def main() -> None:
     """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--images", type=int, default=1000, metavar="N", help="of all rounds")
-    parser.add_argument("--rounds", type=int, default=4, metavar="N")
+    parser.add_argument("--images", type=int, default=1000, metavar="N")
     parser.add_argument("--shard-size", type=int, default=64, metavar="N")
+    parser.add_argument("--slice", type=float, default=15.0, metavar="S", help="seconds in turn")
     parser.add_argument(
         "--few", type=int, default=128, metavar="N", help="images of the second pair"
     )
     given = parser.parse_args()
-    images = given.images // given.rounds
     folder = Path(tempfile.mkdtemp(prefix="fmbseg-overhead-"))
-    project = Stack(folder / "fmbseg", free_ports(2))
     repository = Path(__file__).parents[1]
-    plain: list[Spent] = []
-    flow: list[Spent] = []
+    project = Stack(folder / "fmbseg", free_ports(2))
+    servers: list[int] = []
+    arms: list[Arm] = []
     try:
         copy_project(repository, project.root)
         # The real parameters, not the tests' small ones.
         shutil.copy(repository / "params.yaml", project.root)
-        project.set(r"train: \d+, val: \d+", f"train: {max(images, given.few)}, val: 4")
+        project.set(r"train: \d+, val: \d+", f"train: {max(given.images, given.few)}, val: 4")
         project.set(r"\{val: \d+\}", "{val: 4}")
         project.run("fmbseg", "run", "scenes")
+        loop = Project(folder / "loop")
+        shutil.copytree(project.root, loop.root)
         project.stack("start")
+        servers = servers_of(project)
         project.environment["PREFECT_API_URL"] = project.api
         project.environment["PREFECT_HOME"] = os.fspath(project.root / ".stack" / "client")
-        some = (f"data.limit={images}", f"run.shard_size={given.shard_size}")
-        arms = [(PLAIN, plain), (FLOW, flow)]
-        for number in range(given.rounds):
-            for code, spent in arms:
-                spent.append(measure(project, code, *some))
-            arms.reverse()
-            print(
-                f"round {number + 1}: plain loop {plain[-1].seconds:.1f} s, "
-                f"Prefect {flow[-1].seconds:.1f} s",
-                flush=True,
-            )
+        some = (f"data.limit={given.images}", f"run.shard_size={given.shard_size}")
+        signal_all(servers, signal.SIGSTOP)
+        arms = [start(loop, PLAIN, (), *some), start(project, FLOW, servers, *some)]
+        running = list(arms)
+        while running:
+            alone = len(running) == 1
+            running = [arm for arm in running if not arm.run_for(None if alone else given.slice)]
+        plain, flow = (arm.spent() for arm in arms)
+        signal_all(servers, signal.SIGCONT)
         few = f"data.limit={given.few}"
         one = measure(project, FLOW, few, f"run.shard_size={given.few}")
         many = measure(project, FLOW, few, "run.shard_size=2")
     finally:
+        signal_all([arm.process.pid for arm in arms if arm.process.poll() is None], signal.SIGKILL)
+        signal_all(servers, signal.SIGCONT)
         project.try_run("python", "-m", "flows.stack", "stop")
         shutil.rmtree(folder, ignore_errors=True)
-    loop, prefect = together(plain), together(flow)
-    print(f"stage 1 on {given.rounds} x {images} images, shards of {given.shard_size}")
-    for name, spent in (("plain loop", loop), ("Prefect", prefect)):
+    print(f"stage 1 on {given.images} images, shards of {given.shard_size}")
+    for name, spent in (("plain loop", plain), ("Prefect", flow)):
         print(
             f"  {name:10}  {spent.seconds:7.1f} s  {spent.processor:7.1f} s of processor time"
             f"  {spent.peak:6.0f} MB"
         )
     print(
-        f"  {'ratio':10}  {prefect.seconds / loop.seconds:7.3f}    "
-        f"{prefect.processor / loop.processor:7.3f}                      "
-        f"{prefect.peak / loop.peak:6.2f}"
+        f"  {'ratio':10}  {flow.seconds / plain.seconds:7.3f}    "
+        f"{flow.processor / plain.processor:7.3f}                      "
+        f"{flow.peak / plain.peak:6.2f}"
     )
     print(
         f"peak memory, {given.few} images in {given.few // 2} shards : in 1 shard = "
