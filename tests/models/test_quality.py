@@ -17,10 +17,17 @@ from fmbseg.config import Config, DetectionSection, parse_config
 from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError
+from fmbseg.models.backbone import load_backbone
 from fmbseg.models.clip import ClipEncoding, load_clip
 from fmbseg.models.quality import evaluate_models, quality_table
 from fmbseg.models.quality.clip import SeenScene, detection_figures, patch_figures
-from fmbseg.models.quality.encoder import NEIGHBOURS, clip_tokens, nearest_neighbours, probe_figures
+from fmbseg.models.quality.encoder import (
+    NEIGHBOURS,
+    clip_tokens,
+    encoder_figures,
+    nearest_neighbours,
+    probe_figures,
+)
 from fmbseg.models.quality.figures import held_out_scene, patch_truth
 from fmbseg.models.quality.photos import (
     covering,
@@ -39,6 +46,7 @@ from fmbseg.models.quality.sam import (
 )
 from fmbseg.models.sam import SamMasks, load_sam
 from fmbseg.models.text import TextEmbeddings
+from fmbseg.models.tiny import FOLDER
 from fmbseg.progress import silent_progress
 
 
@@ -288,6 +296,22 @@ def test_clip_tokens_are_those_of_the_four_quarters() -> None:
     hook.remove()
     expected = clip.module.visual.ln_post(seen[0])[0, 1:].reshape(8, 8, 128)
     torch.testing.assert_close(tokens[0, 8:, :8], expected, atol=1e-5, rtol=0)
+
+
+def test_the_shipped_encoder_beats_random_weights_and_clips_tokens() -> None:
+    config = parse_config({"run": {"threads": 1, "device": "cpu"}})
+    name, clip = config.features.encoder, load_clip(config.clip.model)
+    figures = encoder_figures(load_backbone(name), name, clip, config, 60, silent_progress())
+    value = {figure.name: figure.value for figure in figures}
+    for measure in ("linear probe, thing patches", f"k-NN (k = {NEIGHBOURS}), thing patches"):
+        assert value[measure] > value[f"with random weights: {measure}"] + 40, value
+        assert value[measure] > value[f"CLIP's last tokens: {measure}"] + 10, value
+
+
+def test_the_shipped_weights_are_small() -> None:
+    sizes = {file.name: file.stat().st_size for file in FOLDER.glob("*.safetensors")}
+    assert set(sizes) == {"clip.safetensors", "encoder.safetensors", "sam.safetensors"}
+    assert sum(sizes.values()) <= 20_000_000
 
 
 # All together
