@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fmbseg import cli
 from fmbseg.errors import WeightsError
+from fmbseg.models.backbone import build_encoder, load_backbone
 from fmbseg.models.clip import build_clip, load_clip
 from fmbseg.models.records import weights_record
 from fmbseg.models.sam import load_sam
@@ -25,12 +26,20 @@ def _clip(name: str) -> nn.Module:
     return build_clip(open_clip.get_model_config(name))
 
 
+def _dinov2(size: str) -> nn.Module:
+    architecture = f"vit_{size}_patch14_dinov2"
+    module = build_encoder({"architecture": architecture, "model_args": {"num_classes": 0}})
+    # Meta's file has what pretraining needed.
+    module.mask_token = nn.Parameter(torch.zeros(1, module.num_features))
+    return module
+
+
 @dataclass(frozen=True)
 class Published:
     """A model, and one with tensors of other names or shapes that its file could be mistaken for.
 
     Attributes:
-        load: `load_clip` or `load_sam`.
+        load: `load_clip`, `load_sam` or `load_backbone`.
         build: its module.
         other: the module of another model of the same library.
         misfit: what is said of the other's file.
@@ -60,6 +69,12 @@ PUBLISHED = {
         sam_model_registry["vit_b"],
         sam_model_registry["vit_h"],
         "unknown image_encoder.blocks.12.",
+    ),
+    "dinov2-vit-b-14": Published(
+        load_backbone,
+        lambda: _dinov2("base"),
+        lambda: _dinov2("large"),
+        "blocks.12.",
     ),
 }
 
