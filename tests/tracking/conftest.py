@@ -1,0 +1,36 @@
+"""One MLflow database for all tests of tracking, an experiment of its own for each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from fmbseg.config import Config, load_config
+from tests.tracking.world import PARAMS
+
+
+@pytest.fixture(scope="package")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for all tests, because making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = logging.getLogger("fmbseg")
+    level = root.level
+    yield
+    root.setLevel(level)
+
+
+@pytest.fixture
+def config(database: str, request: pytest.FixtureRequest) -> Config:
+    """The parameters of the demo, logged into an experiment of the test's own."""
+    return load_config(
+        PARAMS,
+        [f"tracking.{key}={request.node.name}" for key in ("experiment", "model")]
+        + [f"tracking.uri={database}"],
+    )
