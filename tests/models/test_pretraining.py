@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,7 @@ def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
         def loss_of(rng: np.random.Generator, step: int) -> torch.Tensor:
             if step == stop_after:
                 raise KeyboardInterrupt
+            time.sleep(0.02)
             chosen = torch.from_numpy(rng.choice(64, 8))
             noise = torch.randn(8, 2)  # torch's own generator resumes too
             loss: torch.Tensor = (model(data[chosen]) - noise).square().mean()
@@ -171,6 +173,8 @@ def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
     assert torch.equal(whole.weight, resumed.weight)
     assert torch.equal(whole.bias, resumed.bias)
     assert exported == ["whole", "cut"]
+    spent = torch.load(tmp_path / "cut.pt", weights_only=True)["seconds"]
+    assert spent >= 12 * 0.02  # of both runs
 
     again = run(tmp_path / "cut.pt", None)
     assert torch.equal(whole.weight, again.weight)

@@ -81,7 +81,7 @@ def train(
         betas=(0.9, 0.95),
         fused=True,
     )
-    first = 0
+    first, before = 0, 0.0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         found = state.get("made_from", {})
@@ -93,12 +93,12 @@ def train(
             )
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        first = int(state["step"])
+        first, before = int(state["step"]), float(state["seconds"])
         log(f"resumed at step {first} of {recipe.steps}")
         if first >= recipe.steps:
             log(f"nothing is left to train: remove {state_file} to begin anew")
     model.train()
-    started, saved = time.monotonic(), time.monotonic()
+    started, saved, reporting = time.monotonic(), time.monotonic(), 0.0
     for step in range(first, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(step)
@@ -113,16 +113,20 @@ def train(
         optimiser.step()
         done = step + 1
         if done % 100 == 0:
-            spent = time.monotonic() - started
+            spent = time.monotonic() - started - reporting
             left = spent / (done - first) * (recipe.steps - done) / 60
             log(f"step {done}/{recipe.steps} loss {loss.item():.4f} eta {left:.1f} min")
         if report is not None and (done % every == 0 or done == recipe.steps):
+            trained = time.monotonic()
+            minutes = (before + trained - started - reporting) / 60
             model.eval()
             with torch.no_grad():
-                log(f"step {done} held out: {report()}")
+                log(f"step {done}, {minutes:.1f} min of training, held out: {report()}")
             model.train()
+            reporting += time.monotonic() - trained
         if time.monotonic() - saved > save_every or done == recipe.steps:
-            save_state(state_file, model, optimiser, done, recorded)
+            seconds = before + time.monotonic() - started - reporting
+            save_state(state_file, model, optimiser, done, seconds, recorded)
             saved = time.monotonic()
     export()
 
@@ -156,11 +160,18 @@ def save_state(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     step: int,
+    seconds: float,
     made_from: Mapping[str, str],
 ) -> None:
-    """Write the training state atomically."""
+    """Write the training state atomically; `seconds` were spent on the steps, in all runs."""
     state_file.parent.mkdir(parents=True, exist_ok=True)
     temporary = state_file.with_suffix(".tmp")
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-    torch.save({**state, "made_from": dict(made_from)}, temporary)
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "seconds": seconds,
+        "made_from": dict(made_from),
+    }
+    torch.save(state, temporary)
     os.replace(temporary, state_file)

@@ -91,7 +91,7 @@ def main() -> None:
             return correspondence_loss(z[keep], glyph[keep], uv[keep])
 
     def report() -> str:
-        return str(linear_probe(model.encoder, images=700, steps=200))
+        return str(linear_probe(model.encoder))
 
     recipe = Recipe(steps=arguments.steps, learning_rate=4e-3)
     train(
@@ -102,7 +102,7 @@ def main() -> None:
         origin("encoder", arguments.work / "pairs"),
         export=lambda: export_weights(model.encoder, arguments.out),
         report=report,
-        every=1000,
+        every=600,
     )
 
 
