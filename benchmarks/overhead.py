@@ -146,12 +146,6 @@ def measure(project: Project, code: str, *overrides: str) -> Spent:
     return arm.spent()
 
 
-def servers_of(project: Project) -> list[int]:
-    """Process groups of the project's stack: servers and worker."""
-    record = json.loads((project.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
-    return [os.getpgid(each["pid"]) for each in record]
-
-
 def main() -> None:
     """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -177,7 +171,7 @@ def main() -> None:
         loop = Project(folder / "loop")
         shutil.copytree(project.root, loop.root)
         project.stack("start")
-        servers = servers_of(project)
+        servers = [os.getpgid(process) for process in project.processes().values()]
         project.environment["PREFECT_API_URL"] = project.api
         project.environment["PREFECT_HOME"] = os.fspath(project.root / ".stack" / "client")
         some = (f"data.limit={given.images}", f"run.shard_size={given.shard_size}")

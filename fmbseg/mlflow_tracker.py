@@ -1,24 +1,19 @@
 """MLflow: one run a pipeline run, so that two runs stand side by side on its compare page.
 
-A run is found again by its key, the sha256 of method, checkpoint and parameters. `align` makes
-it, and each `evaluate@...` process adds its benchmark to the same one. Until a training ends, its
-content key stands in for the checkpoint's, so that one that was killed goes on in its own run.
-Everything logged is read from the stages' results on disk, so logging twice changes nothing.
-Baselines and oracle are runs of their own with the same metric names. What goes wrong here is one
-warning, never an error.
+`align` makes it, and each `evaluate@...` process adds its benchmark to the same one
+(`mlflow_runs.py` says how it is found). Everything logged is read from the stages' results on
+disk, so logging twice changes nothing. Baselines and oracle are runs of their own with the same
+metric names. What goes wrong here is one warning, never an error.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.digest import json_digest
@@ -31,18 +26,17 @@ from fmbseg.live_curve import (
     never_fails,
 )
 from fmbseg.logged_model import log_checkpoint, promote
-from fmbseg.paths import Paths, project_folder
+from fmbseg.mlflow_runs import CHECKPOINT, PARENT, TRAINING, ExperimentRuns
+from fmbseg.paths import Paths
 from fmbseg.runs import (
     TrackedData,
     checkpoint_sha256,
     class_table,
     evaluation_data,
-    flat_params,
     protocol,
     read_curve,
     read_json,
     run_key,
-    run_name,
     scored_images,
     scores,
     stage_figures,
@@ -52,20 +46,8 @@ from fmbseg.runs import (
 from fmbseg.store import published_key
 from fmbseg.tracking import OnMetrics, Overlay, Tracker, tracking_uri, ui_address
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-_KEY = "fmbseg.key"
-_CHECKPOINT = "fmbseg.checkpoint"
-_TRAINING = "fmbseg.training"
 _LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
-_PARENT = "mlflow.parentRunId"
-_PAUSE_SECONDS = 60.0
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds
-# Until when a server or database that did not answer is left alone: to find that out takes seconds,
-# and a pipeline in which everything is done asks a dozen times.
-_away: dict[str, float] = {}
 
 
 class MlflowTracker(Tracker):
@@ -74,7 +56,7 @@ class MlflowTracker(Tracker):
     def __init__(self, config: Config, root: Path) -> None:
         self._section = config.tracking
         self._root = root
-        self._opened: tuple[MlflowClient, str] | None = None
+        self._runs = ExperimentRuns(config.tracking, root)
 
     @contextmanager
     def training(
@@ -82,7 +64,7 @@ class MlflowTracker(Tracker):
     ) -> Iterator[OnMetrics | None]:
         """See `Tracker.training`."""
         begin = partial(self._begin, config, method, key)
-        curve = LiveCurve(self._open, begin, f"training-{method}")
+        curve = LiveCurve(self._runs.open, begin, f"training-{method}")
         try:
             yield curve.add
         except BaseException:
@@ -101,7 +83,7 @@ class MlflowTracker(Tracker):
             sha256 = checkpoint_sha256(checkpoint)
             if sha256 is None:
                 return
-            known = self._find(run_key(config, method, sha256))
+            known = self._runs.find(run_key(config, method, sha256))
             if known is None or known.data.tags.get(f"{_LOGGED}training") != sha256:
                 self._add_trained(config, method, checkpoint)
 
@@ -109,9 +91,9 @@ class MlflowTracker(Tracker):
         sha256 = checkpoint_sha256(checkpoint)
         if sha256 is None:
             return
-        run_id = self._run(config, method, sha256, published_key(checkpoint)).info.run_id
+        run_id = self._runs.obtain(config, method, sha256, published_key(checkpoint)).info.run_id
         self._add_training(run_id, method, checkpoint, sha256)
-        client, _ = self._open()
+        client, _ = self._runs.open()
         client.set_terminated(run_id, "FINISHED")
         client.set_tag(run_id, f"{_LOGGED}training", sha256)
 
@@ -128,7 +110,7 @@ class MlflowTracker(Tracker):
             with never_fails(f"the evaluation of {method} on {benchmark}"):
                 result = read_json(paths.metrics / method / f"{benchmark}.json")
                 mark = self._mark(config, paths, method, benchmark, result)
-                known = self._find(run_key(config, method, result["checkpoint_sha256"]))
+                known = self._runs.find(run_key(config, method, result["checkpoint_sha256"]))
                 if known is None or known.data.tags.get(f"{_LOGGED}{benchmark}") != mark:
                     self._add_evaluation(config, paths, method, benchmark, result, overlay, mark)
 
@@ -158,13 +140,13 @@ class MlflowTracker(Tracker):
         overlay: Overlay | None,
         mark: str,
     ) -> None:
-        client, _ = self._open()
+        client, _ = self._runs.open()
         sha256 = result["checkpoint_sha256"]
         trained = {"fmbseg": paths.align, "oracle": paths.oracle}.get(method)
         if trained is not None and sha256 != checkpoint_sha256(trained):
             trained = None  # another head lies there by now
         training = None if trained is None else published_key(trained)
-        run_id = self._run(config, method, sha256, training).info.run_id
+        run_id = self._runs.obtain(config, method, sha256, training).info.run_id
         if trained is not None:
             self._add_training(run_id, method, trained, sha256)
         self._add_scores(run_id, config, paths.metrics / method, benchmark, result)
@@ -196,7 +178,7 @@ class MlflowTracker(Tracker):
         labels = trained_labels(paths)
         if labels is None:
             return
-        client, _ = self._open()
+        client, _ = self._runs.open()
         logged = client.get_run(run_id).data.metrics
         new = {k: v for k, v in stage_figures(config, paths, labels).items() if k not in logged}
         log_curve(client, run_id, [(0, new)])
@@ -207,9 +189,9 @@ class MlflowTracker(Tracker):
 
         Either may be there first; whoever comes second calls this to some effect.
         """
-        client, _ = self._open()
-        head = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
-        labels = self._find(run_key(config, "pseudo", None))
+        client, _ = self._runs.open()
+        head = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+        labels = self._runs.find(run_key(config, "pseudo", None))
         if head is None or labels is None:
             return
         scored = {k: v for k, v in labels.data.metrics.items() if k.startswith("miou/")}
@@ -220,7 +202,7 @@ class MlflowTracker(Tracker):
     def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        client, _ = self._open()
+        client, _ = self._runs.open()
         logged = client.get_run(run_id).inputs
         sets = [entry.dataset for entry in logged.dataset_inputs] if logged else []
         known = {(each.name, each.digest) for each in sets}
@@ -238,7 +220,7 @@ class MlflowTracker(Tracker):
             client.log_inputs(run_id, inputs)
 
     def _add_model(self, run_id: str, checkpoint: Path) -> None:
-        client, experiment = self._open()
+        client, experiment = self._runs.open()
         model_id = log_checkpoint(client, experiment, run_id, checkpoint)
         section = self._section
         promote(client, section.model, run_id, model_id, section.champion_benchmark)
@@ -247,8 +229,8 @@ class MlflowTracker(Tracker):
         """See `Tracker.run_link`."""
         link: str | None = None
         with never_fails("the link to the run"):
-            _, experiment = self._open()
-            run = self._find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+            _, experiment = self._runs.open()
+            run = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
             pages = ui_address(tracking_uri(self._section.uri, self._root))
             if run is not None:
                 run_id = run.info.run_id
@@ -262,7 +244,7 @@ class MlflowTracker(Tracker):
     ) -> None:
         # The other benchmarks of the same checkpoint and protocol belong to this run as well,
         # although nothing had to be computed for them: without them its row would have holes.
-        client, _ = self._open()
+        client, _ = self._runs.open()
         results = {benchmark: result}
         for name in config.evaluate.benchmarks:
             path = folder / f"{name}.json"
@@ -285,11 +267,11 @@ class MlflowTracker(Tracker):
 
     def _add_child(self, run_id: str, benchmark: str, result: Mapping[str, Any]) -> None:
         """A benchmark as a child run, with what is not logged there yet."""
-        client, experiment = self._open()
+        client, experiment = self._runs.open()
         name = f"evaluate-{benchmark}"
-        child = self._child(run_id, name)
+        child = self._runs.child(run_id, name)
         if child is None:
-            tags = {_PARENT: run_id, "fmbseg.benchmark": benchmark}
+            tags = {PARENT: run_id, "fmbseg.benchmark": benchmark}
             child = client.create_run(experiment, tags=tags, run_name=name)
         shown = {key: str(value) for key, value in result["protocol"].items()}
         add_params(client, child, {"benchmark": benchmark, **shown})
@@ -298,20 +280,17 @@ class MlflowTracker(Tracker):
         log_curve(client, child.info.run_id, [(0, new)])
         client.set_terminated(child.info.run_id, "FINISHED")
 
-    def _child(self, run_id: str, name: str) -> Run | None:
-        return self._search(f"tags.`{_PARENT}` = '{run_id}' and attributes.run_name = '{name}'")
-
     def _add_training(self, run_id: str, method: str, checkpoint: Path, sha256: str) -> None:
         """Gives a run its checkpoint and, as a child run, its training curve.
 
         The child run is the one that was logged into while the training went on, if there is one.
         """
-        client, experiment = self._open()
+        client, experiment = self._runs.open()
         if not client.list_artifacts(run_id, "checkpoint"):
             for name in ("checkpoint.json", "head.safetensors"):
                 client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
         name, key = f"training-{method}", published_key(checkpoint)
-        child, begun = self._child(run_id, name), self._begun(method, key)
+        child, begun = self._runs.child(run_id, name), self._runs.begun(method, key)
         if child is not None and child.info.status == "FINISHED":
             if begun is not None:
                 client.delete_run(begun.info.run_id)  # the same head was trained a second time
@@ -324,8 +303,8 @@ class MlflowTracker(Tracker):
             client.delete_run(child.info.run_id)
             child = None
         if child is None:
-            child = client.create_run(experiment, tags={_PARENT: run_id}, run_name=name)
-        for tag, value in ((_PARENT, run_id), (_TRAINING, key or ""), (_CHECKPOINT, sha256)):
+            child = client.create_run(experiment, tags={PARENT: run_id}, run_name=name)
+        for tag, value in ((PARENT, run_id), (TRAINING, key or ""), (CHECKPOINT, sha256)):
             client.set_tag(child.info.run_id, tag, value)
         steps = {step for step, _, _ in logged_points(client, child)}
         log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
@@ -336,123 +315,28 @@ class MlflowTracker(Tracker):
 
         One that was killed or failed goes on in the run it had.
         """
-        client, experiment = self._open()
+        client, experiment = self._runs.open()
         training = key()
-        parent = self._run(config, method, None, training).info.run_id
+        parent = self._runs.obtain(config, method, None, training).info.run_id
         client.update_run(parent, status="RUNNING")
-        begun = self._begun(method, training)
+        begun = self._runs.begun(method, training)
         if begun is None:
-            tags = {_PARENT: parent, _TRAINING: training}
+            tags = {PARENT: parent, TRAINING: training}
             made = client.create_run(experiment, tags=tags, run_name=f"training-{method}")
             return made.info.run_id, set()
-        run_id, before = begun.info.run_id, begun.data.tags.get(_PARENT)
-        client.set_tag(run_id, _PARENT, parent)
-        if before not in (None, parent) and not client.get_run(before).data.tags.get(_CHECKPOINT):
+        run_id, before = begun.info.run_id, begun.data.tags.get(PARENT)
+        client.set_tag(run_id, PARENT, parent)
+        if before not in (None, parent) and not client.get_run(before).data.tags.get(CHECKPOINT):
             # It was begun with other parameters, which do not concern the training.
             client.delete_run(before)
         client.update_run(run_id, status="RUNNING")
         return run_id, {step for step, _, _ in logged_points(client, begun)}
 
-    def _begun(self, method: str, training: str | None) -> Run | None:
-        """The run of a training that has not come to its end; `training`: its content key."""
-        if training is None:
-            return None
-        return self._search(
-            f"tags.`{_TRAINING}` = '{training}' and attributes.run_name = 'training-{method}' "
-            "and attributes.status != 'FINISHED'"
-        )
-
     def _fail(self, curve: LiveCurve) -> None:
         if curve.run_id is None:
             return
-        client, _ = self._open()
-        parent = client.get_run(curve.run_id).data.tags[_PARENT]
+        client, _ = self._runs.open()
+        parent = client.get_run(curve.run_id).data.tags[PARENT]
         for run_id in (curve.run_id, parent):
             client.set_terminated(run_id, "FAILED")
         curve.flush()
-
-    def _run(
-        self, config: Config, method: str, sha256: str | None, training: str | None = None
-    ) -> Run:
-        """The run with this key: made where it is not there, given the parameters it lacks.
-
-        Args:
-            config: all sections.
-            method: such as fmbseg.
-            sha256: of the checkpoint; None: nothing is trained, or not yet.
-            training: content key of the training. It stands for the checkpoint until that is there;
-                then the run that was begun with it gets its final key.
-        """
-        client, experiment = self._open()
-        learned = sha256 or training
-        key, name = run_key(config, method, learned), run_name(config, method, learned)
-        known = self._find(key)
-        if sha256 is not None and training is not None:
-            begun = self._find(run_key(config, method, training))
-            if begun is not None and known is None:
-                client.update_run(begun.info.run_id, name=name)
-                client.set_tag(begun.info.run_id, _CHECKPOINT, sha256)
-                client.set_tag(begun.info.run_id, _KEY, key)
-                known = begun
-            elif begun is not None:
-                client.delete_run(begun.info.run_id)  # the same head was trained a second time
-        if known is None:
-            tags = {_KEY: key, "fmbseg.method": method, _CHECKPOINT: sha256 or ""}
-            made = client.create_run(experiment, tags=tags, run_name=name)
-            known = self._find(key) or made
-            if known.info.run_id != made.info.run_id:
-                # Two processes made it at once: the older one stays.
-                client.delete_run(made.info.run_id)
-        # Also of a run that was found: the process that made it may have been killed before this.
-        params = flat_params(config, trained=learned is not None)
-        add_params(client, known, {"method": method, **params})
-        return known
-
-    def _find(self, key: str) -> Run | None:
-        """The oldest run with this key."""
-        return self._search(f"tags.`{_KEY}` = '{key}'")
-
-    def _search(self, wanted: str) -> Run | None:
-        """The oldest run that fits."""
-        client, experiment = self._open()
-        order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-        found = client.search_runs([experiment], wanted, order_by=order, max_results=1)
-        return found[0] if found else None
-
-    def _open(self) -> tuple[MlflowClient, str]:
-        """The client and the experiment's id; MLflow is imported and contacted here first."""
-        if self._opened is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            # Two lines on stdout for every child run that ends.
-            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            # Its own defaults retry a dead server for minutes; the results are on disk anyway.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-            from mlflow import MlflowClient
-
-            for name in ("alembic", "mlflow"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            uri = tracking_uri(self._section.uri, self._root)
-            if time.monotonic() < _away.get(uri, 0.0):
-                raise ConnectionError("it did not answer a moment ago")
-            try:
-                client = MlflowClient(tracking_uri=uri)
-                self._opened = client, self._experiment(client, uri)
-            except Exception:
-                _away[uri] = time.monotonic() + _PAUSE_SECONDS
-                raise
-        return self._opened
-
-    def _experiment(self, client: MlflowClient, uri: str) -> str:
-        name = self._section.experiment
-        if (found := client.get_experiment_by_name(name)) is not None:
-            return str(found.experiment_id)
-        # A server knows where artefacts go; beside a local database they go into mlruns/.
-        local = uri.startswith("sqlite")
-        place = (project_folder(self._root).resolve() / "mlruns").as_uri() if local else None
-        try:
-            return str(client.create_experiment(name, artifact_location=place))
-        except Exception:
-            if (found := client.get_experiment_by_name(name)) is None:
-                raise
-            return str(found.experiment_id)  # another process was faster

@@ -10,7 +10,6 @@ for byte, and no shard that was finished at a kill may be computed again.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import shutil
@@ -133,9 +132,7 @@ def _kill_in(project: Stack, stage: str, after: float) -> str | None:
     else:
         time.sleep(after)
     running = [name for name, state in _states(project, run) if state == "Running"]
-    noted = json.loads((project.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
-    (worker,) = [entry["pid"] for entry in noted if entry["name"] == "worker"]
-    for child in psutil.Process(worker).children(recursive=True):
+    for child in psutil.Process(project.processes()["worker"]).children(recursive=True):
         child.kill()
     while not project.state(run).is_final():
         assert time.monotonic() < end, "the worker has not noticed the kill"

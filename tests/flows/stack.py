@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -51,6 +52,11 @@ class Stack(Project):
 
     def stack(self, action: str) -> str:
         return self.run("python", "-m", "flows.stack", action)
+
+    def processes(self) -> dict[str, int]:
+        """Process id of each server, and of the worker, by name."""
+        noted = json.loads((self.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
+        return {entry["name"]: entry["pid"] for entry in noted}
 
     @contextmanager
     def running(self) -> Iterator[Stack]:

@@ -146,8 +146,7 @@ def test_fmbseg_run_is_a_flow_of_the_server_that_is_named(project: Stack) -> Non
 
 
 def test_stop_ends_everything(project: Stack) -> None:
-    noted = json.loads((project.root / ".stack" / "processes.json").read_text())
-    assert {entry["name"] for entry in noted} == {"prefect", "mlflow", "worker"}
+    assert set(project.processes()) == {"prefect", "mlflow", "worker"}
     project.stack("stop")
     for port in project.ports:
         with socket.socket() as probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,23 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             module = randomised(build(tiny.architecture(name)), seed, 0.05)
             save_file(module.state_dict(), folder / f"{name}.safetensors")
     return folder
+
+
+@pytest.fixture
+def folder(random_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the random weights that a test may damage."""
+    return Path(shutil.copytree(random_weights, tmp_path / "weights"))
+
+
+@pytest.fixture
+def no_package_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package without its weights, and no folder named."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for path in tiny.FOLDER.glob("*.json"):
+        shutil.copy(path, package)
+    monkeypatch.setattr(tiny, "FOLDER", package)
+    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
 
 
 @pytest.fixture(scope="session")

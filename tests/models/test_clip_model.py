@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from pathlib import Path
 
@@ -17,17 +16,14 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from fmbseg.config import ClipSection
-from fmbseg.data.templates import TEMPLATES
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, vocabulary_from_names
+from fmbseg.data.vocabulary import vocabulary_from_names
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.clip import (
     ClipModel,
-    TextEmbeddings,
     build_clip,
     class_similarity,
     load_clip,
-    tiny_tokenizer,
     visual_tokens,
 )
 
@@ -206,176 +202,6 @@ def test_bfloat16_is_close_to_float32(
         assert approximate.dtype == torch.float32
         assert F.cosine_similarity(approximate, exact, dim=-1).min() > 0.99
         assert not torch.equal(approximate, exact)
-
-
-# Sliding windows
-
-
-def test_stitching_is_the_mean_over_the_windows_of_a_patch(
-    clip: ClipModel, picture: Image.Image
-) -> None:
-    encoding = clip.encode_image_windows(picture, SECTION)
-    assert encoding.size == (216, 128)
-    resized = np.asarray(picture.resize(encoding.size, Image.Resampling.BICUBIC))
-    total = np.zeros((16, 27, clip.embed_dim))
-    count = np.zeros((16, 27))
-    for (top, left), window in zip(encoding.offsets, encoding.windows, strict=True):
-        image, dense = clip.encode_windows(resized[None, top : top + 64, left : left + 64].copy())
-        np.testing.assert_allclose(window, image[0].numpy(), atol=1e-3)
-        for i in range(8):
-            for j in range(8):
-                total[top // 8 + i, left // 8 + j] += dense[0, i, j].numpy()
-                count[top // 8 + i, left // 8 + j] += 1
-    assert count.min() == 1 and count.max() >= 4
-    mean = total / count[..., None]
-    mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
-    assert encoding.dense.dtype == encoding.windows.dtype == np.float16
-    np.testing.assert_allclose(encoding.dense, mean, atol=1e-3)
-
-
-def test_an_encoding_does_not_depend_on_what_was_encoded_before(
-    clip: ClipModel, picture: Image.Image
-) -> None:
-    first = clip.encode_image_windows(picture, SECTION)
-    clip.encode_image_windows(picture.transpose(Image.Transpose.ROTATE_90), SECTION)
-    again = clip.encode_image_windows(picture, SECTION)
-    assert first.windows.tobytes() == again.windows.tobytes()
-    assert first.dense.tobytes() == again.dense.tobytes()
-
-
-def test_the_batch_size_changes_no_more_than_the_last_digit(
-    clip: ClipModel, picture: Image.Image
-) -> None:
-    one = clip.encode_image_windows(picture, SECTION.model_copy(update={"batch_size": 1}))
-    many = clip.encode_image_windows(picture, SECTION)
-    np.testing.assert_allclose(one.dense, many.dense, atol=5e-4)
-    np.testing.assert_allclose(one.windows, many.windows, atol=5e-4)
-
-
-def test_windows_that_are_not_the_models_size_are_resized(
-    clip: ClipModel, picture: Image.Image
-) -> None:
-    section = ClipSection(short_side=128, window=96, stride=32)
-    encoding = clip.encode_image_windows(picture, section)
-    assert encoding.dense.shape == (16, 27, clip.embed_dim)
-    resized = picture.resize((216, 128), Image.Resampling.BICUBIC)
-    crop = resized.crop((0, 0, 96, 96)).resize((64, 64), Image.Resampling.BICUBIC)
-    image, dense = clip.encode_windows(np.asarray(crop)[None].copy())
-    np.testing.assert_allclose(encoding.windows[0], image[0].numpy(), atol=1e-3)
-    # The corner patch is seen by the first window alone: patch (0, 0) of 12 x 12 over its 8 x 8.
-    moved = F.interpolate(dense.permute(0, 3, 1, 2), (12, 12), mode="bilinear")[0, :, 0, 0]
-    np.testing.assert_allclose(encoding.dense[0, 0], F.normalize(moved, dim=0), atol=1e-3)
-
-
-def test_an_image_smaller_than_the_window_gives_one_window(clip: ClipModel) -> None:
-    rng = np.random.default_rng(1)
-    small = Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-    encoding = clip.encode_image_windows(small, ClipSection(short_side=40, window=64, stride=32))
-    assert encoding.size == (48, 40)
-    assert encoding.offsets == [(0, 0)]
-    assert encoding.windows.shape == (1, clip.embed_dim)
-    assert encoding.dense.shape == (5, 6, clip.embed_dim)
-    np.testing.assert_allclose(np.linalg.norm(encoding.dense.astype(float), axis=-1), 1, atol=1e-3)
-
-
-def test_a_grey_image_is_taken_as_rgb(clip: ClipModel, picture: Image.Image) -> None:
-    grey = picture.convert("L")
-    encoding = clip.encode_image_windows(grey, SECTION)
-    expected = clip.encode_image_windows(grey.convert("RGB"), SECTION)
-    np.testing.assert_array_equal(encoding.dense, expected.dense)
-
-
-@pytest.mark.parametrize("change", [{"window": 60}, {"stride": 20}])
-def test_lengths_that_cut_patches_are_refused(
-    clip: ClipModel, picture: Image.Image, change: dict[str, int]
-) -> None:
-    name = next(iter(change))
-    with pytest.raises(ConfigError, match=f"clip.{name} is .*multiple of the model's patch, 8 px"):
-        clip.encode_image_windows(picture, SECTION.model_copy(update=change))
-
-
-# Text
-
-
-def test_the_tiny_tokenizer_fits_the_text_tower(clip: ClipModel) -> None:
-    tokenizer = tiny_tokenizer()
-    assert tokenizer.vocab_size == 2014
-    assert len(clip.module.token_embedding.weight) == tokenizer.vocab_size
-    tokens = tokenizer(["a photo of a traffic light.", "Œuvre 5%", "x" * 60])
-    assert tokens.shape == (3, clip.module.context_length)
-    assert tokens.max() == tokenizer.eot_token_id == 2013  # the tower pools at the largest token
-    assert tokens[:, 0].tolist() == [tokenizer.sot_token_id] * 3
-    assert (tokens == tokenizer.eot_token_id).sum(dim=1).tolist() == [1, 1, 1]
-    assert tokenizer.decode(tokens[0, 1:12].tolist()).strip().startswith("a photo of a traffic")
-
-
-def test_the_text_tower_reads_up_to_the_end_token_only(clip: ClipModel) -> None:
-    tokens = tiny_tokenizer()(["a dog"])
-    end = int(tokens.argmax())
-    padded = tokens.clone()
-    padded[0, end + 1 :] = 7
-    with torch.no_grad():
-        plain = clip.module.encode_text(tokens)
-        torch.testing.assert_close(clip.module.encode_text(padded), plain)
-        changed = tokens.clone()
-        changed[0, end - 1] += 1
-        assert not torch.allclose(clip.module.encode_text(changed), plain)
-
-
-def test_prompts_are_unit_vectors_and_long_ones_are_reported(
-    clip: ClipModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        vectors = clip.encode_text(["a dog", "a cat"])
-        assert not caplog.records
-        clip.encode_text(["a dog", "an endlessly extended description " * 9])
-    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2))
-    assert vectors.dtype == torch.float32
-    assert "1 prompts are cut at 24 tokens" in caplog.text
-    assert clip.encode_text([]).shape == (0, clip.embed_dim)
-
-
-def test_text_embeddings_average_templates_then_queries(clip: ClipModel) -> None:
-    vocabulary = Vocabulary(
-        "pets", (VocabularyClass("dog", ("puppy", "hound")), VocabularyClass("cat"))
-    )
-    text = clip.text_embeddings(vocabulary, "subset7")
-    assert text.query_class.tolist() == [0, 0, 0, 1]
-    assert len(text) == 2
-    for row, word in enumerate(["dog", "puppy", "hound", "cat"]):
-        total = torch.zeros(clip.embed_dim)
-        for template in TEMPLATES["subset7"]:
-            total += clip.encode_text([template.format(word)])[0]
-        torch.testing.assert_close(text.queries[row], total / total.norm(), atol=1e-5, rtol=0)
-    mean = text.queries[:3].mean(dim=0)
-    torch.testing.assert_close(text.anchors[0], mean / mean.norm(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(text.anchors[1], text.queries[3], atol=1e-6, rtol=0)
-
-
-def test_text_embeddings_do_not_hang_on_gradients(clip: ClipModel) -> None:
-    text = clip.text_embeddings(vocabulary_from_names(["dog", "cat"]))
-    z = torch.randn(5, clip.embed_dim, requires_grad=True)
-    class_similarity(z, text).sum().backward()  # frozen anchors, used in training
-    torch.testing.assert_close(z.grad, text.anchors.sum(dim=0).expand(5, -1))
-
-
-def test_unknown_templates_are_refused(clip: ClipModel) -> None:
-    with pytest.raises(ConfigError, match="unknown templates 'none': choose one of single"):
-        clip.text_embeddings(vocabulary_from_names(["dog"]), "none")
-
-
-def test_class_similarity_takes_the_best_query_of_a_class() -> None:
-    generator = torch.Generator().manual_seed(0)
-    queries = F.normalize(torch.randn(5, 8, generator=generator), dim=-1)
-    owners = [0, 2, 1, 2, 2]
-    text = TextEmbeddings(queries, torch.tensor(owners), queries[:3])
-    x = F.normalize(torch.randn(2, 3, 4, 8, generator=generator), dim=-1)
-    similarity = class_similarity(x, text)
-    assert similarity.shape == (2, 3, 4, 3)
-    for place in np.ndindex(2, 3, 4):
-        for k in range(3):
-            best = max(float(x[place] @ queries[q]) for q in range(5) if owners[q] == k)
-            assert float(similarity[(*place, k)]) == pytest.approx(best, abs=1e-6)
 
 
 # Published architectures

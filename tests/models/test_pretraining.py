@@ -10,17 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from segment_anything.modeling import Sam
+from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.models.tiny import samples
+from fmbseg.models.build import build_sam
+from fmbseg.models.tiny import architecture, samples
 from fmbseg.models.tiny.augment import to_pixels
 from fmbseg.models.tiny.captions import VOCABULARIES, words
-from fmbseg.models.tiny.loop import Recipe, train
+from fmbseg.models.tiny.loop import Recipe, make_optimisers, train
 from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
-from fmbseg.models.tiny.pretrain_sam import BOX, Promptable, draw_kind, draw_prompts
+from fmbseg.models.tiny.pretrain_sam import BOX, Promptable, draw_kind, draw_prompts, enlarge
 from fmbseg.models.tiny.samples import (
     captioned_crops,
     corresponding_pair,
@@ -110,30 +114,62 @@ def test_prompts_lie_inside_their_masks() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("share", [1, 2])
 @pytest.mark.parametrize("kind", [1, 5, BOX])
-def test_scenes_decoded_together_are_as_the_stock_model_decodes_each(kind: int) -> None:
+def test_scenes_decoded_together_are_as_the_stock_model_decodes_each(kind: int, share: int) -> None:
     records = [instance_scene(index)[0] for index in (3, 4)]
     images = to_pixels(np.stack([record["image"] for record in records]))
     instances = np.stack([record["instance"] for record in records])
     model = Promptable(images).eval()
-    pixels = model.enlarge(images)
-    embeddings, _ = model.encode(pixels, torch.ones(2, 1, model.size, model.size))
+    for module in model.sam.modules():
+        if isinstance(module, Attention) and module.use_rel_pos:  # zero in a fresh model
+            torch.nn.init.normal_(module.rel_pos_h, std=0.5)
+            torch.nn.init.normal_(module.rel_pos_w, std=0.5)
+    torch.nn.init.normal_(model.sam.image_encoder.pos_embed)
+    size = model.size // share
+    stock = _shrunk(model.sam, size)
+    pixels = enlarge(images, size)
+    embeddings, _ = model.encode(pixels, torch.ones(2, 1, size, size))
     drawn = draw_prompts(np.random.default_rng(0), instances, 3, kind)
     low, iou = model.decode(embeddings, drawn)
+
+    def placed(prompts: torch.Tensor) -> torch.Tensor:
+        # Sam adds half a pixel of its own size to each coordinate.
+        return (prompts * model.size / 128 + 0.5) / share - 0.5
+
     for scene in range(2):
-        chosen, scale = drawn.scene == scene, model.size / 128
+        chosen = drawn.scene == scene
         request = {"image": (pixels[scene] + 1) * 127.5, "original_size": (128, 128)}
         if drawn.points is not None:
-            request["point_coords"] = drawn.points[chosen] * scale
+            request["point_coords"] = placed(drawn.points[chosen])
             request["point_labels"] = torch.ones(3, kind)
         else:
-            request["boxes"] = drawn.boxes[chosen] * scale
-        (stock,) = model.sam([request], multimask_output=True)
-        torch.testing.assert_close(low[chosen], stock["low_res_logits"], atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(iou[chosen], stock["iou_predictions"], atol=1e-4, rtol=1e-4)
+            request["boxes"] = placed(drawn.boxes[chosen])
+        (wanted,) = stock([request], multimask_output=True)
+        torch.testing.assert_close(low[chosen], wanted["low_res_logits"], atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(iou[chosen], wanted["iou_predictions"], atol=1e-4, rtol=1e-4)
 
 
-def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
+def _shrunk(sam: Sam, size: int) -> Sam:
+    """A stock Sam of another input size with the same weights, position embeddings resized."""
+    record = architecture("sam")
+    record["image_encoder"]["img_size"] = size
+    other = build_sam(record)
+    weights = other.state_dict()
+    for name, value in sam.state_dict().items():
+        wanted = weights[name].shape
+        if name.endswith("pos_embed"):
+            small = F.interpolate(value.permute(0, 3, 1, 2), wanted[1:3], mode="area")
+            value = small.permute(0, 2, 3, 1)
+        elif value.shape != wanted:
+            value = F.interpolate(value.T[None], wanted[0], mode="linear")[0].T
+        weights[name] = value
+    other.load_state_dict(weights)
+    return other.eval()
+
+
+@pytest.mark.parametrize("muon", [0.0, 1.0])
+def test_a_resumed_training_has_the_same_weights(muon: float, tmp_path: Path) -> None:
     data = torch.randn(64, 5, generator=torch.Generator().manual_seed(1))
 
     def run(state: Path, stop_after: int | None) -> nn.Linear:
@@ -149,7 +185,7 @@ def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
             loss: torch.Tensor = (model(data[chosen]) - noise).square().mean()
             return loss
 
-        recipe = Recipe(steps=12, learning_rate=0.05, warmup=3, mixed=False)
+        recipe = Recipe(steps=12, learning_rate=0.05, warmup=3, mixed=False, muon=muon)
         train(
             model,
             recipe,
@@ -184,6 +220,23 @@ def test_a_resumed_training_has_the_same_weights(tmp_path: Path) -> None:
         run(tmp_path / "cut.pt", None)
 
 
+def test_muon_trains_the_matrices_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 4))
+    assert len(make_optimisers(model, Recipe(steps=1, learning_rate=1.0))) == 1
+    adam, muon = make_optimisers(model, Recipe(steps=1, learning_rate=0.1, muon=2.0))
+    assert [p is model[1].weight for p in muon.param_groups[0]["params"]] == [True]
+    assert sum(len(group["params"]) for group in adam.param_groups) == 2
+    model(torch.arange(9)).square().sum().backward()
+    before = model[1].weight.detach().clone()
+    muon.step()
+    # An orthogonal step: all its singular values are alike, whatever the gradient's were.
+    values = torch.linalg.svdvals(before - model[1].weight)
+    assert values.max() / values.min() < 2
+    gradient = torch.linalg.svdvals(model[1].weight.grad)
+    assert gradient.max() / gradient.min() > 4
+
+
 def test_data_drawn_by_other_code_are_drawn_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,12 +254,16 @@ def test_data_drawn_by_other_code_are_drawn_anew(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "size"),
-    [("encoder", "--pairs=60"), ("clip", "--scenes=60"), ("sam", "--scenes=80")],
+    [
+        ("encoder", ("--pairs=60", "--batch=8")),
+        ("clip", ("--scenes=60", "--batch=8")),
+        ("sam", ("--scenes=80", "--half-size-steps=1")),
+    ],
 )
-def test_scripts_run_from_zero(script: str, size: str, tmp_path: Path) -> None:
+def test_scripts_run_from_zero(script: str, size: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
-    command = [sys.executable, "-m", f"fmbseg.models.tiny.pretrain_{script}", size]
-    command += ["--steps=2", "--batch=8", "--threads=1", f"--work={tmp_path}", f"--out={out}"]
+    command = [sys.executable, "-m", f"fmbseg.models.tiny.pretrain_{script}", *size]
+    command += ["--steps=2", "--threads=1", f"--work={tmp_path}", f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "held out" in done.stdout

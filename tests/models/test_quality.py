@@ -28,7 +28,7 @@ from fmbseg.models.quality.encoder import (
     nearest_neighbours,
     probe_figures,
 )
-from fmbseg.models.quality.figures import held_out_scene, patch_truth
+from fmbseg.models.quality.figures import held_out_scene
 from fmbseg.models.quality.photos import (
     covering,
     drawn_regions,
@@ -39,14 +39,16 @@ from fmbseg.models.quality.photos import (
 )
 from fmbseg.models.quality.sam import (
     instance_masks,
-    interior_points,
+    interior,
     most_confident,
     overlaps,
+    random_points,
     tight_boxes,
 )
 from fmbseg.models.sam import SamMasks, load_sam
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.models.tiny import FOLDER
+from fmbseg.models.tiny.probe import patch_truth
 from fmbseg.progress import silent_progress
 
 
@@ -173,10 +175,24 @@ def test_prompts_lie_inside_instances_large_enough() -> None:
     assert len(masks) == len(np.unique(instance)) - 1
     rng = np.random.default_rng(0)
     for mask in masks:
-        points = interior_points(rng, mask, 5)
+        points = random_points(rng, mask, 5)
         assert len(np.unique(points, axis=0)) == 5
         columns, rows = np.floor(points).astype(int).T
         assert mask[rows, columns].all()
+
+
+def test_the_interior_is_what_neighbours_enclose() -> None:
+    rng = np.random.default_rng(4)
+    for share in (0.9, 0.6, 0.1):
+        mask = rng.random((9, 7)) < share
+        mask[:4, :4] = share > 0.5
+        wanted = np.zeros_like(mask)
+        for row in range(9):
+            for column in range(7):
+                around = mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+                wanted[row, column] = around.all()
+        assert wanted.any() == (share > 0.5)
+        np.testing.assert_array_equal(interior(mask), wanted if wanted.any() else mask)
 
 
 def test_boxes_and_most_confident_masks_by_hand() -> None:
@@ -301,7 +317,7 @@ def test_clip_tokens_are_those_of_the_four_quarters() -> None:
 def test_the_shipped_encoder_beats_random_weights_and_clips_tokens() -> None:
     config = parse_config({"run": {"threads": 1, "device": "cpu"}})
     name, clip = config.features.encoder, load_clip(config.clip.model)
-    figures = encoder_figures(load_backbone(name), name, clip, config, 60, silent_progress())
+    figures = encoder_figures(load_backbone(name), name, clip, config, 240, silent_progress())
     value = {figure.name: figure.value for figure in figures}
     for measure in ("linear probe, thing patches", f"k-NN (k = {NEIGHBOURS}), thing patches"):
         assert value[measure] > value[f"with random weights: {measure}"] + 40, value
@@ -327,17 +343,17 @@ def test_every_figure_of_the_shipped_models() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert set(result["weights"]) == {"tiny-clip", "tiny-sam", "tiny-encoder"}
     by_name = {(each["model"], each["name"]): each for each in result["figures"]}
-    assert len(by_name) == len(result["figures"]) == 42
+    assert len(by_name) == len(result["figures"]) == 44
     top1 = by_name["clip", f"{ZERO_SHOT}, templates single"]
     assert top1["of"] == 6 * len(THING_CLASSES)
-    assert top1["value"] > 40  # by chance it would be 1 %
+    assert top1["value"] > 85  # by chance it would be 1 %
     for templates in ("subset7", "imagenet80"):
-        assert by_name["clip", f"{ZERO_SHOT}, templates {templates}"]["value"] > 40
+        assert by_name["clip", f"{ZERO_SHOT}, templates {templates}"]["value"] > 85
     for variant in ("value", "sclip", "clearclip", "naclip"):
         among = by_name["clip", f"dense ({variant}) among classes present: patches"]
         assert 60 < among["value"] <= 100, variant
     table = quality_table(result).splitlines()
-    assert len(table) == 2 + 42
+    assert len(table) == 2 + 44
     assert len({len(line) for line in table}) == 1
     assert f"{top1['value']:.1f} %" in table[2]
 

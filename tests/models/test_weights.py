@@ -1,8 +1,9 @@
+"""Weights: their records, where they are looked for, whose they are, how they are fetched."""
+
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,53 +14,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 
-from fmbseg.errors import WeightsError
 from fmbseg.models import records, tiny
-from fmbseg.models.backbone import build_encoder, load_backbone
-from fmbseg.models.clip import build_clip, load_clip
-from fmbseg.models.sam import build_sam, load_sam
+from fmbseg.models.backbone import load_backbone
+from fmbseg.models.clip import load_clip
+from fmbseg.models.sam import load_sam
 from fmbseg.models.weights import (
     model_digest,
     pull,
-    read_state,
     registry,
     resolve,
     verify,
     weights_digest,
     weights_record,
 )
+from tests.models.refusals import LOADERS, refused
 
-LOADERS: dict[str, Callable[..., object]] = {
-    "tiny-clip": load_clip,
-    "tiny-sam": load_sam,
-    "tiny-encoder": load_backbone,
-}
 SMALL = "timm/test_vit.r160_in1k"
-
-
-@pytest.fixture
-def folder(random_weights: Path, tmp_path: Path) -> Path:
-    """A copy of the random weights that a test may damage."""
-    return Path(shutil.copytree(random_weights, tmp_path / "weights"))
-
-
-@pytest.fixture
-def no_package_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The package without its weights, and no folder named."""
-    package = tmp_path / "package"
-    package.mkdir()
-    for path in tiny.FOLDER.glob("*.json"):
-        shutil.copy(path, package)
-    monkeypatch.setattr(tiny, "FOLDER", package)
-    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
-
-
-def _refused(action: Callable[[], object]) -> str:
-    with pytest.raises(WeightsError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # Records
@@ -112,20 +82,20 @@ def test_tiny_records_agree_with_their_architectures() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
-    assert _refused(lambda: resolve("clip-vit-x")).startswith(
+    assert refused(lambda: resolve("clip-vit-x")).startswith(
         "unknown model 'clip-vit-x': choose one of tiny-clip, tiny-sam, tiny-encoder, clip-vit-b-16"
     )
 
 
 def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
-    assert _refused(lambda: load_clip("tiny-sam", weights_dir=folder)) == (
+    assert refused(lambda: load_clip("tiny-sam", weights_dir=folder)) == (
         "tiny-sam is a SAM, where a CLIP is needed: "
         "choose one of tiny-clip, clip-vit-b-16, clip-vit-l-14, open_clip/NAME/TAG"
     )
-    assert "is a CLIP, where a frozen encoder is needed" in _refused(
+    assert "is a CLIP, where a frozen encoder is needed" in refused(
         lambda: load_backbone("tiny-clip", weights_dir=folder)
     )
-    assert "where a SAM is needed" in _refused(lambda: load_sam("tiny-encoder", weights_dir=folder))
+    assert "where a SAM is needed" in refused(lambda: load_sam("tiny-encoder", weights_dir=folder))
 
 
 # Places
@@ -147,19 +117,19 @@ def test_weights_are_looked_for_in_the_argument_then_the_package_then_the_enviro
 def test_missing_weights_are_an_error_that_names_file_and_place(
     no_package_data: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _refused(lambda: load_sam("sam-vit-b")) == (
+    assert refused(lambda: load_sam("sam-vit-b")) == (
         "weights of sam-vit-b: sam_vit_b_01ec64.pth is not here: get it from "
         "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth "
         "and name its folder with --weights-dir or in FMBSEG_WEIGHTS"
     )
     monkeypatch.setenv("FMBSEG_WEIGHTS", str(tmp_path))
-    assert _refused(lambda: weights_digest("sam-vit-b")) == (
+    assert refused(lambda: weights_digest("sam-vit-b")) == (
         f"weights of sam-vit-b: sam_vit_b_01ec64.pth is not in {tmp_path}: put it there "
         "(from https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth), "
         "or give another folder with --weights-dir"
     )
     for name, load in LOADERS.items():
-        assert f"is not in {tmp_path / 'package'} or {tmp_path}" in _refused(
+        assert f"is not in {tmp_path / 'package'} or {tmp_path}" in refused(
             lambda name=name, load=load: load(name)  # type: ignore[misc]
         )
 
@@ -215,7 +185,7 @@ def test_the_shipped_weights_are_the_pinned_ones(
 def test_another_file_than_the_pinned_one_does_not_verify(tmp_path: Path) -> None:
     path = tmp_path / "sam_vit_b_01ec64.pth"
     torch.save({"weight": torch.zeros(2)}, path)
-    assert f"{path} is damaged or another file" in _refused(lambda: verify("sam-vit-b", tmp_path))
+    assert f"{path} is damaged or another file" in refused(lambda: verify("sam-vit-b", tmp_path))
 
 
 def test_the_first_digits_of_a_digest_are_verified(served: Path, tmp_path: Path) -> None:
@@ -226,7 +196,7 @@ def test_the_first_digits_of_a_digest_are_verified(served: Path, tmp_path: Path)
             pull("sam-vit-b", tmp_path / "mine")
             assert verify("sam-vit-b", tmp_path / "mine") == record.sha256
         else:
-            assert "has 00000000...)" in _refused(lambda: verify("sam-vit-b", tmp_path / "mine"))
+            assert "has 00000000...)" in refused(lambda: verify("sam-vit-b", tmp_path / "mine"))
 
 
 def test_own_weights_in_a_published_place_are_used_and_named(
@@ -259,7 +229,7 @@ def test_another_file_in_a_published_place_needs_the_users_word(
     stated = hub_file.with_name(f"{hub_file.name}.sha256")
     stated.write_text(f"{'0' * 64}  {hub_file.name}\n")
     problem = f"{hub_file} is not the published {hub_file.name} (sha256 {own[:12]}...)"
-    assert _refused(lambda: load_backbone(SMALL, weights_dir=folder)) == (
+    assert refused(lambda: load_backbone(SMALL, weights_dir=folder)) == (
         f"{problem}: get it from {weights_record(SMALL).source}, "
         "or set FMBSEG_OWN_WEIGHTS=1 to use own weights"
     )
@@ -288,7 +258,7 @@ def test_another_models_file_is_refused_though_its_tensors_fit(
     own = hashlib.sha256(hub_file.read_bytes()).hexdigest()
     other = replace(weights_record("dinov2-vit-b-14"), sha256=own)
     monkeypatch.setattr(records, "registry", lambda: {other.name: other})
-    assert _refused(lambda: load_backbone(SMALL, weights_dir=tmp_path)) == (
+    assert refused(lambda: load_backbone(SMALL, weights_dir=tmp_path)) == (
         f"{hub_file} is dinov2-vit-b-14's file: name that model, "
         f"or put {weights_record(SMALL).source} in its place"
     )
@@ -301,147 +271,6 @@ def test_published_digests_name_their_models() -> None:
     digest = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
     assert str(records.published_as(digest)).startswith("open_clip/ViT-B-32")
     assert records.published_as("0" * 64) is None
-
-
-# Strict loading
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_what_is_loaded_is_what_was_saved(folder: Path, name: str) -> None:
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    model = LOADERS[name](name, weights_dir=folder)
-    assert torch.equal(torch.get_rng_state(), state)
-    loaded = model.module.state_dict()  # type: ignore[attr-defined]
-    saved = load_file(folder / weights_record(name).file)
-    assert loaded.keys() == saved.keys()
-    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
-    assert not model.module.training  # type: ignore[attr-defined]
-    assert not any(p.requires_grad for p in model.module.parameters())  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
-def test_a_cut_off_file_is_refused(folder: Path, name: str, keep: float) -> None:
-    path = folder / weights_record(name).file
-    data = path.read_bytes()
-    path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
-    assert f"{path} is cut off, damaged" in _refused(
-        lambda: LOADERS[name](name, weights_dir=folder)
-    )
-
-
-@pytest.mark.parametrize("name", LOADERS)
-def test_renamed_missing_surplus_and_reshaped_tensors_are_refused(folder: Path, name: str) -> None:
-    path = folder / weights_record(name).file
-    good = load_file(path)
-    key = sorted(good)[0]
-    renamed = {f"module.{k}": v for k, v in good.items()}
-    for state, problem in (
-        ({k: v for k, v in good.items() if k != key}, f"(no {key})"),
-        ({**good, "surplus": torch.zeros(1)}, "(unknown surplus)"),
-        (
-            {**good, key: torch.zeros(7, 7)},
-            f"({key} is (7, 7) instead of {tuple(good[key].shape)})",
-        ),
-        (renamed, f"and {2 * len(good) - 1} more)"),
-    ):
-        save_file(state, path)
-        message = _refused(lambda: LOADERS[name](name, weights_dir=folder))
-        assert message.startswith(f"{path} does not fit {name} (")
-        assert problem in message
-
-
-def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
-    clip = tiny.architecture("clip")
-    deeper = {**clip, "vision_cfg": {**clip["vision_cfg"], "layers": 9}}
-    save_file(build_clip(deeper).state_dict(), folder / "clip.safetensors")
-    assert "unknown visual.transformer.resblocks" in _refused(
-        lambda: load_clip("tiny-clip", weights_dir=folder)
-    )
-    encoder = tiny.architecture("encoder")
-    for change, problem in (({"embed_dim": 64}, " is "), ({"depth": 5}, "unknown blocks.4")):
-        other = {**encoder, "model_args": {**encoder["model_args"], **change}}
-        save_file(build_encoder(other).state_dict(), folder / "encoder.safetensors")
-        assert problem in _refused(lambda: load_backbone("tiny-encoder", weights_dir=folder))
-    sam = tiny.architecture("sam")
-    narrower = {**sam, "image_encoder": {**sam["image_encoder"], "num_heads": 2}}
-    save_file(build_sam(narrower).state_dict(), folder / "sam.safetensors")
-    assert "rel_pos" in _refused(lambda: load_sam("tiny-sam", weights_dir=folder))
-
-
-def test_a_clips_weights_do_not_pass_for_a_sam(folder: Path) -> None:
-    shutil.copy(folder / "clip.safetensors", folder / "sam.safetensors")
-    assert "does not fit tiny-sam" in _refused(lambda: load_sam("tiny-sam", weights_dir=folder))
-
-
-# File formats
-
-
-def test_pickled_state_dicts_are_read_but_never_run(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save({"weight": torch.arange(3.0)}, path)
-    assert read_state(path)["weight"].tolist() == [0, 1, 2]
-    torch.save({"weight": torch.nn.Linear(2, 2)}, path)
-    assert "holds more than tensors" in _refused(lambda: read_state(path))
-    torch.save([torch.zeros(1)], path)
-    assert "is not a state dict of tensors" in _refused(lambda: read_state(path))
-    torch.save({"weight": torch.arange(3000.0)}, path)
-    path.write_bytes(path.read_bytes()[:-500])
-    assert "is cut off, damaged" in _refused(lambda: read_state(path))
-    path.write_bytes(b"<html>not found</html>")
-    assert "is cut off, damaged" in _refused(lambda: read_state(path))
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_torchscript_archives_are_read_as_openai_publishes_them(tmp_path: Path) -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    path = tmp_path / "ViT.pt"
-    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
-    state = read_state(path, torchscript=True)
-    assert state.keys() == module.state_dict().keys()
-    assert torch.equal(state["0.weight"], module[0].weight)
-    assert f"{path} is a TorchScript archive" in _refused(lambda: read_state(path))
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "is cut off, damaged" in _refused(lambda: read_state(path, torchscript=True))
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
-def test_a_torchscript_archive_is_read_only_if_it_is_the_pinned_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    record = weights_record("tiny-sam")
-    module = build_sam(tiny.architecture("sam"))
-
-    class Archive(torch.nn.Module):
-        """SAM's parts below a forward that TorchScript can compile."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    archive = Archive()
-    for name, parameter in module.state_dict().items():
-        place = archive
-        *folders, leaf = name.split(".")
-        for folder in folders:
-            if folder not in place._modules:
-                place.add_module(folder, Archive())
-            place = place._modules[folder]  # type: ignore[assignment]
-        place.register_buffer(leaf, parameter)
-    path = tmp_path / "sam.pt"
-    torch.jit.script(archive).save(str(path))  # type: ignore[no-untyped-call]
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    for sha256 in (digest, "0" * 64, None, digest[:8]):
-        changed = replace(record, file=path.name, sha256=sha256)
-        monkeypatch.setattr(records, "registry", lambda changed=changed: {"tiny-sam": changed})
-        if sha256 == digest:
-            sam = load_sam("tiny-sam", weights_dir=tmp_path)
-            key = "mask_decoder.iou_token.weight"
-            assert torch.equal(sam.module.state_dict()[key], module.state_dict()[key])
-        else:
-            assert "is a TorchScript archive and not the published file" in _refused(
-                lambda: load_sam("tiny-sam", weights_dir=tmp_path)
-            )
 
 
 # Fetching
@@ -472,20 +301,20 @@ def test_weights_are_fetched_once_and_verified(served: Path, tmp_path: Path) -> 
     served.unlink()
     assert pull("sam-vit-b", target) == path
     path.write_bytes(b"damaged")
-    assert "cannot fetch" in _refused(lambda: pull("sam-vit-b", target))
+    assert "cannot fetch" in refused(lambda: pull("sam-vit-b", target))
 
 
 def test_a_wrong_file_from_the_source_is_not_kept(served: Path, tmp_path: Path) -> None:
     served.write_bytes(b"another file")
-    assert "is not the file wanted" in _refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
+    assert "is not the file wanted" in refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
     assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_fetching_needs_a_folder(served: Path) -> None:
-    assert _refused(lambda: pull("sam-vit-b")) == (
+    assert refused(lambda: pull("sam-vit-b")) == (
         "nowhere to put sam_vit_b_01ec64.pth: give --weights-dir DIR or set FMBSEG_WEIGHTS"
     )
 
 
 def test_what_comes_with_the_package_is_not_fetched(no_package_data: None, tmp_path: Path) -> None:
-    assert "comes with the package" in _refused(lambda: pull("tiny-clip", tmp_path))
+    assert "comes with the package" in refused(lambda: pull("tiny-clip", tmp_path))

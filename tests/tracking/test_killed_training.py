@@ -12,10 +12,7 @@ from mlflow import MlflowClient
 
 from fmbseg.config import Config
 from fmbseg.paths import Paths
-from fmbseg.runs import (
-    flat_params,
-    run_key,
-)
+from fmbseg.runs import flat_params, run_key
 from fmbseg.tracking import open_tracker
 from tests.tracking.world import (
     KEY,

@@ -9,11 +9,7 @@ import pytest
 from fmbseg.config import Config
 from fmbseg.paths import Paths
 from fmbseg.tracking import open_tracker, ui_address
-from tests.tracking.world import (
-    parent_runs,
-    write_checkpoint,
-    write_result,
-)
+from tests.tracking.world import parent_runs, write_checkpoint, write_result
 
 
 def test_a_browser_finds_the_run_where_the_environment_says(

@@ -10,19 +10,11 @@ import pytest
 from fmbseg.config import Config
 from fmbseg.paths import Paths
 from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, write_table
-from fmbseg.runs import (
-    checkpoint_sha256,
-    stage_figures,
-    trained_labels,
-)
+from fmbseg.runs import checkpoint_sha256, stage_figures, trained_labels
 from fmbseg.store import published_digest
 from fmbseg.tracking import open_tracker
 from tests.heads import write_head
-from tests.tracking.world import (
-    parent_runs,
-    write_curve,
-    write_result,
-)
+from tests.tracking.world import parent_runs, write_curve, write_result
 
 
 def _pseudo_labels(paths: Paths, rows: list[tuple[str, int | None, float | None, float]]) -> None:

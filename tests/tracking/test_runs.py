@@ -11,11 +11,7 @@ from PIL import Image
 
 from fmbseg.config import Config, load_config
 from fmbseg.paths import Paths
-from fmbseg.runs import (
-    class_table,
-    flat_params,
-    run_key,
-)
+from fmbseg.runs import class_table, flat_params, run_key
 from fmbseg.tracking import open_tracker
 from tests.heads import write_head
 from tests.tracking.world import (

@@ -21,10 +21,10 @@ from fmbseg.models.quality.figures import (
     SEEDS,
     Figure,
     held_out_scene,
-    patch_truth,
     percent,
 )
 from fmbseg.models.text import TextEmbeddings
+from fmbseg.models.tiny.probe import patch_truth
 from fmbseg.progress import Progress
 from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
 

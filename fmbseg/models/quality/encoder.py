@@ -17,8 +17,8 @@ from fmbseg.data.windows import resize_to_short_side
 from fmbseg.models import tiny
 from fmbseg.models.backbone import Backbone, build_encoder
 from fmbseg.models.clip import ClipModel
-from fmbseg.models.quality.figures import PURITY, SIZE, Figure, held_out_scene, patch_truth, percent
-from fmbseg.models.tiny.probe import fit_probe
+from fmbseg.models.quality.figures import PURITY, SIZE, Figure, held_out_scene, percent
+from fmbseg.models.tiny.probe import fit_probe, patch_truth
 from fmbseg.models.weights import weights_record
 from fmbseg.progress import Progress
 

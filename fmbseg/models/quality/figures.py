@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fmbseg.data.scenes import Scene, render_scene, scene_seed
 
@@ -67,16 +64,3 @@ def held_out_scene(part: str, index: int) -> Scene:
     """Scene `index` of a part of `SEEDS`, 128 x 128 px, glyphs that pretraining has seen."""
     seed = scene_seed("evaluation", index, seed=SEEDS[part])
     return render_scene(seed, size=(SIZE, SIZE), include_held_out=False)
-
-
-def patch_truth(label: np.ndarray, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Majority class [h * w] int64 of each patch, and the share of it that the class covers.
-
-    Args:
-        label: [H, W] int64, index into SCENE_CLASSES.
-        grid: (h, w) patches the picture is divided into.
-    """
-    present = torch.from_numpy(np.unique(label))
-    shares = (torch.from_numpy(label) == present[:, None, None]).float()
-    share, majority = F.adaptive_avg_pool2d(shares, grid).max(dim=0)
-    return present[majority].flatten(), share.flatten()

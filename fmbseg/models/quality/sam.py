@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_erosion
 
 from fmbseg.config import Config
 from fmbseg.models.quality.figures import SEEDS, Figure, held_out_scene, mean_iou, percent
@@ -11,7 +12,8 @@ from fmbseg.models.sam import SamMasks, SamModel
 from fmbseg.progress import Progress
 
 LEAST_PIXELS = 24  # instances of which less is visible are left out
-POINTS = (1, 5)
+# Number of points, and whether they are kept off the outline.
+POINTS = {"1 interior point": (1, True), "1 point": (1, False), "5 points": (5, False)}
 FOUND = 0.5  # IoU from which an automatic mask has found an instance
 
 
@@ -19,11 +21,12 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
     """IoU of prompts' masks with every instance, backgrounds included; recall of automatic masks.
 
     A prompt is one or five different pixels drawn at random among the visible ones of an instance,
-    or the tight box around all visible ones.
+    or the tight box around all visible ones. A pixel on the outline is as much its neighbour's, so
+    one prompt is drawn from the interior alone.
     """
     rng = np.random.default_rng(SEEDS["instances"])
-    confident: dict[int, list[float]] = {points: [] for points in POINTS}
-    best: dict[int, list[float]] = {points: [] for points in POINTS}
+    confident: dict[str, list[float]] = {prompt: [] for prompt in POINTS}
+    best: dict[str, list[float]] = {prompt: [] for prompt in POINTS}
     boxed: list[float] = []
     found: list[bool] = []
     automatic = 0
@@ -32,11 +35,12 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
             scene = held_out_scene("instances", index)
             truth = instance_masks(scene.instance)
             encoding = sam.encode(scene.image)
-            for points in POINTS:
-                prompts = np.stack([interior_points(rng, mask, points) for mask in truth])
-                masks = sam.predict_points(encoding, prompts, config.sam.batch_size)
-                confident[points] += most_confident(masks, truth)
-                best[points] += [
+            for prompt, (count, inside) in POINTS.items():
+                drawn_from = map(interior, truth) if inside else truth
+                points = np.stack([random_points(rng, mask, count) for mask in drawn_from])
+                masks = sam.predict_points(encoding, points, config.sam.batch_size)
+                confident[prompt] += most_confident(masks, truth)
+                best[prompt] += [
                     overlaps(three, mask[None]).max()
                     for three, mask in zip(masks.masks, truth, strict=True)
                 ]
@@ -47,10 +51,9 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
             automatic += len(whole)
             task.advance()
     figures = []
-    for points in POINTS:
-        prompt = "1 point" if points == 1 else f"{points} points"
-        figures.append(mean_iou("sam", f"{prompt}: most confident of 3 masks", confident[points]))
-        figures.append(mean_iou("sam", f"{prompt}: best of 3 masks", best[points]))
+    for prompt in POINTS:
+        figures.append(mean_iou("sam", f"{prompt}: most confident of 3 masks", confident[prompt]))
+        figures.append(mean_iou("sam", f"{prompt}: best of 3 masks", best[prompt]))
     figures.append(mean_iou("sam", "box: most confident of 3 masks", boxed))
     figures.append(percent("sam", f"automatic masks: instances found at IoU {FOUND}", found))
     figures.append(
@@ -65,7 +68,16 @@ def instance_masks(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     return np.asarray(instance[None] == numbers[sizes >= LEAST_PIXELS][:, None, None])
 
 
-def interior_points(
+def interior(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pixels of a mask [H, W] whose eight neighbours belong to it; all of it where there are none.
+
+    What is outside of the picture counts as the mask's.
+    """
+    inner = binary_erosion(mask, np.ones((3, 3)), border_value=1)
+    return np.asarray(inner if inner.any() else mask)
+
+
+def random_points(
     rng: np.random.Generator, mask: npt.NDArray[np.bool_], count: int
 ) -> npt.NDArray[np.float64]:
     """Centres (x, y) [count, 2] of different pixels of a mask."""

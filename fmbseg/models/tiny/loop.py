@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,10 +23,15 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimisation of one pretraining: AdamW, warm-up, constant rate, linear decay at the end.
+    """Optimisation of one pretraining: warm-up, constant rate, linear decay at the end.
 
     The constant middle lets an interrupted or lengthened run keep its schedule: only the last
     `decay` share of the steps depends on how many there are.
+
+    Attributes:
+        muon: the weights of linear layers are trained by Muon (Jordan et al., 2024), scaled to the
+            size of AdamW's steps (Liu et al., 2025), at so many times the learning rate; 0: by
+            AdamW, as all other weights are.
     """
 
     steps: int
@@ -36,6 +41,7 @@ class Recipe:
     decay: float = 0.35
     seed: int = 0
     mixed: bool = True  # bfloat16 products, float32 weights
+    muon: float = 0.0
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -52,7 +58,7 @@ def train(
     made_from: Mapping[str, str],
     *,
     export: Callable[[], None],
-    report: Callable[[], str] | None = None,
+    report: Callable[[int], str] | None = None,
     every: int = 500,
     save_every: float = 120.0,
     log: Log = print,
@@ -61,7 +67,8 @@ def train(
 
     `loss_of(rng, step)` returns the scalar loss of one batch; its generator is seeded by (seed,
     step), so a resumed run draws the batches an undisturbed one would have drawn. The state is
-    saved every `save_every` seconds; `export()` writes the weights, at the end alone.
+    saved every `save_every` seconds; `export()` writes the weights, at the end alone. What
+    `report(step)` returns is told every `every` steps.
 
     `made_from` names what the weights are made of (see `origin`). A state of something else is
     refused; a longer recipe may go on from a shorter one's state, before its rate falls.
@@ -70,18 +77,8 @@ def train(
         SystemExit: the state is of another training; one line says what to do.
     """
     recorded = {**made_from, "recipe": json_digest({**asdict(recipe), "steps": None})}
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
-    first, before = 0, 0.0
+    optimisers = make_optimisers(model, recipe)
+    first, seconds = 0, 0.0
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         found = state.get("made_from", {})
@@ -92,43 +89,72 @@ def train(
                 "remove it to begin anew, or give another --work"
             )
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        first, before = int(state["step"]), float(state["seconds"])
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+        first, seconds = int(state["step"]), float(state["seconds"])
         log(f"resumed at step {first} of {recipe.steps}")
         if first >= recipe.steps:
             log(f"nothing is left to train: remove {state_file} to begin anew")
     model.train()
-    started, saved, reporting = time.monotonic(), time.monotonic(), 0.0
+    before, saved = seconds, time.monotonic()
     for step in range(first, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(step)
+        started = time.monotonic()
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
+            group["lr"] = recipe.rate(step) * group["share"]
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         # bfloat16 products; attention as plain products, since the fused kernel's backward pass
         # on the CPU takes longer in bfloat16 than all the rest.
         with torch.autocast("cpu", torch.bfloat16, recipe.mixed), sdpa_kernel(SDPBackend.MATH):
             loss = loss_of(np.random.default_rng((recipe.seed, step)), step)
-        optimiser.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         done = step + 1
+        seconds += time.monotonic() - started
         if done % 100 == 0:
-            spent = time.monotonic() - started - reporting
-            left = spent / (done - first) * (recipe.steps - done) / 60
+            left = (seconds - before) / (done - first) * (recipe.steps - done) / 60
             log(f"step {done}/{recipe.steps} loss {loss.item():.4f} eta {left:.1f} min")
         if report is not None and (done % every == 0 or done == recipe.steps):
-            trained = time.monotonic()
-            minutes = (before + trained - started - reporting) / 60
             model.eval()
             with torch.no_grad():
-                log(f"step {done}, {minutes:.1f} min of training, held out: {report()}")
+                log(f"step {done}, {seconds / 60:.1f} min of training, held out: {report(done)}")
             model.train()
-            reporting += time.monotonic() - trained
         if time.monotonic() - saved > save_every or done == recipe.steps:
-            seconds = before + time.monotonic() - started - reporting
-            save_state(state_file, model, optimiser, done, seconds, recorded)
+            save_state(state_file, model, optimisers, done, seconds, recorded)
             saved = time.monotonic()
     export()
+
+
+def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon where the recipe asks for it; each group has its `share` of the rate."""
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and recipe.muon}
+    weights = list(model.parameters())
+    matrices = [p for p in weights if id(p) in linear]
+    decayed = [p for p in weights if id(p) not in linear and p.ndim >= 2]
+    plain = [p for p in weights if p.ndim < 2]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": recipe.weight_decay, "share": 1.0},
+                {"params": plain, "weight_decay": 0.0, "share": 1.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+            fused=True,
+        )
+    ]
+    if matrices:
+        made.append(
+            torch.optim.Muon(
+                [{"params": matrices, "share": recipe.muon}],
+                lr=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return made
 
 
 def origin(name: str, data: Path) -> dict[str, str]:
@@ -158,7 +184,7 @@ def export_weights(module: nn.Module, file: Path) -> None:
 def save_state(
     state_file: Path,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     step: int,
     seconds: float,
     made_from: Mapping[str, str],
@@ -168,7 +194,7 @@ def save_state(
     temporary = state_file.with_suffix(".tmp")
     state = {
         "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         "step": step,
         "seconds": seconds,
         "made_from": dict(made_from),

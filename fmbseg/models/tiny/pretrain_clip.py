@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/clip"))
     parser.add_argument("--out", type=Path, default=FOLDER / "clip.safetensors")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=14000, help="rendered twice, three crops")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
@@ -123,7 +123,7 @@ def main() -> None:
             loss = loss + weight * (each * certain).sum(1).mean()
         return loss
 
-    def report() -> str:
+    def report(step: int) -> str:
         names = [c.name for c in SCENE_CLASSES]
         text = model.clip.encode_text(tokenizer([f"a photo of a {n}." for n in names]), True)
         rows = np.arange(crops, crops + held_out)

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmbseg.models.backbone import build_encoder, feature_info, patch_features
+from fmbseg.models.quality.encoder import probe_figures
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
-from fmbseg.models.tiny.probe import linear_probe
+from fmbseg.models.tiny.probe import probe_scenes
 from fmbseg.models.tiny.samples import HELD_OUT_FROM, corresponding_pair, materialise
 
 NEAR = 0.25  # two patches are at the same spot when both glyph coordinates differ by less
@@ -90,8 +91,11 @@ def main() -> None:
         with torch.autocast("cpu", enabled=False):
             return correspondence_loss(z[keep], glyph[keep], uv[keep])
 
-    def report() -> str:
-        return str(linear_probe(model.encoder))
+    def report(step: int) -> str:
+        pixels, truth, purity = probe_scenes()
+        maps = torch.cat([patch_features(model.encoder, part) for part in torch.split(pixels, 50)])
+        figures = probe_figures("", maps.flatten(2).transpose(1, 2), truth, purity)
+        return "; ".join(f"{figure.name} {figure.shown}" for figure in figures)
 
     recipe = Recipe(steps=arguments.steps, learning_rate=4e-3)
     train(

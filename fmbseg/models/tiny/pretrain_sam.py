@@ -2,8 +2,11 @@
 
 Supervision: the visible masks of scenes' instances, without their classes. Prompts: one to five
 points inside an instance, or its box. Loss, as in SAM (Kirillov et al., 2023): focal-weighted
-cross entropy and dice of the best of the three masks, and the squared error of the predicted IoU.
-Beside it the image encoder's tokens predict the features of the self-supervised tiny encoder.
+cross entropy and dice of the best of the three masks, here also of the one with the highest
+predicted IoU, since that is what is used; and the squared error of the predicted IoU.
+Two phases: first scenes enter at half of Sam's input size, where a step is cheap, and the image
+encoder's tokens predict the features of the self-supervised tiny encoder beside the masks; then at
+Sam's own size, where a token is small enough for the outlines of small instances.
 """
 
 from __future__ import annotations
@@ -26,10 +29,27 @@ from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
 from fmbseg.models.tiny.samples import instance_scene, materialise
 from fmbseg.models.tiny.teacher import Teacher
 
-SCENE = 128  # longer side of the scenes in pixels
+SCENE = 128  # longer side of the scenes in pixels, and side of Sam's input in the first phase
 LEAST_PIXELS = 24
 TEACHING = 1.0  # weight of the teacher's term, 1 - cosine
 BOX = 0  # the kind of prompt that is a box; other kinds are numbers of points
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a step of a phase sees.
+
+    Attributes:
+        size: side of the input in pixels.
+        scenes: number of scenes.
+        prompts: number of prompts a scene.
+        taught: whether the tokens predict the encoder's features.
+    """
+
+    size: int
+    scenes: int
+    prompts: int
+    taught: bool
 
 
 @dataclass(frozen=True)
@@ -52,8 +72,10 @@ class Prompts:
 class Promptable(nn.Module):
     """Sam with a batched, differentiable forward over padded scenes of 128 px.
 
+    Inputs may be smaller than Sam's own: its position embeddings shrink with them.
+
     Attributes:
-        size: side of Sam's input in pixels, to which scenes are enlarged.
+        size: side of Sam's own input in pixels.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -62,24 +84,23 @@ class Promptable(nn.Module):
         record = architecture("sam")
         self.sam = build_sam(record)
         self.size: int = record["image_encoder"]["img_size"]
-        self.teacher = Teacher(record["image_encoder"]["embed_dim"], self.enlarge(images))
-
-    def enlarge(self, images: Tensor) -> Tensor:
-        """[N, C, 128, 128] -> [N, C, size, size], as Pillow enlarges."""
-        return F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        self.teacher = Teacher(record["image_encoder"]["embed_dim"], images)
 
     def encode(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [N, C, G, G] and tokens [N, G * G, W] of pixels [N, 3, size, size] in -1..1.
+        """Embeddings [N, C, G, G] and tokens [N, G * G, W] of pixels [N, 3, S, S] in -1..1.
 
-        `valid` [N, 1, size, size] is 0 on the padding.
+        `valid` [N, 1, S, S] is 0 on the padding. S: a multiple of the patch, at most `size`.
         """
         inputs = ((pixels + 1) * 127.5 - self.sam.pixel_mean) / self.sam.pixel_std
-        overheard: list[Tensor] = []
         encoder = self.sam.image_encoder
-        hook = encoder.neck.register_forward_pre_hook(lambda _, given: overheard.append(given[0]))
-        embeddings: Tensor = encoder(inputs * valid)  # SAM pads after normalising
-        hook.remove()
-        return embeddings, overheard[0].flatten(2).transpose(1, 2)
+        tokens = encoder.patch_embed(inputs * valid)  # SAM pads after normalising
+        positions = encoder.pos_embed.permute(0, 3, 1, 2)
+        positions = F.interpolate(positions, tokens.shape[1:3], mode="area")
+        tokens = tokens + positions.permute(0, 2, 3, 1)
+        for block in encoder.blocks:
+            tokens = block(tokens)
+        embeddings: Tensor = encoder.neck(tokens.permute(0, 3, 1, 2))
+        return embeddings, tokens.flatten(1, 2)
 
     def decode(self, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """Logits [K, 3, 4 G, 4 G] and predicted IoU [K, 3] of prompts for scenes [N, C, G, G]."""
@@ -93,17 +114,24 @@ class Promptable(nn.Module):
                 boxes=None if boxes is None else boxes * scale,
                 masks=None,
             )
-            image_pe = encoder.get_dense_pe()
+            grid = embeddings.shape[-2:]
+            image_pe = encoder.pe_layer(grid)[None]
         low, iou = decoder(
             # The decoder takes one image, and adds the dense prompt of each mask to it. So all
             # scenes go through it at once.
             image_embeddings=torch.zeros_like(embeddings[:1]),
             image_pe=image_pe,
             sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense + embeddings[prompts.scene],
+            # Without a mask the dense prompt is the same everywhere.
+            dense_prompt_embeddings=dense[..., :1, :1] + embeddings[prompts.scene],
             multimask_output=True,
         )
         return low, iou
+
+
+def enlarge(images: Tensor, size: int) -> Tensor:
+    """[N, C, 128, 128] -> [N, C, size, size], as Pillow enlarges."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def draw_kind(rng: np.random.Generator) -> int:
@@ -160,12 +188,14 @@ def mask_loss(low: Tensor, iou: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
     total = probability.sum((-1, -2)) + truth.sum((-1, -2))
     dice = 1 - (2 * overlap + 1) / (total + 1)
     each_mask = 6 * cross + dice
-    best = each_mask.min(-1).values.mean()
+    best = each_mask.min(-1).values
+    chosen = each_mask.gather(-1, iou.argmax(-1, keepdim=True))
     with torch.no_grad():
         hard, target = (low > 0) & (valid > 0), truth > 0.5
         union = (hard | target).sum((-1, -2)).clamp(min=1)
         actual = (hard & target).sum((-1, -2)) / union
-    return best + 0.05 * each_mask.mean() + F.mse_loss(iou, actual)
+    shaped = (best.mean() + chosen.mean()) / 2 + 0.05 * each_mask.mean()
+    return shaped + F.mse_loss(iou, actual)
 
 
 def main() -> None:
@@ -173,10 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/sam"))
     parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--half-size-steps", type=int, default=2500, help="of them, at half size")
     parser.add_argument("--scenes", type=int, default=9000)
-    parser.add_argument("--batch", type=int, default=12, help="scenes a step")
-    parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -185,6 +214,11 @@ def main() -> None:
     data = materialise(instance_scene, range(arguments.scenes), arguments.work / "scenes")
     held_out = 60
     model = Promptable(to_pixels(data["image"][:128]))
+    first = Phase(SCENE, scenes=12, prompts=8, taught=True)
+    second = Phase(model.size, scenes=8, prompts=4, taught=False)
+
+    def phase_of(step: int) -> Phase:
+        return first if step < arguments.half_size_steps else second
 
     def valid_of(rows: NDArray[np.generic], side: int) -> Tensor:
         """1 on the image and 0 on the padding, [N, 1, side, side]."""
@@ -194,32 +228,36 @@ def main() -> None:
         return (inside[0][:, None, :, None] & inside[1][:, None, None, :]).float()
 
     def loss_of(rng: np.random.Generator, step: int) -> Tensor:
-        rows = np.sort(rng.choice(arguments.scenes - held_out, arguments.batch, replace=False))
+        phase = phase_of(step)
+        rows = np.sort(rng.choice(arguments.scenes - held_out, phase.scenes, replace=False))
         images, instances = data["image"][rows], data["instance"][rows]
         for k in np.flatnonzero(rng.random(len(rows)) < 0.5):
             height, width = data["size"][rows[k]]
             for scene in (images[k], instances[k]):
                 scene[:height, :width] = scene[:height, :width][:, ::-1].copy()
-        pixels = recolour(model.enlarge(to_pixels(images)))
-        valid = valid_of(rows, model.size)
+        pixels = recolour(enlarge(to_pixels(images), phase.size))
+        valid = valid_of(rows, phase.size)
         embeddings, tokens = model.encode(pixels, valid)
-        drawn = draw_prompts(rng, instances, arguments.prompts, draw_kind(rng))
+        drawn = draw_prompts(rng, instances, phase.prompts, draw_kind(rng))
         low, iou = model.decode(embeddings, drawn)
         inside = valid_of(rows, low.shape[-1])[drawn.scene]
         loss = mask_loss(low.float(), iou.float(), drawn.masks, inside)
-        patches = F.avg_pool2d(valid, model.size // embeddings.shape[-1]).flatten(1)
+        if not phase.taught:
+            return loss
+        patches = F.avg_pool2d(valid, phase.size // embeddings.shape[-1]).flatten(1)
         taught: Tensor = (model.teacher(tokens, pixels) * patches).sum() / patches.sum()
         return loss + TEACHING * taught
 
-    def report() -> str:
+    def report(step: int) -> str:
+        size = phase_of(step - 1).size
         figures = []
         for kind in (1, 5, BOX):
             rng = np.random.default_rng(7)
             chosen, best = [], []
             for row in range(arguments.scenes - held_out, arguments.scenes):
                 rows = np.array([row])
-                pixels = model.enlarge(to_pixels(data["image"][rows]))
-                embeddings, _ = model.encode(pixels, valid_of(rows, model.size))
+                pixels = enlarge(to_pixels(data["image"][rows]), size)
+                embeddings, _ = model.encode(pixels, valid_of(rows, size))
                 drawn = draw_prompts(rng, data["instance"][rows], 6, kind)
                 low, iou = model.decode(embeddings, drawn)
                 logits = F.interpolate(low, (SCENE, SCENE), mode="bilinear")
@@ -236,7 +274,9 @@ def main() -> None:
             )
         return "; ".join(figures)
 
-    recipe = Recipe(steps=arguments.steps, learning_rate=arguments.learning_rate, weight_decay=0.03)
+    recipe = Recipe(
+        steps=arguments.steps, learning_rate=arguments.learning_rate, weight_decay=0.03, muon=2.0
+    )
     train(
         model,
         recipe,

@@ -1,0 +1,160 @@
+"""Files of weights: read whole and strictly, or refused; in every format of the hubs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fmbseg.models import records, tiny
+from fmbseg.models.backbone import build_encoder, load_backbone
+from fmbseg.models.clip import build_clip, load_clip
+from fmbseg.models.sam import build_sam, load_sam
+from fmbseg.models.weights import (
+    read_state,
+    weights_record,
+)
+from tests.models.refusals import LOADERS, refused
+
+# Strict loading
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_what_is_loaded_is_what_was_saved(folder: Path, name: str) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    model = LOADERS[name](name, weights_dir=folder)
+    assert torch.equal(torch.get_rng_state(), state)
+    loaded = model.module.state_dict()  # type: ignore[attr-defined]
+    saved = load_file(folder / weights_record(name).file)
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[key], saved[key]) for key in saved)
+    assert not model.module.training  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in model.module.parameters())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
+def test_a_cut_off_file_is_refused(folder: Path, name: str, keep: float) -> None:
+    path = folder / weights_record(name).file
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    assert f"{path} is cut off, damaged" in refused(lambda: LOADERS[name](name, weights_dir=folder))
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_renamed_missing_surplus_and_reshaped_tensors_are_refused(folder: Path, name: str) -> None:
+    path = folder / weights_record(name).file
+    good = load_file(path)
+    key = sorted(good)[0]
+    renamed = {f"module.{k}": v for k, v in good.items()}
+    for state, problem in (
+        ({k: v for k, v in good.items() if k != key}, f"(no {key})"),
+        ({**good, "surplus": torch.zeros(1)}, "(unknown surplus)"),
+        (
+            {**good, key: torch.zeros(7, 7)},
+            f"({key} is (7, 7) instead of {tuple(good[key].shape)})",
+        ),
+        (renamed, f"and {2 * len(good) - 1} more)"),
+    ):
+        save_file(state, path)
+        message = refused(lambda: LOADERS[name](name, weights_dir=folder))
+        assert message.startswith(f"{path} does not fit {name} (")
+        assert problem in message
+
+
+def test_weights_of_another_architecture_are_refused(folder: Path) -> None:
+    clip = tiny.architecture("clip")
+    deeper = {**clip, "vision_cfg": {**clip["vision_cfg"], "layers": 9}}
+    save_file(build_clip(deeper).state_dict(), folder / "clip.safetensors")
+    assert "unknown visual.transformer.resblocks" in refused(
+        lambda: load_clip("tiny-clip", weights_dir=folder)
+    )
+    encoder = tiny.architecture("encoder")
+    for change, problem in (({"embed_dim": 64}, " is "), ({"depth": 5}, "unknown blocks.4")):
+        other = {**encoder, "model_args": {**encoder["model_args"], **change}}
+        save_file(build_encoder(other).state_dict(), folder / "encoder.safetensors")
+        assert problem in refused(lambda: load_backbone("tiny-encoder", weights_dir=folder))
+    sam = tiny.architecture("sam")
+    narrower = {**sam, "image_encoder": {**sam["image_encoder"], "num_heads": 2}}
+    save_file(build_sam(narrower).state_dict(), folder / "sam.safetensors")
+    assert "rel_pos" in refused(lambda: load_sam("tiny-sam", weights_dir=folder))
+
+
+def test_a_clips_weights_do_not_pass_for_a_sam(folder: Path) -> None:
+    shutil.copy(folder / "clip.safetensors", folder / "sam.safetensors")
+    assert "does not fit tiny-sam" in refused(lambda: load_sam("tiny-sam", weights_dir=folder))
+
+
+# File formats
+
+
+def test_pickled_state_dicts_are_read_but_never_run(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.arange(3.0)}, path)
+    assert read_state(path)["weight"].tolist() == [0, 1, 2]
+    torch.save({"weight": torch.nn.Linear(2, 2)}, path)
+    assert "holds more than tensors" in refused(lambda: read_state(path))
+    torch.save([torch.zeros(1)], path)
+    assert "is not a state dict of tensors" in refused(lambda: read_state(path))
+    torch.save({"weight": torch.arange(3000.0)}, path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "is cut off, damaged" in refused(lambda: read_state(path))
+    path.write_bytes(b"<html>not found</html>")
+    assert "is cut off, damaged" in refused(lambda: read_state(path))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_torchscript_archives_are_read_as_openai_publishes_them(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    path = tmp_path / "ViT.pt"
+    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
+    state = read_state(path, torchscript=True)
+    assert state.keys() == module.state_dict().keys()
+    assert torch.equal(state["0.weight"], module[0].weight)
+    assert f"{path} is a TorchScript archive" in refused(lambda: read_state(path))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "is cut off, damaged" in refused(lambda: read_state(path, torchscript=True))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_torchscript_archive_is_read_only_if_it_is_the_pinned_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = weights_record("tiny-sam")
+    module = build_sam(tiny.architecture("sam"))
+
+    class Archive(torch.nn.Module):
+        """SAM's parts below a forward that TorchScript can compile."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    archive = Archive()
+    for name, parameter in module.state_dict().items():
+        place = archive
+        *folders, leaf = name.split(".")
+        for folder in folders:
+            if folder not in place._modules:
+                place.add_module(folder, Archive())
+            place = place._modules[folder]  # type: ignore[assignment]
+        place.register_buffer(leaf, parameter)
+    path = tmp_path / "sam.pt"
+    torch.jit.script(archive).save(str(path))  # type: ignore[no-untyped-call]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for sha256 in (digest, "0" * 64, None, digest[:8]):
+        changed = replace(record, file=path.name, sha256=sha256)
+        monkeypatch.setattr(records, "registry", lambda changed=changed: {"tiny-sam": changed})
+        if sha256 == digest:
+            sam = load_sam("tiny-sam", weights_dir=tmp_path)
+            key = "mask_decoder.iou_token.weight"
+            assert torch.equal(sam.module.state_dict()[key], module.state_dict()[key])
+        else:
+            assert "is a TorchScript archive and not the published file" in refused(
+                lambda: load_sam("tiny-sam", weights_dir=tmp_path)
+            )
