@@ -36,6 +36,9 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@# pip finds out at the end, after pages of names; torch and its CUDA libraries are most of it.
+	@test -x .venv/bin/python || test "$$(df -Pm . | awk 'NR == 2 {print $$4}')" -ge 8000 \
+	|| { echo "8 GB of free disk are needed for .venv: make room, then run make again" >&2; exit 2; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'

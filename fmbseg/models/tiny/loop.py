@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,8 +110,9 @@ def train(
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
+        with one_thread():
+            for optimiser in optimisers:
+                optimiser.step()
         done = step + 1
         seconds += time.monotonic() - started
         if done % 100 == 0:
@@ -125,6 +127,17 @@ def train(
             save_state(state_file, model, optimisers, done, seconds, recorded)
             saved = time.monotonic()
     export()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: for many small products others cost more to wake than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
