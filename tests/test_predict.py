@@ -19,7 +19,7 @@ from fmbseg.config import EvaluateSection, RunSection
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, DataError, VocabularyError
 from fmbseg.models import tiny
-from fmbseg.models.backbone import build_encoder
+from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import build_clip
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest, weights_record
 from fmbseg.predict import Segmenter, label_map, load_segmenter

@@ -34,7 +34,7 @@ from fmbseg.data.manifest import ImageRecord, Manifest, build_manifest, read_ima
 from fmbseg.device import DeviceChoice, choose_device, with_oom_backoff
 from fmbseg.errors import StoreError
 from fmbseg.models import backbone as backbone_module
-from fmbseg.models import build, tiny
+from fmbseg.models import build, timm_features, tiny
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.weights import model_digest
 from fmbseg.paths import Paths
@@ -67,6 +67,7 @@ _SOURCES = (
     Path(__file__),
     Path(feature_store.__file__),
     Path(backbone_module.__file__),
+    Path(timm_features.__file__),
     Path(build.__file__),
     tiny.FOLDER / "encoder.json",
     Path(windows.__file__),

@@ -89,7 +89,7 @@ _TRAINED = _Method(
     models=(),
     sources=(
         *(_PACKAGE / "align" / f"{name}.py" for name in ("checkpoint", "features", "heads")),
-        _PACKAGE / "models" / "backbone.py",
+        *(_PACKAGE / "models" / f"{name}.py" for name in ("backbone", "timm_features")),
         _PACKAGE / "models" / "tiny" / "encoder.json",
     ),
     trained=True,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +13,12 @@ from torch import Tensor, nn
 from fmbseg.errors import ConfigError, WeightsError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_encoder
+from fmbseg.models.timm_features import feature_info, patch_features, small_picture
+from fmbseg.models.timm_layouts import as_timm_reads
 from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
 
-__all__ = ["Backbone", "build_encoder", "load_backbone"]
+__all__ = ["Backbone", "load_backbone"]
 
-_timm_log = logging.getLogger("timm.models._builder")
 # DINOv2's published files hold the token that hid patches in its pretraining.
 _PRETRAINING_ONLY = ("mask_token",)
 
@@ -89,32 +88,6 @@ class Backbone:
         return maps.float().permute(0, 2, 3, 1)
 
 
-def feature_info(module: Any) -> list[dict[str, Any]]:
-    """Each block's record by timm: `num_chs` channels and `reduction` pixels a patch."""
-    return list(module.feature_info)
-
-
-def patch_features(module: Any, pixels: Tensor, layer: int | None = None) -> Tensor:
-    """Patch features of one layer, after the final norm where timm has one for it.
-
-    Args:
-        module: any encoder of timm with `forward_intermediates`.
-        pixels: [N, 3, H, W] normalised.
-        layer: index into `feature_info`; None: the last.
-
-    Returns:
-        [N, D, H / patch, W / patch].
-    """
-    maps: list[Tensor] = module.forward_intermediates(
-        pixels,
-        indices=1 if layer is None else [layer],
-        norm=True,
-        stop_early=True,
-        intermediates_only=True,
-    )
-    return maps[0]
-
-
 def load_backbone(
     name: str,
     device: torch.device | str = "cpu",
@@ -139,7 +112,7 @@ def load_backbone(
         record,
         weights_dir,
         unused=_PRETRAINING_ONLY,
-        convert=partial(_as_timm_reads, record, module),
+        convert=partial(as_timm_reads, record, module),
     )
     return Backbone(module, record, device, dtype)
 
@@ -168,7 +141,7 @@ def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
         )
         raise WeightsError(f"{record.name}: it has no such layer; choose one of {known}")
     taken = layers[-1 if record.layer is None else record.layer]
-    picture = _small_picture(module)
+    picture = small_picture(module)
     grid = tuple(side // taken["reduction"] for side in picture.shape[2:])
     try:
         with torch.no_grad():
@@ -183,84 +156,3 @@ def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
             f"{record.name} gives {tuple(maps.shape)} instead of (1, {taken['num_chs']}, "
             f"{grid[0]}, {grid[1]}): choose another encoder"
         )
-
-
-def _small_picture(module: nn.Module) -> Tensor:
-    """Zeros [1, 3, H, W] of 2 x 3 of the module's coarsest patches."""
-    step = max(layer["reduction"] for layer in feature_info(module))
-    return torch.zeros(1, 3, 2 * step, 3 * step)
-
-
-def _as_timm_reads(
-    record: WeightsRecord, module: nn.Module, state: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """A file in its author's layout, by timm's own reader.
-
-    Raises:
-        ValueError: timm does not know the layout, would bend weights of another size to fit, or
-            would leave tensors that features depend on as they were initialised.
-    """
-    wanted = module.state_dict()
-    # Position embeddings may differ: some authors store the class token's place in them.
-    bent = [
-        key
-        for key in wanted.keys() & state.keys()
-        if key != "pos_embed" and wanted[key].shape != state[key].shape
-    ]
-    # An empty state means "none given" to timm: it would fetch one.
-    if record.architecture == "tiny" or bent or not state:
-        raise ValueError("not in an author's layout")
-    try:
-        left = _left_as_initialised(record, state)
-        read = _read_by_timm(record, state)
-    except Exception as error:
-        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
-        raise ValueError("timm does not know this layout") from error
-    if left and (lost := left - _without_effect(module)):
-        raise ValueError(f"{min(lost)} is not in the file")
-    return read
-
-
-def _read_by_timm(record: WeightsRecord, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of timm's own module after it has loaded `state`; strict only where timm is."""
-    config = {
-        "architecture": record.architecture,
-        "model_args": {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}},
-    }
-    # It warns of every name it leaves out; whether the file will do is said once, in one line.
-    level = _timm_log.level
-    _timm_log.setLevel(logging.ERROR)
-    try:
-        with torch.random.fork_rng(devices=()):
-            return build_encoder(config).state_dict()
-    finally:
-        _timm_log.setLevel(level)
-
-
-def _left_as_initialised(record: WeightsRecord, state: dict[str, Tensor]) -> set[str]:
-    """Names of the module's tensors that timm does not fill from a file's.
-
-    timm does not load every architecture strictly. Whatever its reader does to names and shapes, a
-    tensor that comes from a file of NaN holds some; counters, which are integers, are left out.
-    """
-    marked = {
-        key: torch.full_like(value, torch.nan) if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-    return {
-        key
-        for key, value in _read_by_timm(record, marked).items()
-        if value.is_floating_point() and not value.isnan().any()
-    }
-
-
-def _without_effect(module: nn.Module) -> set[str]:
-    """Names of the parameters that the last layer's features do not depend on.
-
-    Some published files lack them, such as the norm of a classifier that was never trained.
-    """
-    parameters = dict(module.named_parameters())
-    with torch.enable_grad():
-        total = patch_features(module, _small_picture(module)).sum()
-        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return {name for name, slope in zip(parameters, gradients, strict=True) if slope is None}

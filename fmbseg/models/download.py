@@ -1,7 +1,8 @@
 """One file from the network: resumed where it broke off, checked, and there whole or not at all.
 
 While it is fetched the file lies beside its place as `NAME.part`; `NAME.part.json` says what it is
-part of, so that two versions of a file are never joined.
+part of, so that two versions of a file are never joined. `NAME.sha256` keeps the digest that the
+server stated, where the caller knew none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
 from fmbseg.progress import Progress
 
-__all__ = ["NotFoundError", "fetch"]
+__all__ = ["NotFoundError", "fetch", "stated_digest"]
 
 _MIB = 2**20
 _TIMEOUT = 60  # seconds without a byte
@@ -70,6 +71,11 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
                     f"what {url} gave is not the file wanted (sha256 {found[:12]}... instead of "
                     f"{wanted[:12]}...): try again later, or put the right file at {path}"
                 )
+            # Before the file has its name: a kill in between must not leave it unchecked for good.
+            if stated is not None and sha256 is None:
+                write_atomically(stated_digest(path), f"{stated}  {path.name}\n".encode())
+            else:
+                stated_digest(path).unlink(missing_ok=True)
             partial.replace(path)
         _origin(partial).unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:
@@ -79,6 +85,11 @@ def fetch(url: str, path: Path, sha256: str | None, progress: Progress) -> str |
         kind = NotFoundError if missing else WeightsError
         raise kind(_explain(error, url, path, partial)) from error
     return wanted
+
+
+def stated_digest(path: Path) -> Path:
+    """Where the sha256 lies that the server stated of a fetched file; need not exist."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 @contextmanager
@@ -92,6 +103,8 @@ def _exclusive(partial: Path) -> Iterator[IO[bytes]]:
                 raise WeightsError(
                     f"another process is fetching {partial.with_suffix('')}: wait for it"
                 ) from error
+            except OSError:
+                pass  # a file system without locks
             # Between opening and locking, another process may have renamed it to its place.
             if _is_at(stream, partial):
                 yield stream

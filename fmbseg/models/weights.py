@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +12,13 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest, json_digest
 from fmbseg.errors import WeightsError
 from fmbseg.models import tiny
-from fmbseg.models.download import NotFoundError, fetch
+from fmbseg.models.download import NotFoundError, fetch, stated_digest
 from fmbseg.models.records import (
     Library,
     WeightsRecord,
@@ -54,21 +51,10 @@ StateDict = dict[str, Tensor]
 _log = logging.getLogger(__name__)
 # What a record says of the model itself; the other fields say where its file is from.
 _DEFINING = ("library", "architecture", "activation", "mean", "std", "size", "layer")
-# Each reader has its own word for a file it cannot read.
-_UNREADABLE = (
-    SafetensorError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    KeyError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
-    """Path of a model's weights: `weights_dir`, then the package, then the FMBSEG_WEIGHTS folder.
+    """Path of a model's weights: `weights_dir`, then the FMBSEG_WEIGHTS folder, then the package.
 
     Raises:
         WeightsError: the name is unknown or the file is in none of them; weights are never
@@ -76,7 +62,7 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
     """
     record = weights_record(name)
     named = os.environ.get(WEIGHTS_VARIABLE)
-    folders = [weights_dir, tiny.FOLDER if record.architecture == "tiny" else None, named or None]
+    folders = [weights_dir, named or None, tiny.FOLDER if record.architecture == "tiny" else None]
     places = [Path(folder) for folder in folders if folder is not None]
     for folder in places:
         for file in record.files:
@@ -119,18 +105,14 @@ def verify(name: str, weights_dir: Path | str | None = None) -> str:
 def pinned_digest(record: WeightsRecord, path: Path) -> str | None:
     """The sha256 that a model's file ought to begin with, hex; None: nobody has stated one.
 
-    It is the record's, or what `pull` was told by the hub and wrote into `FILE.sha256`.
+    It is the record's, or what the hub stated when the file was fetched.
     """
     if record.sha256 is not None:
         return record.sha256
     try:
-        return _stated(path).read_text(encoding="utf-8").split()[0]
+        return stated_digest(path).read_text(encoding="utf-8").split()[0]
     except (OSError, ValueError, IndexError):
         return None
-
-
-def _stated(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def weights_digest(name: str, weights_dir: Path | str | None = None) -> str:
@@ -170,13 +152,15 @@ def pull(
 ) -> Path:
     """Fetch a model's weights into `weights_dir` or the FMBSEG_WEIGHTS folder, and check them.
 
-    A file that is there and verifies is left alone. A fetch that was cut off goes on.
+    A file that is there and verifies is left alone; one that does not is replaced, unless own
+    weights are allowed (FMBSEG_OWN_WEIGHTS). A fetch that was cut off goes on.
 
     Returns:
         Path of the file.
 
     Raises:
-        WeightsError: no folder is named, the source cannot be reached, or what came is damaged.
+        WeightsError: no folder is named, own weights are in the place, the source cannot be
+            reached, or what came is damaged.
     """
     record = weights_record(name)
     with suppress(WeightsError):
@@ -190,15 +174,18 @@ def pull(
             f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
         )
     path, progress = Path(folder) / record.file, progress or silent_progress()
+    if path.is_file() and os.environ.get(OWN_VARIABLE) == "1":
+        raise WeightsError(
+            f"{path} is not the published file and may be your own ({OWN_VARIABLE}=1): move it "
+            "elsewhere to fetch the published one"
+        )
     try:
-        digest = fetch(record.source, path, record.sha256, progress)
+        fetch(record.source, path, record.sha256, progress)
     except NotFoundError:
         if record.spare is None:
             raise
         path = Path(folder) / record.files[1]
-        digest = fetch(record.spare, path, None, progress)
-    if digest is not None and record.sha256 is None:
-        write_atomically(_stated(path), f"{digest}  {path.name}\n".encode())
+        fetch(record.spare, path, None, progress)
     return path
 
 
@@ -230,10 +217,15 @@ def read_state(path: Path, *, torchscript: bool = False) -> StateDict:
                 archive = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
             return dict(archive.state_dict())
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # each reader has its own words for a file it cannot read
         raise WeightsError(
             f"{path} is cut off, damaged or holds more than tensors: get it again"
         ) from error
+    nested = state.get("encoder") if isinstance(state, dict) else None
+    if isinstance(nested, dict):  # I-JEPA's authors publish their whole training
+        state = {str(key).removeprefix("module."): value for key, value in nested.items()}
     if not isinstance(state, dict) or not all(isinstance(item, Tensor) for item in state.values()):
         raise WeightsError(f"{path} is not a state dict of tensors: get the published file")
     return state

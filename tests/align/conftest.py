@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from fmbseg.config import Config, parse_config
 from fmbseg.models import tiny
-from fmbseg.models.backbone import build_encoder
+from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import build_clip
 from fmbseg.models.sam import build_sam
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_record

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fmbseg.models import tiny
-from fmbseg.models.backbone import Backbone, build_encoder, load_backbone
+from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import ClipModel, build_clip, load_clip
 from fmbseg.models.sam import SamModel, build_sam, load_sam
 

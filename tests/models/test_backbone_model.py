@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmbseg.errors import ConfigError
-from fmbseg.models.backbone import Backbone, build_encoder, load_backbone
+from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.build import build_encoder
 from fmbseg.models.weights import weights_record
 
 

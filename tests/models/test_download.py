@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -18,7 +19,7 @@ import pytest
 from local_hub import Hub, running_hub
 
 from fmbseg.errors import WeightsError
-from fmbseg.models.download import NotFoundError, fetch
+from fmbseg.models.download import NotFoundError, fetch, stated_digest
 from fmbseg.progress import LineProgress, silent_progress
 
 CONTENT = random.Random(0).randbytes(3 * 2**20 + 77)
@@ -146,6 +147,39 @@ def test_the_rest_of_another_version_is_not_joined_either(hub: Hub, target: Path
     _fetch(hub, target, None)
     assert hub.asked == [("/sam.pth", f"bytes={HALF}-"), ("/sam.pth", None)]
     assert target.read_bytes() == newer
+
+
+def test_a_file_that_has_become_shorter_than_what_is_here_comes_anew(
+    hub: Hub, target: Path
+) -> None:
+    hub.breaks = [HALF, 0]
+    _refused(hub, target, None)
+    hub.if_range = False  # so the server is asked for what it has not: 416
+    hub.files["/sam.pth"] = b"short"
+    hub.asked.clear()
+    _fetch(hub, target, None)
+    assert hub.asked == [("/sam.pth", f"bytes={HALF}-"), ("/sam.pth", None)]
+    assert target.read_bytes() == b"short"
+
+
+def test_a_file_system_without_locks_is_no_hindrance(
+    hub: Hub, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    _fetch(hub, target, None)
+    assert target.read_bytes() == CONTENT
+
+
+def test_what_a_hub_stated_is_kept_beside_its_file_and_goes_with_it(hub: Hub, target: Path) -> None:
+    hub.redirects["/model"] = ("/sam.pth", {"X-Linked-Etag": f'"{DIGEST}"'})
+    fetch(f"{hub.url}/model", target, None, silent_progress())
+    assert stated_digest(target).read_text().split() == [DIGEST, "sam.pth"]
+    hub.files["/sam.pth"] = b"another version, from a mirror that states nothing"
+    _fetch(hub, target, None)
+    assert _only(target)
 
 
 def test_an_answer_that_is_shorter_than_the_rest_is_not_the_end(hub: Hub, target: Path) -> None:

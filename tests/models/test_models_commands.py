@@ -86,6 +86,32 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert _main(capsys, f"verify {NAME} {where}")[0] == 0
 
 
+def test_own_weights_are_not_fetched_over(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / FILE
+    own.write_bytes(b"trained for weeks")
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
+    # A hub has stated the published file's digest before.
+    own.with_name(f"{FILE}.sha256").write_text(f"{'0' * 64}  {FILE}\n")
+    code, _, err = _main(capsys, f"pull {NAME} --weights-dir {tmp_path}")
+    assert (code, hub.asked) == (2, [])
+    assert f"{own} is not the published file and may be your own" in err
+    assert own.read_bytes() == b"trained for weeks"
+
+
+def test_own_tiny_weights_in_the_weights_folder_go_before_the_packages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_weights(monkeypatch)
+    own = tmp_path / "encoder.safetensors"
+    own.write_bytes(tiny.FOLDER.joinpath("encoder.safetensors").read_bytes() + b"\0")
+    _, out, _ = _main(capsys, f"list tiny-encoder tiny-clip --weights-dir {tmp_path}")
+    assert str(tmp_path) in out[1] and str(tiny.FOLDER) in out[2]
+    code, _, err = _main(capsys, f"verify tiny-encoder --weights-dir {tmp_path}")
+    assert (code, f"{own} is damaged or another file" in err) == (2, True)
+
+
 def test_an_older_repository_of_open_clip_gives_its_pickle(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

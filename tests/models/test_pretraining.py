@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from fmbseg.models.build import build_sam
 from fmbseg.models.tiny import architecture, samples
 from fmbseg.models.tiny.augment import to_pixels
 from fmbseg.models.tiny.captions import VOCABULARIES, words
-from fmbseg.models.tiny.loop import Recipe, make_optimisers, train
+from fmbseg.models.tiny.loop import Recipe, make_optimisers, origin, train
 from fmbseg.models.tiny.pretrain_encoder import NEAR, TEMPERATURE, correspondence_loss
 from fmbseg.models.tiny.pretrain_sam import BOX, Promptable, draw_kind, draw_prompts, enlarge
 from fmbseg.models.tiny.samples import (
@@ -218,6 +219,48 @@ def test_a_resumed_training_has_the_same_weights(muon: float, tmp_path: Path) ->
     data_digest = "others"
     with pytest.raises(SystemExit, match=r"cut\.pt is the state of a training with other data"):
         run(tmp_path / "cut.pt", None)
+
+
+def test_a_training_may_be_lengthened_until_its_rate_falls(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    def run(steps: int, stop_after: int | None = None) -> None:
+        model = nn.Linear(2, 1)
+        recipe = Recipe(steps=steps, learning_rate=0.1, warmup=1, mixed=False)
+
+        def loss_of(rng: np.random.Generator, step: int) -> torch.Tensor:
+            if step == stop_after:
+                raise KeyboardInterrupt
+            rates.append(recipe.rate(step))
+            loss: torch.Tensor = model(torch.ones(1, 2)).square().sum()
+            return loss
+
+        state = tmp_path / "state.pt"
+        train(model, recipe, loss_of, state, {}, export=lambda: None, save_every=0.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(10, 6)
+    with pytest.raises(KeyboardInterrupt):
+        run(20, 14)
+    # Up to now as if 20 had been meant from the beginning.
+    assert rates == [Recipe(steps=20, learning_rate=0.1, warmup=1).rate(k) for k in range(14)]
+    for steps in (40, 15):
+        with pytest.raises(SystemExit, match=r"of step 14 of 20, when the learning rate was fall"):
+            run(steps)
+    run(20)
+    assert len(rates) == 20
+
+
+def test_a_state_is_of_its_script_its_settings_and_its_models(tmp_path: Path) -> None:
+    (tmp_path / "done.json").write_text("{}")
+
+    def made(**changed: object) -> dict[str, str]:
+        arguments = {"batch": 8, "steps": 5, "threads": 1, "work": tmp_path, "out": tmp_path}
+        return origin("encoder", tmp_path, Namespace(**{**arguments, **changed}))
+
+    assert made() == made(steps=9, threads=2, out=Path("elsewhere"))
+    other = made(batch=4)
+    assert [name for name, digest in made().items() if other[name] != digest] == ["settings"]
 
 
 def test_muon_trains_the_matrices_alone() -> None:

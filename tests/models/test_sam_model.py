@@ -114,7 +114,7 @@ def test_the_encoding_is_the_stock_predictors_rounded(
     predictor.set_image(image)
     assert encoding.features.dtype == np.float16
     np.testing.assert_array_equal(encoding.features, predictor.features[0].half().numpy())
-    assert encoding.input_size == predictor.input_size == (77, 128)
+    assert encoding.input_size == predictor.input_size == (154, 256)
     assert encoding.original_size == (90, 150)
     assert sam.encode(image).features.tobytes() == encoding.features.tobytes()
 

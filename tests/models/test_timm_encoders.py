@@ -242,6 +242,38 @@ def test_truncated_renamed_and_foreign_files_are_refused(tmp_path: Path) -> None
     assert "does not fit" in _refused(f"timm/{TEST_VIT}", tmp_path)
 
 
+def test_weights_of_another_architecture_are_refused_in_an_authors_layout_too(
+    tmp_path: Path,
+) -> None:
+    # timm would resample patches and positions, and leave out blocks that are too many.
+    path = tmp_path / f"{TEST_VIT}.safetensors"
+    state = _published_state(TEST_VIT, tmp_path)
+    coarser = state | {"pos_embed": torch.randn(1, 1 + 4 * 4, 64), "mask_token": torch.zeros(1)}
+    larger = {f"visual.trunk.{key}": value for key, value in state.items()}
+    larger["visual.trunk.patch_embed.proj.weight"] = torch.randn(64, 3, 32, 32)
+    save_file(larger | {"visual.trunk.pos_embed": torch.randn(1, 1 + 5 * 5, 64)}, path)
+    assert "does not fit" in _refused(f"timm/{TEST_VIT}", tmp_path)
+    save_file(coarser, path)
+    assert "does not fit" in _refused(f"timm/{TEST_VIT}", tmp_path)
+    right = {f"visual.trunk.{key}": value for key, value in state.items()}
+    for extra in ({}, {"text.transformer.resblocks.0.ln_1.weight": torch.zeros(64)}):
+        save_file(right | extra, path)
+        loaded = load_backbone(f"timm/{TEST_VIT}", weights_dir=tmp_path).module.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    deeper = {key.replace(".blocks.1.", ".blocks.12."): v.clone() for key, v in right.items()}
+    save_file(right | deeper, path)
+    assert "does not fit" in _refused(f"timm/{TEST_VIT}", tmp_path)
+
+
+def test_a_network_of_more_blocks_is_refused_where_timm_leaves_them_out(tmp_path: Path) -> None:
+    path = tmp_path / f"{FCMAE}.safetensors"
+    state = _published_state(FCMAE, tmp_path)
+    state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    more = {k.replace("2.blocks.5.", "2.blocks.6."): v.clone() for k, v in state.items()}
+    save_file(state | more, path)
+    assert "does not fit" in _refused(f"timm/{FCMAE}", tmp_path)
+
+
 def test_a_missing_file_is_named_with_its_hub_and_its_place(tmp_path: Path) -> None:
     assert _refused(f"timm/{TEST_VIT}", tmp_path) == (
         f"weights of timm/{TEST_VIT}: {TEST_VIT}.safetensors is not in {tmp_path}: put it there "

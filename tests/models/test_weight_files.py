@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fmbseg.models import records, tiny
-from fmbseg.models.backbone import build_encoder, load_backbone
+from fmbseg.models.backbone import load_backbone
+from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import build_clip, load_clip
 from fmbseg.models.sam import build_sam, load_sam
 from fmbseg.models.weights import (
@@ -105,8 +106,22 @@ def test_pickled_state_dicts_are_read_but_never_run(tmp_path: Path) -> None:
     torch.save({"weight": torch.arange(3000.0)}, path)
     path.write_bytes(path.read_bytes()[:-500])
     assert "is cut off, damaged" in refused(lambda: read_state(path))
-    path.write_bytes(b"<html>not found</html>")
-    assert "is cut off, damaged" in refused(lambda: read_state(path))
+    # torch's older format, cut off anywhere, and pages in a file's place.
+    torch.save({"weight": torch.arange(9.0)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        assert "is cut off, damaged" in refused(lambda: read_state(path))
+    for page in (b"<html>not found</html>", b"Moved Permanently. Redirecting to /x"):
+        path.write_bytes(page)
+        assert "is cut off, damaged" in refused(lambda: read_state(path))
+
+
+def test_the_encoder_is_read_out_of_a_published_training(tmp_path: Path) -> None:
+    path = tmp_path / "vit_huge_patch14_gap_224.in1k_ijepa.tar"
+    encoder = {"module.norm.weight": torch.ones(2), "module.norm.bias": torch.zeros(2)}
+    torch.save({"encoder": encoder, "opt": {"state": {}}, "epoch": 3, "lr": 0.1}, path)
+    assert read_state(path).keys() == {"norm.weight", "norm.bias"}
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -101,17 +101,16 @@ def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
 # Places
 
 
-def test_weights_are_looked_for_in_the_argument_then_the_package_then_the_environment(
+def test_weights_are_looked_for_in_the_argument_then_the_environment_then_the_package(
     no_package_data: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FMBSEG_WEIGHTS", str(folder))
-    assert resolve("tiny-clip") == folder / "clip.safetensors"
-    package = Path(shutil.copytree(folder, tmp_path / "package", dirs_exist_ok=True))
-    assert resolve("tiny-clip") == package / "clip.safetensors"
+    named = Path(shutil.copytree(folder, tmp_path / "named"))
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    assert resolve("tiny-clip", other) == other / "clip.safetensors"
-    (other / "clip.safetensors").unlink()
-    assert resolve("tiny-clip", other) == package / "clip.safetensors"
+    package = Path(shutil.copytree(folder, tmp_path / "package", dirs_exist_ok=True))
+    monkeypatch.setenv("FMBSEG_WEIGHTS", str(named))
+    for place in (other, named, package):
+        assert resolve("tiny-clip", other) == place / "clip.safetensors"
+        (place / "clip.safetensors").unlink()
 
 
 def test_missing_weights_are_an_error_that_names_file_and_place(
@@ -129,7 +128,7 @@ def test_missing_weights_are_an_error_that_names_file_and_place(
         "or give another folder with --weights-dir"
     )
     for name, load in LOADERS.items():
-        assert f"is not in {tmp_path / 'package'} or {tmp_path}" in refused(
+        assert f"is not in {tmp_path} or {tmp_path / 'package'}" in refused(
             lambda name=name, load=load: load(name)  # type: ignore[misc]
         )
 

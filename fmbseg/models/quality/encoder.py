@@ -15,7 +15,8 @@ from fmbseg.config import Config
 from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.windows import resize_to_short_side
 from fmbseg.models import tiny
-from fmbseg.models.backbone import Backbone, build_encoder
+from fmbseg.models.backbone import Backbone
+from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import ClipModel
 from fmbseg.models.quality.figures import PURITY, SIZE, Figure, held_out_scene, percent
 from fmbseg.models.tiny.probe import fit_probe, patch_truth

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import argparse
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest, json_digest, source_digests
+from fmbseg.models import build, clip, dense, timm_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.samples import DONE
 
 Log = Callable[[str], None]
+_MODELS = tuple(Path(module.__file__) for module in (build, clip, dense, timm_features))
+_OUTWARD = ("work", "out", "threads", "steps")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,10 @@ class Recipe:
         fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
         return self.learning_rate * rise * fall
 
+    def fall(self, steps: int) -> float:
+        """The step from which the rate falls, here or in a training of `steps` steps."""
+        return (1 - self.decay) * min(self.steps, steps)
+
 
 def train(
     model: nn.Module,
@@ -72,7 +81,7 @@ def train(
     `report(step)` returns is told every `every` steps.
 
     `made_from` names what the weights are made of (see `origin`). A state of something else is
-    refused; a longer recipe may go on from a shorter one's state, before its rate falls.
+    refused; a recipe of another length may go on from a state, while the rate falls in neither.
 
     Raises:
         SystemExit: the state is of another training; one line says what to do.
@@ -88,6 +97,11 @@ def train(
             raise SystemExit(
                 f"{state_file} is the state of a training with other {', '.join(differing)}: "
                 "remove it to begin anew, or give another --work"
+            )
+        if state["steps"] != recipe.steps and state["step"] > recipe.fall(state["steps"]):
+            raise SystemExit(
+                f"{state_file} is of step {state['step']} of {state['steps']}, when the learning "
+                "rate was falling already: give --steps as then, or remove it to begin anew"
             )
         model.load_state_dict(state["model"])
         for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
@@ -124,7 +138,8 @@ def train(
                 log(f"step {done}, {seconds / 60:.1f} min of training, held out: {report(done)}")
             model.train()
         if time.monotonic() - saved > save_every or done == recipe.steps:
-            save_state(state_file, model, optimisers, done, seconds, recorded)
+            counts = {"step": done, "steps": recipe.steps, "seconds": seconds}
+            save_state(state_file, model, optimisers, counts, recorded)
             saved = time.monotonic()
     export()
 
@@ -170,15 +185,21 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     return made
 
 
-def origin(name: str, data: Path) -> dict[str, str]:
-    """Digests of what a model's weights are made of: code, architecture, data, teacher.
+def origin(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, str]:
+    """Digests of what a model's weights are made of: code, settings, architecture, data, teacher.
 
     Args:
         name: `clip`, `sam` or `encoder`.
         data: folder of `samples.materialise`.
+        arguments: of the script; where things lie, how many threads compute and how many steps are
+            done is left out.
     """
+    others = {f"pretrain_{other}.py" for other in ("clip", "sam", "encoder") if other != name}
+    code = [file for file in FOLDER.glob("*.py") if file.name not in others] + list(_MODELS)
+    settings = {k: v for k, v in vars(arguments).items() if k not in _OUTWARD}
     return {
-        "code": json_digest(source_digests([FOLDER])),
+        "code": json_digest(source_digests(code)),
+        "settings": json_digest(settings),
         "architecture": json_digest(architecture(name)),
         "data": file_digest(data / DONE),
         **({} if name == "encoder" else {"teacher": file_digest(FOLDER / "encoder.safetensors")}),
@@ -188,29 +209,26 @@ def origin(name: str, data: Path) -> dict[str, str]:
 def export_weights(module: nn.Module, file: Path) -> None:
     """Write a module's weights as safetensors, atomically."""
     weights = {k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    save_file(weights, temporary)
-    os.replace(temporary, file)
+    write_atomically(file, save(weights))
 
 
 def save_state(
     state_file: Path,
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],
-    step: int,
-    seconds: float,
+    counts: Mapping[str, float],
     made_from: Mapping[str, str],
 ) -> None:
-    """Write the training state atomically; `seconds` were spent on the steps, in all runs."""
-    state_file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = state_file.with_suffix(".tmp")
+    """Write the training state atomically.
+
+    `counts`: the `step` reached, of how many `steps`, and the `seconds` spent on them in all runs.
+    """
     state = {
         "model": model.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-        "step": step,
-        "seconds": seconds,
         "made_from": dict(made_from),
+        **counts,
     }
-    torch.save(state, temporary)
-    os.replace(temporary, state_file)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(state_file, content.getvalue())

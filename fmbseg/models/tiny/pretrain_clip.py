@@ -145,7 +145,7 @@ def main() -> None:
         recipe,
         loss_of,
         arguments.work / "state.pt",
-        origin("clip", arguments.work / "crops"),
+        origin("clip", arguments.work / "crops", arguments),
         export=lambda: export_weights(model.clip, arguments.out),
         report=report,
         every=500,

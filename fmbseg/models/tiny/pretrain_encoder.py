@@ -1,9 +1,10 @@
 """Pretrain the tiny self-supervised encoder: `python -m fmbseg.models.tiny.pretrain_encoder`.
 
-Supervision: correspondence only. The same glyphs are pasted, moved, turned and recoloured into two
-scenes; patches on the same spot of a glyph are positives, patches on other glyphs or on
-backgrounds negatives, the rest neither. No class name, no text and no CLIP feature is read. The
-loss is InfoNCE over the patches of a batch (van den Oord et al., 2018), with several positives.
+Supervision: what the generator knows of its own pasting. The same glyphs are pasted, moved, turned
+and recoloured into two scenes; patches on the same spot of a glyph are positives, and so are all
+patches of one background of one scene; patches on other glyphs, and glyphs and backgrounds, are
+negatives, the rest neither. No class name, no text and no CLIP feature is read. The loss is InfoNCE
+over the patches of a batch (van den Oord et al., 2018), with several positives.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.models.backbone import build_encoder, feature_info, patch_features
+from fmbseg.models.build import build_encoder
 from fmbseg.models.quality.encoder import probe_figures
+from fmbseg.models.timm_features import feature_info, patch_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.augment import recolour, to_pixels
 from fmbseg.models.tiny.loop import Recipe, export_weights, origin, train
 from fmbseg.models.tiny.probe import probe_scenes
-from fmbseg.models.tiny.samples import HELD_OUT_FROM, corresponding_pair, materialise
+from fmbseg.models.tiny.samples import corresponding_pair, materialise
 
 NEAR = 0.25  # two patches are at the same spot when both glyph coordinates differ by less
 TEMPERATURE = 0.1
@@ -52,7 +54,7 @@ def correspondence_loss(z: Tensor, glyph: Tensor, uv: Tensor) -> Tensor:
     background = glyph < 0
     distance = (uv[:, None] - uv[None]).abs().amax(-1)
     positive = same & ((distance < NEAR) | background[:, None])
-    # The same glyph far apart, and two backgrounds of different scenes: unknown, so neither.
+    # The same glyph far apart, and two different backgrounds: unknown, so neither.
     unknown = (same & ~positive) | (background[:, None] & background[None] & ~positive)
     others = similarity.masked_fill(unknown | itself, float("-inf"))
     log_sum = others.logsumexp(1)
@@ -74,7 +76,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    assert arguments.pairs <= HELD_OUT_FROM
     data = materialise(corresponding_pair, range(arguments.pairs), arguments.work / "pairs")
     model = Projected()
 
@@ -103,7 +104,7 @@ def main() -> None:
         recipe,
         loss_of,
         arguments.work / "state.pt",
-        origin("encoder", arguments.work / "pairs"),
+        origin("encoder", arguments.work / "pairs", arguments),
         export=lambda: export_weights(model.encoder, arguments.out),
         report=report,
         every=600,

@@ -1,7 +1,7 @@
 """Pretraining data: crops with captions, pairs with correspondences, scenes with instances.
 
 Everything is rendered once into `.npy` files, so that the training loop keeps its core. Seeds come
-from the `pretraining` range (the last of them for the held-out part), held-out glyphs never appear.
+from the `pretraining` range, held-out glyphs never appear.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg.atomic import write_atomically
 from fmbseg.data import scene_classes, scenes, textures
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.scenes import Scene, render_scene, scene_seed
@@ -31,7 +32,6 @@ _DRAWING = (
     Path(textures.__file__),
     Path(scene_classes.__file__),
 )
-HELD_OUT_FROM = 900_000  # index within the pretraining range from which samples are held out
 
 
 def pretraining_glyphs() -> tuple[tuple[str, int], ...]:
@@ -179,5 +179,5 @@ def materialise(
         records = [record for part in parts for record in part]
         for key in records[0]:
             np.save(folder / f"{key}.npy", np.stack([r[key] for r in records]))
-        done.write_text(json.dumps(want))
+        write_atomically(done, json.dumps(want).encode())
     return {f.stem: np.load(f, mmap_mode="r") for f in sorted(folder.glob("*.npy"))}

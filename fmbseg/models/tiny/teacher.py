@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.models.backbone import load_backbone, patch_features
+from fmbseg.models.backbone import load_backbone
+from fmbseg.models.timm_features import patch_features
 
 
 class Teacher(nn.Module):
