@@ -19,6 +19,7 @@ SceneLayoutName = Literal[
     "voc2012", "pascal_context", "coco_stuff164k", "cityscapes", "ade20k", "camvid", "folder"
 ]
 Templates = Literal["single", "subset7", "custom9", "imagenet80"]
+Dense = Literal["value", "sclip", "clearclip", "naclip"]
 
 
 class Section(BaseModel):
@@ -70,7 +71,7 @@ class ClipSection(Section):
     short_side: int = Field(128, ge=8)
     window: int = Field(64, ge=8)
     stride: int = Field(32, ge=1)
-    dense: Literal["value", "sclip", "clearclip", "naclip"] = "value"
+    dense: Dense = "value"
     templates: Templates = "single"
     batch_size: int = Field(64, ge=1)
 

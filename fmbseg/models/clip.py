@@ -18,7 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from torch import Tensor, nn
 
-from fmbseg.config import ClipSection
+from fmbseg.config import ClipSection, Dense
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
@@ -26,7 +26,7 @@ from fmbseg.device import batches_with_backoff
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
-from fmbseg.models.dense import Dense, dense_features
+from fmbseg.models.dense import dense_features
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.text_cache import TextCache, project_text_cache
 from fmbseg.models.weights import (

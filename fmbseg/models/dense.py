@@ -18,13 +18,14 @@ patches go on to the tower's final norm and projection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Dense = Literal["value", "sclip", "clearclip", "naclip"]
+from fmbseg.config import Dense
+
 Grid = tuple[int, int]
 
 # Standard deviation of NACLIP's neighbourhood, patches: the default of its authors' own code.

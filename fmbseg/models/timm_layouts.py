@@ -115,7 +115,7 @@ def _counts(value: Tensor) -> Iterable[tuple[float, int]]:
     """The different values of a tensor and how often they occur."""
     if value.numel() and value.min() == value.max():  # most are: no need to sort millions
         return [(value.flatten()[0].item(), value.numel())]
-    values, counts = value.unique(return_counts=True)
+    values, counts = torch.unique(value, return_counts=True)
     return zip(values.tolist(), counts.tolist(), strict=True)
 
 

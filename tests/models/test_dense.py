@@ -13,10 +13,9 @@ from PIL import Image
 from scipy.special import erf
 from torch import Tensor, nn
 
-from fmbseg.config import ClipSection
+from fmbseg.config import ClipSection, Dense
 from fmbseg.models import tiny
 from fmbseg.models.clip import ClipModel, build_clip, load_clip, visual_tokens
-from fmbseg.models.dense import Dense
 
 Array = npt.NDArray[np.float64]
 VARIANTS: tuple[Dense, ...] = ("value", "sclip", "clearclip", "naclip")

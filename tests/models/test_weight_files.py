@@ -137,30 +137,57 @@ def test_torchscript_archives_are_read_as_openai_publishes_them(tmp_path: Path) 
     assert "is cut off, damaged" in refused(lambda: read_state(path, torchscript=True))
 
 
+class _Archive(torch.nn.Module):
+    """A model's parts below a forward that TorchScript can compile."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def _save_torchscript(state: dict[str, torch.Tensor], path: Path) -> None:
+    archive = _Archive()
+    for name, value in state.items():
+        place = archive
+        *folders, leaf = name.split(".")
+        for folder in folders:
+            if folder not in place._modules:
+                place.add_module(folder, _Archive())
+            place = place._modules[folder]  # type: ignore[assignment]
+        place.register_buffer(leaf, value)
+    torch.jit.script(archive).save(str(path))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_a_clip_is_read_from_an_archive_as_openai_publishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = build_clip(tiny.architecture("clip")).state_dict()
+    # In half precision, and with numbers beside the tensors.
+    published = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    published |= {
+        "input_resolution": torch.tensor(64),
+        "context_length": torch.tensor(77),
+        "vocab_size": torch.tensor(49408),
+    }
+    path = tmp_path / "ViT.pt"
+    _save_torchscript(published, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record = replace(weights_record("tiny-clip"), file=path.name, sha256=digest)
+    monkeypatch.setattr(records, "registry", lambda: {"tiny-clip": record})
+    loaded = load_clip("tiny-clip", weights_dir=tmp_path).module.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], published[key].to(loaded[key].dtype)) for key in loaded)
+    assert loaded["visual.proj"].dtype == torch.float32
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_torchscript_archive_is_read_only_if_it_is_the_pinned_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = weights_record("tiny-sam")
     module = build_sam(tiny.architecture("sam"))
-
-    class Archive(torch.nn.Module):
-        """SAM's parts below a forward that TorchScript can compile."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    archive = Archive()
-    for name, parameter in module.state_dict().items():
-        place = archive
-        *folders, leaf = name.split(".")
-        for folder in folders:
-            if folder not in place._modules:
-                place.add_module(folder, Archive())
-            place = place._modules[folder]  # type: ignore[assignment]
-        place.register_buffer(leaf, parameter)
     path = tmp_path / "sam.pt"
-    torch.jit.script(archive).save(str(path))  # type: ignore[no-untyped-call]
+    _save_torchscript(module.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for sha256 in (digest, "0" * 64, None, digest[:8]):
         changed = replace(record, file=path.name, sha256=sha256)

@@ -17,14 +17,13 @@ import torch
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import nn
 
-from fmbseg.config import Config
+from fmbseg.config import Config, Dense
 from fmbseg.data.images import read_image
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.device import choose_device
 from fmbseg.errors import StoreError
 from fmbseg.models import records
-from fmbseg.models.dense import Dense
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.encodings import ImageEncoder

@@ -59,7 +59,7 @@ def evaluate_models(
     if photos:
         figures += photo_figures(sam, config, photos, progress)
     figures += encoder_figures(encoder, names[2], clip, config, scenes * 25 // 2, progress)
-    sections = ("run", "clip", "detection", "masks", "features")
+    sections = ("run", "clip", "detection", "query", "sam", "masks", "features")
     return {
         "weights": digests,
         "params": {name: getattr(config, name).model_dump() for name in sections},

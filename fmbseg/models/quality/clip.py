@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fmbseg.config import Config
+from fmbseg.config import Config, Dense
 from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_names
 from fmbseg.models.clip import ClipEncoding, ClipModel
-from fmbseg.models.dense import Dense
 from fmbseg.models.quality.figures import (
     PURITY,
     SEEDS,

@@ -86,6 +86,7 @@ def encoder_figures(
                 parts.append(features(batch).cpu())
                 task.advance(len(batch))
         maps = torch.cat(parts)
+        del parts  # at base size each copy is gigabytes
         grid = (maps.shape[1], maps.shape[2])
         truths = [patch_truth(label, grid) for label in labels]
         truth, purity = (torch.stack([pair[i] for pair in truths]) for i in range(2))

@@ -18,12 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fmbseg.atomic import write_atomically
 from fmbseg.digest import file_digest, json_digest, source_digests
-from fmbseg.models import build, clip, dense, timm_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.tiny.samples import DONE
 
 Log = Callable[[str], None]
-_MODELS = tuple(Path(module.__file__) for module in (build, clip, dense, timm_features))
+_MODELS = tuple(FOLDER.parent / f"{m}.py" for m in ("build", "clip", "dense", "timm_features"))
 _OUTWARD = ("work", "out", "threads", "steps")
 
 

@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(".pretraining/sam"))
     parser.add_argument("--out", type=Path, default=FOLDER / "sam.safetensors")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--half-size-steps", type=int, default=2500, help="of them, at half size")
     parser.add_argument("--scenes", type=int, default=9000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -61,7 +61,11 @@ def fit_probe(
     Returns:
         [N - split, P] int64, predicted classes.
     """
-    tokens = (tokens - tokens[:split].mean((0, 1))) / (tokens[:split].std((0, 1)) + 1e-5)
+    mean, deviation = tokens[:split].mean((0, 1)), tokens[:split].std((0, 1)) + 1e-5
+
+    def standardised(rows: Tensor) -> Tensor:  # a few at a time: there may be gigabytes
+        return (rows - mean) / deviation
+
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         head = nn.Linear(tokens.shape[-1], len(SCENE_CLASSES))
@@ -71,10 +75,10 @@ def fit_probe(
                 group["lr"] = 3e-3 * (0.5 + 0.5 * float(np.cos(np.pi * step / steps)))
             chosen = torch.randint(0, split, (32,))
             pure = purity[chosen] > 0.5
-            loss = F.cross_entropy(head(tokens[chosen])[pure], label[chosen][pure])
+            loss = F.cross_entropy(head(standardised(tokens[chosen]))[pure], label[chosen][pure])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     with torch.no_grad():
-        predicted: Tensor = head(tokens[split:]).argmax(-1)
-    return predicted
+        rest = torch.split(tokens[split:], 32)
+        return torch.cat([head(standardised(rows)).argmax(-1) for rows in rest])
