@@ -112,7 +112,7 @@ def test_the_command_says_what_changed_and_what_to_fetch(
     code, out, err = _main(capsys, "preset", "base")
     assert (code, err) == (0, [])
     assert "clip.model: tiny-clip -> clip-vit-b-16" in out
-    assert "masks.points_per_side: 10 -> 32" in out
+    assert "masks.points_per_side: 8 -> 32" in out
     assert out[-2] == f"params.yaml: {len(out) - 2} parameters changed to preset base"
     assert out[-1] == (
         "its weights are not here yet: `fmbseg models pull clip-vit-b-16 sam-vit-b dinov2-vit-b-14 "
