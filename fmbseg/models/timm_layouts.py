@@ -44,16 +44,10 @@ def as_timm_reads(record: WeightsRecord, module: nn.Module, state: StateDict) ->
     # An empty state means "none given" to timm: it would fetch one.
     if record.architecture == "tiny" or not state:
         raise ValueError("not in an author's layout")
-    try:
-        numbered = _read_by_timm(record, _numbered(state))
-        read = _read_by_timm(record, state)
-    except Exception as error:
-        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
-        raise ValueError("timm does not know this layout") from error
-    left = _require_unbent(state, numbered)
+    left = _require_unbent(state, _read_by_timm(record, _numbered(state)))
     if left and (lost := left - _without_effect(module)):
         raise ValueError(f"{min(lost)} is not in the file")
-    return read
+    return _read_by_timm(record, state)
 
 
 def _numbered(state: StateDict) -> StateDict:
@@ -80,17 +74,19 @@ def _require_unbent(state: StateDict, numbered: StateDict) -> set[str]:
     for key, value in numbered.items():
         if not value.is_floating_point():
             continue
-        computed = False
-        before = used.total()
+        filled = computed = False
         for number, count in _counts(value):
+            if number < _FIRST - 0.5:
+                continue  # as it was initialised
+            filled = True
             k = round(number) - _FIRST
-            if 0 <= k < len(names) and abs(number - _FIRST - k) < 0.1:
+            if k < len(names) and abs(number - _FIRST - k) < 0.1:
                 used[names[k]] += count
             else:
-                computed |= number >= _FIRST
+                computed = True
         if computed and not any(value.shape == other.shape for other in state.values()):
             raise ValueError(f"{key} would be resampled")
-        if not computed and used.total() == before:
+        if not filled:
             left.add(key)
     for name, count in used.items():
         # Some authors store the class token's place among the positions; some tensors are shared.
@@ -120,7 +116,11 @@ def _counts(value: Tensor) -> Iterable[tuple[float, int]]:
 
 
 def _read_by_timm(record: WeightsRecord, state: StateDict) -> StateDict:
-    """The state of timm's own module after it has loaded `state`; strict only where timm is."""
+    """The state of timm's own module after it has loaded `state`; strict only where timm is.
+
+    Raises:
+        ValueError: timm does not know the layout.
+    """
     config = {
         "architecture": record.architecture,
         "model_args": {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}},
@@ -131,6 +131,9 @@ def _read_by_timm(record: WeightsRecord, state: StateDict) -> StateDict:
     try:
         with torch.random.fork_rng(devices=()):
             return build_encoder(config).state_dict()
+    except Exception as error:
+        # timm's readers take a file's layout for granted: an unknown one fails anywhere in them.
+        raise ValueError("timm does not know this layout") from error
     finally:
         _timm_log.setLevel(level)
 
