@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import psutil
 import typer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkerStatus
@@ -28,36 +24,26 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.common import slot_name
-from fmbseg.atomic import write_atomically
+from flows.processes import (
+    HOST,
+    Started,
+    end,
+    is_taken,
+    noted,
+    remember,
+    running,
+    serves,
+    spawn,
+    wait,
+)
 from fmbseg.errors import ConfigError, FmbsegError
 
 POOL = "fmbseg"
-_PROCESSES = "processes.json"
 # Files in `concurrency_leases/` of the server's Prefect home.
 _LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 _SERVERS = ("prefect", "mlflow")
-_HOST = "127.0.0.1"
-_START_SECONDS = 300.0
-_STOP_SECONDS = 20.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@dataclass(frozen=True)
-class Started:
-    """A process of the stack; the time tells it from a later one of the same number.
-
-    Attributes:
-        name: prefect, mlflow or worker.
-        pid: its number.
-        created: when, in seconds since 1970.
-        port: what it listens on, of this machine; None: the worker.
-    """
-
-    name: str
-    pid: int
-    created: float
-    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,14 +66,23 @@ class Stack:
         return self.root / ".stack"
 
     @property
+    def processes(self) -> Path:
+        """Notes of the processes that were started."""
+        return self.folder / "processes.json"
+
+    def log(self, name: str) -> Path:
+        """What a process of the stack prints."""
+        return self.folder / f"{name}.log"
+
+    @property
     def api(self) -> str:
         """Prefect's API."""
-        return f"http://{_HOST}:{self.prefect_port}/api"
+        return f"http://{HOST}:{self.prefect_port}/api"
 
     @property
     def tracking(self) -> str:
         """MLflow."""
-        return f"http://{_HOST}:{self.mlflow_port}"
+        return f"http://{HOST}:{self.mlflow_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -133,11 +128,11 @@ def open_stack(root: Path = Path(".")) -> Stack:
             raise ConfigError(f"{name} is {text!r}: give a port, such as {default}")
         ports.append(int(text))
     stack = Stack(root.resolve(), *ports)
-    if not _running(stack):
+    if not running(stack.processes):
         return stack
     # What was given when it was started need not be given again: at another port there may be
     # another project's stack.
-    own = {item.name: item.port for item in _noted(stack)}
+    own = {item.name: item.port for item in noted(stack.processes)}
     prefect, mlflow = (own.get(name) or port for name, port in zip(_SERVERS, ports, strict=True))
     return Stack(stack.root, prefect, mlflow)
 
@@ -151,29 +146,40 @@ def start(stack: Stack) -> None:
     if _is_whole(stack):
         print(f"the stack runs already: {_addresses(stack)}")
         return
-    if _running(stack):
+    if running(stack.processes):
         stop(stack)
     for name, port in (("PREFECT", stack.prefect_port), ("MLFLOW", stack.mlflow_port)):
-        if _is_taken(port):
+        if is_taken(port):
             raise ConfigError(
                 f"port {port} is in use: stop what uses it, or choose another with "
                 f"FMBSEG_{name}_PORT"
             )
     stack.folder.mkdir(parents=True, exist_ok=True)
     started: list[Started] = []
+
+    def add(name: str, command: list[str], port: int | None = None) -> Started:
+        item = spawn(
+            name,
+            command,
+            cwd=stack.root,
+            environment=stack.environment,
+            log=stack.log(name),
+            port=port,
+        )
+        started.append(item)
+        remember(stack.processes, started)
+        return item
+
     try:
-        started.append(_spawn(stack, "prefect", _prefect(stack), stack.prefect_port))
-        _remember(stack, started)
-        started.append(_spawn(stack, "mlflow", _mlflow(stack), stack.mlflow_port))
-        _remember(stack, started)
-        _wait(stack, started[0], lambda: _serves(started[0], f"{stack.api}/health"))
+        prefect = add("prefect", _prefect(stack), stack.prefect_port)
+        mlflow = add("mlflow", _mlflow(stack), stack.mlflow_port)
+        wait(prefect, stack.log("prefect"), lambda: serves(prefect, f"{stack.api}/health"))
         _create_limit(stack)
-        started.append(_spawn(stack, "worker", _worker()))
-        _remember(stack, started)
+        worker = add("worker", _worker())
         # Not /health: it is exempt from the checks that a client's calls go through.
         experiment = f"{stack.tracking}/api/2.0/mlflow/experiments/get?experiment_id=0"
-        _wait(stack, started[1], lambda: _serves(started[1], experiment))
-        _wait(stack, started[2], lambda: _worker_is_online(stack))
+        wait(mlflow, stack.log("mlflow"), lambda: serves(mlflow, experiment))
+        wait(worker, stack.log("worker"), lambda: _worker_is_online(stack))
     except BaseException:
         stop(stack)
         raise
@@ -192,10 +198,10 @@ def stop(stack: Stack) -> None:
     """End the processes that `start` started, and their children; no others."""
     (stack.root / "prefect.toml").unlink(missing_ok=True)
     # The worker first: it tells the server what became of its runs.
-    for item in reversed(_running(stack)):
-        _end(item)
+    for item in reversed(running(stack.processes)):
+        end(item)
         print(f"stopped {item.name}")
-    (stack.folder / _PROCESSES).unlink(missing_ok=True)
+    stack.processes.unlink(missing_ok=True)
 
 
 def deploy(stack: Stack) -> None:
@@ -214,7 +220,7 @@ def deploy(stack: Stack) -> None:
 
 
 def _prefect(stack: Stack) -> list[str]:
-    return ["prefect", "server", "start", "--host", _HOST, "--port", str(stack.prefect_port)]
+    return ["prefect", "server", "start", "--host", HOST, "--port", str(stack.prefect_port)]
 
 
 def _mlflow(stack: Stack) -> list[str]:
@@ -223,29 +229,13 @@ def _mlflow(stack: Stack) -> list[str]:
     own = f"sqlite:///{stack.root / 'mlflow.db'}"
     places = ["--backend-store-uri", os.environ.get("MLFLOW_BACKEND_STORE_URI") or own]
     places += ["--default-artifact-root", (stack.root / "mlruns").as_uri(), "--no-serve-artifacts"]
-    address = ["--host", _HOST, "--port", str(stack.mlflow_port), "--workers", "1"]
+    address = ["--host", HOST, "--port", str(stack.mlflow_port), "--workers", "1"]
     return ["mlflow", "server", *places, *address]
 
 
 def _worker() -> list[str]:
     # One run at a time: all of them work in this one folder.
     return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
-
-
-def _spawn(stack: Stack, name: str, command: Sequence[str], port: int | None = None) -> Started:
-    # As modules: what is on the PATH under these names may belong to another environment.
-    arguments = [sys.executable, "-m", *command]
-    with (stack.folder / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            arguments,
-            cwd=stack.root,
-            env=stack.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Started(name, process.pid, psutil.Process(process.pid).create_time(), port)
 
 
 def _create_limit(stack: Stack) -> None:
@@ -274,102 +264,12 @@ def _client(stack: Stack) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def _wait(stack: Stack, item: Started, ready: Callable[[], bool]) -> None:
-    end = time.monotonic() + _START_SECONDS
-    log = stack.folder / f"{item.name}.log"
-    while not ready():
-        if _process(item) is None:
-            raise ConfigError(f"{item.name} ended when it started: see {log}")
-        if time.monotonic() > end:
-            raise ConfigError(f"{item.name} did not answer in {_START_SECONDS:.0f} s: see {log}")
-        time.sleep(0.5)
-
-
-def _serves(item: Started, url: str) -> bool:
-    # Whoever took the port between our look at it and the server's answers as well.
-    return _listens(item) and _answers(url)
-
-
-def _listens(item: Started) -> bool:
-    process = _process(item)
-    if process is None:
-        return False
-    with suppress(psutil.NoSuchProcess):
-        for one in (process, *process.children(recursive=True)):
-            for socket_ in one.net_connections(kind="tcp"):
-                if socket_.status == psutil.CONN_LISTEN and socket_.laddr.port == item.port:
-                    return True
-    return False
-
-
-def _answers(url: str) -> bool:
-    # No proxy stands between this machine and itself.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=10) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: a port whose last owner has just gone is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError:
-            return True
-    return False
-
-
-def _remember(stack: Stack, started: Sequence[Started]) -> None:
-    text = json.dumps([asdict(item) for item in started], indent=1)
-    write_atomically(stack.folder / _PROCESSES, text.encode())
-
-
-def _noted(stack: Stack) -> list[Started]:
-    try:
-        noted = json.loads((stack.folder / _PROCESSES).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return [Started(**entry) for entry in noted]
-
-
-def _running(stack: Stack) -> list[Started]:
-    return [item for item in _noted(stack) if _process(item)]
-
-
 def _is_whole(stack: Stack) -> bool:
-    return {item.name for item in _running(stack)} == {*_SERVERS, "worker"}
+    return {item.name for item in running(stack.processes)} == {*_SERVERS, "worker"}
 
 
 def _addresses(stack: Stack) -> str:
     return f"Prefect {stack.api.removesuffix('/api')}, MLflow {stack.tracking}"
-
-
-def _process(item: Started) -> psutil.Process | None:
-    """The process while it lives; its number may have gone to another one meanwhile."""
-    try:
-        process = psutil.Process(item.pid)
-        same = process.create_time() == item.created
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _end(item: Started) -> None:
-    process = _process(item)
-    if process is None:
-        return
-    family = [process, *process.children(recursive=True)]
-    with suppress(psutil.NoSuchProcess):
-        process.terminate()
-    psutil.wait_procs([process], timeout=_STOP_SECONDS)
-    for left in family:
-        with suppress(psutil.NoSuchProcess):
-            left.kill()
-    psutil.wait_procs(family, timeout=_STOP_SECONDS)
 
 
 @app.command("start")

@@ -11,7 +11,7 @@ from fmbseg.align import features as feature_stage
 from fmbseg.align import stages as training_stages
 from fmbseg.config import Config, load_config, parse_config
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate import stages as scoring
+from fmbseg.evaluate.keys import SOURCES as SCORING_SOURCES
 from fmbseg.paths import Paths
 from fmbseg.progress import silent_progress
 from fmbseg.pseudo.plan import STAGES as STAGE_1
@@ -109,18 +109,14 @@ def test_dvc_reruns_stage_1_whenever_its_content_key_changes(name: str) -> None:
     assert set(record.sections) <= set(stage.params)
 
 
-def _scoring_sources(method: str) -> set[Path]:
-    return {*scoring._SOURCES, *scoring._METHODS[method].sources}
-
-
 @pytest.mark.parametrize(
     ("name", "sources"),
     [
         ("features", {*feature_stage._SOURCES}),
         ("align", {*training_stages._SOURCES}),
-        ("oracle", {*training_stages._SOURCES, *_scoring_sources("oracle")}),
-        ("evaluate", _scoring_sources("fmbseg")),
-        ("baselines", _scoring_sources("maskclip") | _scoring_sources("pseudo")),
+        ("oracle", {*training_stages._SOURCES, *SCORING_SOURCES["oracle"]}),
+        ("evaluate", {*SCORING_SOURCES["fmbseg"]}),
+        ("baselines", {*SCORING_SOURCES["maskclip"], *SCORING_SOURCES["pseudo"]}),
     ],
 )
 def test_dvc_reruns_stage_2_and_scoring_whenever_a_source_of_their_keys_changes(

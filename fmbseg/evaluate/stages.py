@@ -6,17 +6,12 @@ result whose `key` fits is taken as it is.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from fmbseg import predict
-from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint, require_parameters
+from fmbseg.align.checkpoint import require_parameters
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.vocabulary import Vocabulary, reworded
@@ -29,96 +24,22 @@ from fmbseg.evaluate.benchmark import (
     held_out_images,
     scored_as,
 )
+from fmbseg.evaluate.keys import result_key
 from fmbseg.evaluate.predictors import Predictor, load_predictor
 from fmbseg.evaluate.results import METHODS, Result, read_result, result_bytes, write_result
-from fmbseg.models.weights import model_digest
 from fmbseg.paths import Paths
 from fmbseg.progress import Progress
-from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
 from fmbseg.store import (
     ShardedWork,
     ShardReport,
     ShardStore,
     StageReport,
     StageState,
-    content_key,
-    file_digest,
     json_digest,
 )
 
-_SCHEMA = 2
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
-_READERS = 4
-_PACKAGE = Path(__file__).parents[1]
-_SOURCES = (
-    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("benchmark", "metrics", "predictors")),
-    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("boundary", "decision", "protocol")),
-    *(_PACKAGE / "evaluate" / f"{name}.py" for name in ("sliding", "sweep")),
-    _PACKAGE / "data" / "windows.py",
-    *(
-        _PACKAGE / "data" / f"{name}.py"
-        for name in ("datasets", "detail", "images", "layouts", "listing")
-    ),
-    Path(__file__),
-    Path(predict.__file__),
-    *CLIP_SOURCES,
-    *TEXT_SOURCES,
-)
-
-
-@dataclass(frozen=True)
-class _Method:
-    """What decides a method's labels, besides the protocol that all share.
-
-    Attributes:
-        sections: sections of params.yaml.
-        models: sections whose `model` names weights.
-        sources: source files, besides those of all methods.
-        trained: whether it has a checkpoint.
-    """
-
-    sections: tuple[str, ...]
-    models: tuple[str, ...]
-    sources: tuple[Path, ...]
-    trained: bool = False
-
-
-_TRAINED = _Method(
-    sections=(),
-    models=(),
-    sources=(
-        *(_PACKAGE / "align" / f"{name}.py" for name in ("checkpoint", "features", "heads")),
-        *(_PACKAGE / "models" / f"{name}.py" for name in ("backbone", "timm_features")),
-        _PACKAGE / "models" / "tiny" / "encoder.json",
-    ),
-    trained=True,
-)
-_METHODS: Mapping[str, _Method] = {
-    "fmbseg": _TRAINED,
-    "oracle": _TRAINED,
-    "maskclip": _Method(
-        sections=("clip",), models=("clip",), sources=(_PACKAGE / "pseudo" / "encodings.py",)
-    ),
-    "pseudo": _Method(
-        sections=("clip", "detection", "query", "sam", "masks", "label"),
-        models=("clip", "sam"),
-        sources=(
-            *SAM_SOURCES,
-            *(
-                _PACKAGE / "pseudo" / f"{name}.py"
-                for name in (
-                    "classification",
-                    "detection",
-                    "encodings",
-                    "labels",
-                    "pipeline",
-                    "querying",
-                )
-            ),
-        ),
-    ),
-}
 
 
 def evaluate(
@@ -228,18 +149,17 @@ class _Scoring:
         self._paths = paths
         self._progress = progress
         self._name = method
-        self._method = _METHODS[method]
         self._checkpoint = paths.oracle if method == "oracle" else paths.align
 
     def state(self, benchmark: str) -> StageState:
         dataset, limit = self._dataset(benchmark)
-        key, _ = self._key(dataset, dataset[:limit], limit, self._words(dataset))
+        key, _ = self._key(dataset, limit, self._words(dataset))
         return StageState(key, _published(self._target(benchmark), key) is not None)
 
     def run(self, benchmark: str) -> tuple[str, ShardReport]:
         dataset, limit = self._dataset(benchmark)
         samples, vocabulary = dataset[:limit], self._words(dataset)
-        key, samples_sha256 = self._key(dataset, samples, limit, vocabulary)
+        key, samples_sha256 = self._key(dataset, limit, vocabulary)
         target = self._target(benchmark)
         size = self._config.run.shard_size
         shards = -(-len(samples) // size)
@@ -318,49 +238,17 @@ class _Scoring:
         return reworded(dataset.vocabulary, self._vocabulary)
 
     def _key(
-        self,
-        dataset: SegmentationDataset,
-        samples: Sequence[Sample],
-        limit: int | None,
-        vocabulary: Vocabulary,
+        self, dataset: SegmentationDataset, limit: int | None, vocabulary: Vocabulary
     ) -> tuple[str, str]:
-        """The content key of a result, and the digest of the images and truth it is made on."""
-        config, method = self._config, self._method
-        inputs = {}
-        if held_out_images(dataset.root) is not None:
-            inputs["scenes"] = file_digest(dataset.root / "scenes.parquet")
-        weights = {}
-        for section in method.models:
-            name = getattr(config, section).model
-            weights[name] = model_digest(name)
-        if method.trained:
-            checkpoint = load_checkpoint(self._checkpoint)
-            inputs["checkpoint"] = checkpoint.sha256
-            inputs["checkpoint_info"] = _info_digest(checkpoint.info)
-            for model in (checkpoint.info.encoder, checkpoint.info.clip):
-                weights[model.name] = model_digest(model.name)
-        # Last: a missing checkpoint should not cost the reading of all images.
-        inputs["samples"] = _samples_digest(samples, self._progress)
-        params: dict[str, Any] = {
-            "evaluate": config.evaluate.model_dump(exclude={"benchmarks"}),
-            "dtype": config.run.dtype,
-            "split": dataset.split,
-            "limit": limit,
-            "vocabulary": [vocabulary.name, vocabulary.digest],
-            "benchmark": dataset.name,
-        }
-        for section in method.sections:
-            params[section] = getattr(config, section).model_dump()
-        key = content_key(
-            f"evaluate-{self._name}",
-            schema=_SCHEMA,
-            params=params,
-            inputs=inputs,
-            weights=weights,
-            sources=(*_SOURCES, *method.sources),
-            threads=config.run.threads,
+        return result_key(
+            self._config,
+            self._name,
+            self._checkpoint,
+            dataset,
+            limit,
+            vocabulary,
+            self._progress,
         )
-        return key, inputs["samples"]
 
 
 def _write(result: Result, target: Path) -> None:
@@ -375,28 +263,3 @@ def _published(target: Path, key: str) -> Result | None:
     except DataError:
         return None
     return result if result.get("key") == key else None
-
-
-def _samples_digest(samples: Sequence[Sample], progress: Progress) -> str:
-    """Digest of images and truth as they are read, whatever files the truth lies in."""
-    digests = []
-    # Reading, decoding and hashing release the interpreter lock.
-    with progress.task("digest", len(samples)) as task, ThreadPoolExecutor(_READERS) as pool:
-        for digest in pool.map(_sample_digest, samples):
-            digests.append(digest)
-            task.advance(1)
-    return json_digest(digests)
-
-
-def _sample_digest(sample: Sample) -> list[str]:
-    label = sample.label
-    if label is None:
-        raise DataError(f"{sample.image_path} has no annotation: score a split that has truth")
-    # Labels are 0 to 255; eight times less to hash.
-    values = hashlib.sha256(repr(label.shape).encode() + label.astype("uint8").tobytes())
-    return [sample.image_id, file_digest(sample.image_path), values.hexdigest()]
-
-
-def _info_digest(info: CheckpointInfo) -> str:
-    # What inference reads; where and how the head was trained does not matter here.
-    return json_digest([info.templates, info.encoder.name, info.clip.name])

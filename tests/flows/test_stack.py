@@ -11,8 +11,8 @@ from threading import Thread
 import psutil
 import pytest
 
-from flows import stack as stack_module
-from flows.stack import Stack, Started, deploy, open_stack, start, stop
+from flows.processes import Started, remember, serves, wait
+from flows.stack import Stack, deploy, open_stack, start, stop
 from fmbseg.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def test_a_running_stack_keeps_its_ports(
         Started("prefect", me.pid, me.create_time(), 4300),
         Started("mlflow", me.pid, me.create_time(), 5300),
     ]
-    stack_module._remember(stack, [*servers, Started("worker", me.pid, me.create_time())])
+    remember(stack.processes, [*servers, Started("worker", me.pid, me.create_time())])
     found = open_stack(stack.root)
     assert (found.prefect_port, found.mlflow_port) == (4300, 5300)
     start(found)
@@ -63,14 +63,14 @@ def test_a_running_stack_keeps_its_ports(
     )
     # Its numbers have gone to other processes: it does not run any more.
     gone = [Started(one.name, one.pid, one.created - 100.0, one.port) for one in servers]
-    stack_module._remember(stack, gone)
+    remember(stack.processes, gone)
     found = open_stack(stack.root)
     assert (found.prefect_port, found.mlflow_port) == (4400, 5000)
 
 
 def test_nothing_is_deployed_where_its_own_server_is_gone(stack: Stack) -> None:
     me = psutil.Process()
-    stack_module._remember(stack, [Started("worker", me.pid, me.create_time())])
+    remember(stack.processes, [Started("worker", me.pid, me.create_time())])
     with pytest.raises(ConfigError, match="does not run, or not all of it"):
         deploy(stack)
 
@@ -86,13 +86,13 @@ def test_another_stacks_server_on_the_port_is_not_taken_for_our_own(stack: Stack
         port = other.server_address[1]
         me = psutil.Process()
         url = f"http://127.0.0.1:{port}"
-        assert stack_module._serves(Started("prefect", me.pid, me.create_time(), port), url)
+        assert serves(Started("prefect", me.pid, me.create_time(), port), url)
         # Ours, which could not have the port, ends a little later.
         ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
         created = psutil.Process(ours.pid).create_time()
         item = Started("prefect", ours.pid, created, port)
         with pytest.raises(ConfigError, match="prefect ended when it started"):
-            stack_module._wait(stack, item, lambda: stack_module._serves(item, url))
+            wait(item, stack.log("prefect"), lambda: serves(item, url))
         ours.wait()
         other.shutdown()
 
@@ -116,7 +116,7 @@ def test_stop_ends_its_own_processes_with_their_children_and_no_other(stack: Sta
             Started("mlflow", own.pid, process.create_time()),
             Started("worker", other.pid, psutil.Process(other.pid).create_time() - 100.0),
         ]
-        stack_module._remember(stack, noted)
+        remember(stack.processes, noted)
         stop(stack)
         assert not any(one.is_running() and one.status() != "zombie" for one in family)
         assert other.poll() is None
