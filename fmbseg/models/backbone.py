@@ -21,6 +21,8 @@ __all__ = ["Backbone", "load_backbone"]
 
 # DINOv2's published files hold the token that hid patches in its pretraining.
 _PRETRAINING_ONLY = ("mask_token",)
+# I-JEPA's authors publish their whole training.
+_NESTED = "encoder"
 
 
 class Backbone:
@@ -112,6 +114,7 @@ def load_backbone(
         record,
         weights_dir,
         unused=_PRETRAINING_ONLY,
+        nested=_NESTED,
         convert=partial(as_timm_reads, record, module),
     )
     return Backbone(module, record, device, dtype)

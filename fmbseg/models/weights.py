@@ -189,7 +189,7 @@ def pull(
     return path
 
 
-def read_state(path: Path, *, torchscript: bool = False) -> StateDict:
+def read_state(path: Path, *, torchscript: bool = False, nested: str | None = None) -> StateDict:
     """Tensors of a weights file by name: safetensors, a pickled state dict, or TorchScript.
 
     Pickles are read with `weights_only`, so a file cannot run code.
@@ -198,6 +198,8 @@ def read_state(path: Path, *, torchscript: bool = False) -> StateDict:
         path: of the file.
         torchscript: whether a TorchScript archive is read; torch's reader of these does not promise
             to run nothing, so only for a file whose sha256 is a published one's.
+        nested: where a pickle of a whole training holds the state dict; a pickle that has nothing
+            there is a state dict itself.
 
     Raises:
         WeightsError: the file is cut off, damaged, a TorchScript archive that is not to be read, or
@@ -223,9 +225,10 @@ def read_state(path: Path, *, torchscript: bool = False) -> StateDict:
         raise WeightsError(
             f"{path} is cut off, damaged or holds more than tensors: get it again"
         ) from error
-    nested = state.get("encoder") if isinstance(state, dict) else None
-    if isinstance(nested, dict):  # I-JEPA's authors publish their whole training
-        state = {str(key).removeprefix("module."): value for key, value in nested.items()}
+    inner = state.get(nested) if isinstance(state, dict) and nested is not None else None
+    if isinstance(inner, dict):
+        # Trained on several GPUs, where torch wraps the model in a module of its own.
+        state = {str(key).removeprefix("module."): value for key, value in inner.items()}
     if not isinstance(state, dict) or not all(isinstance(item, Tensor) for item in state.values()):
         raise WeightsError(f"{path} is not a state dict of tensors: get the published file")
     return state
@@ -245,6 +248,7 @@ def load_weights(
     weights_dir: Path | str | None = None,
     *,
     unused: Sequence[str] = (),
+    nested: str | None = None,
     convert: Callable[[StateDict], StateDict] | None = None,
 ) -> None:
     """Fill a module from a record's file; every tensor must fit, and none may be left over.
@@ -258,6 +262,7 @@ def load_weights(
         record: of the model.
         weights_dir: looked into first.
         unused: names the published file holds besides the module's tensors.
+        nested: where a whole training, published in the weights' place, holds them.
         convert: renames the tensors of a file in its author's own layout, and is asked only if
             they have not the module's names; raises ValueError for a file it does not know.
 
@@ -271,7 +276,7 @@ def load_weights(
         raise WeightsError(
             f"{path} is {owner}'s file: name that model, or put {record.source} in its place"
         )
-    state = read_state(path, torchscript=digest == record.sha256)
+    state = read_state(path, torchscript=digest == record.sha256, nested=nested)
     wanted = module.state_dict()
     problems = _misfits(state, wanted, unused)
     if problems and convert is not None and state.keys() != wanted.keys():

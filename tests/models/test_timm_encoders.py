@@ -159,6 +159,20 @@ def test_a_file_in_its_authors_layout_is_read_as_timm_reads_it(tmp_path: Path) -
         torch.testing.assert_close(value, module.state_dict()[key])
 
 
+def test_an_encoder_is_taken_out_of_its_published_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As I-JEPA's authors publish theirs, of 630 M parameters and more.
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
+    module = timm.create_model("legacy_seresnet18.in1k")
+    state = module.state_dict()
+    training = {"encoder": {f"module.{key}": state[key] for key in state}, "epoch": 3}
+    torch.save(training, tmp_path / "legacy_seresnet18.in1k.pth")
+    encoder = load_backbone("timm/legacy_seresnet18.in1k", weights_dir=tmp_path)
+    for key, value in encoder.module.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
 def _published_state(name: str, folder: Path) -> dict[str, Tensor]:
     _publish(name, folder)
     # No views of the file, which a test writes anew.

@@ -121,7 +121,10 @@ def test_the_encoder_is_read_out_of_a_published_training(tmp_path: Path) -> None
     path = tmp_path / "vit_huge_patch14_gap_224.in1k_ijepa.tar"
     encoder = {"module.norm.weight": torch.ones(2), "module.norm.bias": torch.zeros(2)}
     torch.save({"encoder": encoder, "opt": {"state": {}}, "epoch": 3, "lr": 0.1}, path)
-    assert read_state(path).keys() == {"norm.weight", "norm.bias"}
+    assert read_state(path, nested="encoder").keys() == {"norm.weight", "norm.bias"}
+    assert "is not a state dict of tensors" in refused(lambda: read_state(path))
+    torch.save({"norm.weight": torch.ones(2)}, path)
+    assert read_state(path, nested="encoder").keys() == {"norm.weight"}
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
