@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,25 +40,36 @@ _USED: dict[Path, _Used] = {}
 
 
 def _count(root: Path) -> None:
-    _USED[root] = _Used(sum(file.stat().st_size for file in root.rglob("*.npz")))
+    total = 0
+    for file in root.rglob("*.npz"):
+        with suppress(FileNotFoundError):  # another process makes room
+            total += file.stat().st_size
+    _USED[root] = _Used(total)
 
 
 class EncodingCache:
     """Arrays by the sha256 of the image, under the key of what encoded them.
 
+    Over the disk budget, encodings of a model or of parameters that are not in use any more make
+    room: of each kind, all but those under the key that was opened last. If that is not enough
+    nothing is stored, and one log line says so; the next stage makes the encoding again. Dropping
+    encodings in use would be no better: stages pass over all images, one stage after the other.
+
     Args:
         root: folder of all encodings; the budget holds for the whole of it.
-        key: content key of model, weights and encoding parameters.
-        budget_bytes: disk budget. What goes over it is not stored, and one log line says so;
-            the encoding is then made again by the next stage.
+        kind: of encoding, such as "clip-encoding".
+        key: content key of model, weights and encoding parameters, without "-".
+        budget_bytes: disk budget.
     """
 
-    def __init__(self, root: Path, key: str, budget_bytes: int) -> None:
+    def __init__(self, root: Path, kind: str, key: str, budget_bytes: int) -> None:
         self.root = root
-        self.directory = root / key
+        self.directory = root / f"{kind}-{key}"
         self.budget_bytes = budget_bytes
         self._full = False
         _count(root)
+        with suppress(FileNotFoundError):
+            os.utime(self.directory)  # it is the one of its kind in use
 
     def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
         """The arrays as they were put, or None; a damaged entry is removed and absent."""
@@ -87,6 +101,9 @@ class EncodingCache:
         np.savez(buffer, allow_pickle=False, **arrays)
         size = buffer.getbuffer().nbytes
         used = _USED[self.root]
+        if used.bytes + size > self.budget_bytes and not self._full:
+            self._make_room(size)
+            used = _USED[self.root]
         if used.bytes + size > self.budget_bytes:
             if not self._full:
                 self._full = True
@@ -98,12 +115,38 @@ class EncodingCache:
                     self.budget_bytes / 1e9,
                 )
             return
-        write_atomically(path, buffer.getvalue())
+        try:
+            write_atomically(path, buffer.getvalue())
+        except FileNotFoundError:
+            return  # another process, with other parameters, has just dropped this folder
         used.bytes += size
         used.puts += 1
         if used.puts >= _RECOUNT:
             _count(self.root)
 
+    def _make_room(self, size: int) -> None:
+        """Drop keys that are not in use, the one longest unused first, until `size` bytes fit."""
+        opened: dict[Path, int] = {}
+        for path in self.root.glob("*/"):
+            with suppress(FileNotFoundError):  # another process makes room too
+                opened[path] = path.stat().st_mtime_ns
+        opened.pop(self.directory, None)
+        keys = sorted(opened, key=opened.__getitem__)
+        in_use = {_kind(path): path for path in [*keys, self.directory] if _kind(path)}
+        for path in keys:
+            if path in in_use.values():
+                continue
+            _log.info("encoding cache: %s, of another model or other parameters, dropped", path)
+            shutil.rmtree(path, ignore_errors=True)
+            _count(self.root)
+            if _USED[self.root].bytes + size <= self.budget_bytes:
+                return
+
     def _path(self, image_sha: str) -> Path:
         # Two levels: file systems and people dislike 100,000 files in one folder.
         return self.directory / image_sha[:2] / f"{image_sha}.npz"
+
+
+def _kind(directory: Path) -> str:
+    # None: a folder of an earlier version.
+    return directory.name.rpartition("-")[0]

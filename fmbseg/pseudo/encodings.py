@@ -280,7 +280,7 @@ def _cache(
         sources=sources,
         threads=config.run.threads,
     )
-    return EncodingCache(root, key, int(config.run.cache_gb * 1e9))
+    return EncodingCache(root, name, key, int(config.run.cache_gb * 1e9))
 
 
 def pixels_digest(image: Image.Image) -> str:
