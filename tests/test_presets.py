@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fmbseg import cli
+from fmbseg.commands.options import DEFAULT_PARAMS, lenient_config
 from fmbseg.config import load_config
 from fmbseg.models.records import weights_record
 from fmbseg.presets import PRESETS, apply_preset, preset
@@ -161,3 +162,24 @@ def test_no_params_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     code, _, err = _main(capsys, "preset", "base", "--params", str(tmp_path / "none.yaml"))
     assert code == 2
     assert "none.yaml does not exist: run inside the project" in err[0]
+
+
+def test_a_tag_of_ones_own_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("data: {root: !env DATA}\n", encoding="utf-8")
+    code, _, err = _main(capsys, "preset", "base", "--params", str(path))
+    assert (code, len(err)) == (2, 1)
+    assert err[0].startswith(f"fmbseg: {path} is not plain YAML: could not determine a constructor")
+    assert path.read_text(encoding="utf-8") == "data: {root: !env DATA}\n"
+
+
+def test_outside_a_project_the_preset_tiny_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = lenient_config(DEFAULT_PARAMS, ["query.points=3"])
+    dumped = _flat(config.model_dump())
+    expected = _flat(preset("tiny")) | {"query.points": 3}
+    assert {key: dumped[key] for key in expected} == expected

@@ -40,6 +40,8 @@ def place(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
     save_checkpoint(tmp_path / "head", head.head, replace(head.info, encoder=absent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMBSEG_WEIGHTS", str(tmp_path / "elsewhere"))
+    for folder in ("elsewhere", "my/weights"):
+        (tmp_path / folder).mkdir(parents=True)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return tmp_path
 
@@ -52,3 +54,26 @@ def test_weights_are_looked_for_in_the_folder_that_is_given(
     for given, folder in (("", "elsewhere"), (" --weights-dir my/weights", "my/weights")):
         assert cli._main(f"{COMMANDS[name]}{given}".split()) == 2
         assert f"{file} is not in {place / folder}: put it there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "models verify tiny-clip",
+        "models evaluate",
+        COMMANDS["run"].replace("masks", "detect"),
+        COMMANDS["evaluate"],
+    ],
+)
+def test_a_mistyped_folder_does_not_stand_for_the_packages_weights(
+    place: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = "is no folder: name one, or none to use the package's"
+    assert cli._main([*command.split(), "--weights-dir", "wieghts"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"fmbseg: {place / 'wieghts'} {expected}"
+    monkeypatch.setenv("FMBSEG_WEIGHTS", "~/wieghts")
+    monkeypatch.setenv("HOME", str(place))
+    assert cli._main(command.split()) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"fmbseg: {place / 'wieghts'} {expected}"

@@ -16,6 +16,7 @@ from fmbseg.commands.options import (
     Params,
     WeightsDir,
     lenient_config,
+    require_place,
     use_weights,
 )
 from fmbseg.config import Config
@@ -159,6 +160,7 @@ def evaluate(
         )
         system = predictions.resolve().name if name is None else name
         target = out / system / f"{benchmark}.json" if json is None else json
+        require_place(target)
         _score_predictions(benchmark, system, predictions, place, split, limit, target)
         return
     _refuse("a method of its own", {"--name": name})
@@ -166,6 +168,7 @@ def evaluate(
         raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
     if json is None:
         raise ConfigError("Missing option '--json': say where the result goes")
+    require_place(json)
     _evaluate_one(config, benchmark, scored[0], checkpoint, place, split, limit, vocabulary, json)
 
 

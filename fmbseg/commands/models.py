@@ -14,6 +14,7 @@ from fmbseg.commands.options import (
     Params,
     WeightsDir,
     lenient_config,
+    require_place,
     use_weights,
 )
 
@@ -48,7 +49,7 @@ def list_models(
         megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
         place = (record.file, "no") if path is None else (path.name, str(path.parent))
-        rows.append((name, record.library, size, record.licence, *place, record.source))
+        rows.append((name, record.library, size, record.licence, *place, record.origin))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -163,12 +164,16 @@ def evaluate_models(
     """Measure CLIP, SAM and the frozen encoder by themselves, on scenes nothing was trained on."""
     use_weights(weights_dir)
     config = lenient_config(params, overrides)
+    if json is not None:
+        require_place(json)
 
     from fmbseg.evaluate.results import write_result
     from fmbseg.models.quality import evaluate_models, quality_table
     from fmbseg.progress import console_progress
 
     result = evaluate_models(config, scenes, bsds500, console_progress())
+    print(quality_table(result))
+    if bsds500 is None:
+        print("\nSAM's covering of photos is measured with --bsds500 PATH")
     if json is not None:
         write_result(result, json)
-    print(quality_table(result))

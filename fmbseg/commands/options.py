@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from fmbseg.config import Config, load_config
+from fmbseg.config import Config, load_config, override_config, parse_config
+from fmbseg.errors import ConfigError
 from fmbseg.paths import Paths
 
 DEFAULT_PARAMS = Path("params.yaml")
@@ -39,15 +40,32 @@ WeightsDir = Annotated[
 
 def use_weights(folder: Path | None) -> None:
     """Look for weights in a folder as if FMBSEG_WEIGHTS named it, in processes started here too."""
-    if folder is not None:
-        os.environ["FMBSEG_WEIGHTS"] = str(folder.expanduser().absolute())
+    named = folder or os.environ.get("FMBSEG_WEIGHTS")
+    if named:
+        os.environ["FMBSEG_WEIGHTS"] = str(Path(named).expanduser().absolute())
+
+
+def require_place(file: Path) -> None:
+    """Refuse, before long work, a place where its result cannot be written.
+
+    Raises:
+        ConfigError: the file is a folder or a device, or its folder cannot be written to.
+    """
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{file} is no regular file: name one for the result")
+    folder = next(place for place in file.absolute().parents if place.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"{file} cannot be written: {folder} is no folder that takes files")
 
 
 def lenient_config(params: Path, overrides: list[str] | None) -> Config:
-    """The configuration of a call that also works outside a project: then the defaults.
+    """The configuration of a call that also works outside a project: then the preset tiny.
 
     Raises:
         ConfigError: a named file is missing, or a parameter is unknown or out of range.
     """
-    outside = params == DEFAULT_PARAMS and not params.exists()
-    return load_config(None if outside else params, overrides or ())
+    if params != DEFAULT_PARAMS or params.exists():
+        return load_config(params, overrides or ())
+    from fmbseg.presets import preset
+
+    return override_config(parse_config(preset("tiny")), overrides or ())

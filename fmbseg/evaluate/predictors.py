@@ -163,7 +163,8 @@ class MaskClip:
         side = self._clip.image_size
 
         def score(crops: Pixels) -> Tensor:
-            _, dense = self._clip.encode_windows(fitted(crops, side, side))
+            windows = fitted(crops, side, side)
+            _, dense = self._clip.encode_windows(windows, self._section.dense)
             return _word_logits(dense, text)
 
         pixels = scaled_image(image, sizes.short_side, self._protocol.long_side)

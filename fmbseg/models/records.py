@@ -81,6 +81,13 @@ class WeightsRecord:
     spare: str | None = None
 
     @property
+    def origin(self) -> str:
+        """Where the file is from, in words: `source`, and `spare` with the name it has here."""
+        if self.spare is None:
+            return self.source
+        return f"{self.source} or, as {self.files[1]}, {self.spare}"
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Names the file may have: `file`, and the one that comes from `spare`."""
         if self.spare is None:
@@ -146,7 +153,7 @@ def _timm_record(name: str) -> WeightsRecord:
     import timm
 
     tagged, at, layer = name.removeprefix("timm/").partition("@")
-    if at and not layer.isdigit():
+    if at and not (layer.isascii() and layer.isdigit()):
         raise WeightsError(f"{name}: after @ comes the number of a layer, such as timm/{tagged}@2")
     published = timm.list_models(pretrained=True)
     if not timm.is_model(tagged.split(".")[0]) or ("." in tagged and tagged not in published):
@@ -185,7 +192,9 @@ def _open_clip_record(name: str) -> WeightsRecord:
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     architecture, _, tag = name.removeprefix("open_clip/").partition("/")
-    config = open_clip.get_model_config(architecture)
+    # Of names such as hf-hub:... open_clip would ask the hub.
+    known = architecture in open_clip.list_models()
+    config = open_clip.get_model_config(architecture) if known else None
     if config is None:
         similar = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.5)
         advice = f"did you mean {', '.join(similar)}" if similar else "see open_clip.list_models()"
@@ -227,8 +236,10 @@ def _open_clip_record(name: str) -> WeightsRecord:
 
 
 def _hub_url(repository: str, file: str) -> str:
-    # HF_ENDPOINT names a mirror.
-    return hf_hub_url(repository, file, endpoint=os.environ.get("HF_ENDPOINT"))
+    mirror = os.environ.get("HF_ENDPOINT") or None
+    if mirror is not None and not mirror.startswith(("https://", "http://")):
+        raise WeightsError(f"HF_ENDPOINT is {mirror!r}: write it with https://")
+    return hf_hub_url(repository, file, endpoint=mirror)
 
 
 def _stated_digest(url: str) -> str | None:

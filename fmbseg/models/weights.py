@@ -57,22 +57,25 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
     """Path of a model's weights: `weights_dir`, then the FMBSEG_WEIGHTS folder, then the package.
 
     Raises:
-        WeightsError: the name is unknown or the file is in none of them; weights are never
-            replaced by random ones.
+        WeightsError: the name is unknown, a folder that was named is missing, or the file is in
+            none of them; weights are never replaced by random ones.
     """
     record = weights_record(name)
-    named = os.environ.get(WEIGHTS_VARIABLE)
-    folders = [weights_dir, named or None, tiny.FOLDER if record.architecture == "tiny" else None]
-    places = [Path(folder) for folder in folders if folder is not None]
+    places = [Path(folder) for folder in (weights_dir, os.environ.get(WEIGHTS_VARIABLE)) if folder]
+    if record.architecture == "tiny":
+        places.append(tiny.FOLDER)
     for folder in places:
+        if record.architecture == "tiny" and not folder.is_dir():
+            # A mistyped name: the package's weights must not pass for those that were meant.
+            raise WeightsError(f"{folder} is no folder: name one, or none to use the package's")
         for file in record.files:
             if (folder / file).is_file():
                 return folder / file
     if places:
-        advice = f"put it there (from {record.source}), or give another folder with --weights-dir"
+        advice = f"put it there (from {record.origin}), or give another folder with --weights-dir"
     else:
         advice = (
-            f"get it from {record.source} and name its folder with --weights-dir or in "
+            f"get it from {record.origin} and name its folder with --weights-dir or in "
             f"{WEIGHTS_VARIABLE}"
         )
     missing = f" is not in {' or '.join(str(folder) for folder in places)}" if places else ""
@@ -95,9 +98,12 @@ def verify(name: str, weights_dir: Path | str | None = None) -> str:
     path = resolve(name, weights_dir)
     digest, pinned = weights_digest(name, weights_dir), pinned_digest(record, path)
     if pinned is not None and not digest.startswith(pinned):
+        advice = f"get it again from {record.origin}"
+        if record.architecture == "tiny" and path.parent != tiny.FOLDER:
+            advice = "if it is not your own, move it away: the package has one"
         raise WeightsError(
             f"{path} is damaged or another file (sha256 {digest[:12]}..., {record.name} has "
-            f"{pinned[:12]}...): get it again from {record.source}"
+            f"{pinned[:12]}...): {advice}"
         )
     return digest
 
@@ -163,30 +169,36 @@ def pull(
             reached, or what came is damaged.
     """
     record = weights_record(name)
+    folder = weights_dir or os.environ.get(WEIGHTS_VARIABLE)
+    if record.architecture == "tiny" and folder and not Path(folder).is_dir():
+        weights_dir = tiny.FOLDER  # the folder is yet to be made
     with suppress(WeightsError):
         verify(name, weights_dir)
         return resolve(name, weights_dir)
-    folder = weights_dir or os.environ.get(WEIGHTS_VARIABLE)
-    if "://" not in record.source:
+    if record.architecture == "tiny":
+        own = Path(folder or tiny.FOLDER) / record.file
+        if own.parent != tiny.FOLDER and own.is_file():
+            raise WeightsError(f"{own} is in the place of the package's file: move it away")
         raise WeightsError(f"{name} comes with the package ({record.file}): install it again")
     if not folder:
         raise WeightsError(
             f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
         )
-    path, progress = Path(folder) / record.file, progress or silent_progress()
-    if path.is_file() and os.environ.get(OWN_VARIABLE) == "1":
-        raise WeightsError(
-            f"{path} is not the published file and may be your own ({OWN_VARIABLE}=1): move it "
-            "elsewhere to fetch the published one"
-        )
+    places, progress = [Path(folder) / file for file in record.files], progress or silent_progress()
+    for path in places:
+        if path.is_file() and os.environ.get(OWN_VARIABLE) == "1":
+            raise WeightsError(
+                f"{path} is not the published file and may be your own ({OWN_VARIABLE}=1): move "
+                "it elsewhere to fetch the published one"
+            )
     try:
-        fetch(record.source, path, record.sha256, progress)
+        fetch(record.source, places[0], record.sha256, progress)
+        return places[0]
     except NotFoundError:
         if record.spare is None:
             raise
-        path = Path(folder) / record.files[1]
-        fetch(record.spare, path, None, progress)
-    return path
+    fetch(record.spare, places[1], None, progress)
+    return places[1]
 
 
 def read_state(path: Path, *, torchscript: bool = False, nested: str | None = None) -> StateDict:
@@ -221,7 +233,11 @@ def read_state(path: Path, *, torchscript: bool = False, nested: str | None = No
         state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
+    except MemoryError as error:
+        raise WeightsError(f"{path} does not fit into this machine's memory") from error
     except Exception as error:  # each reader has its own words for a file it cannot read
+        if "allocate memory" in str(error):  # torch has no class of its own for it
+            raise WeightsError(f"{path} does not fit into this machine's memory") from error
         raise WeightsError(
             f"{path} is cut off, damaged or holds more than tensors: get it again"
         ) from error

@@ -83,7 +83,11 @@ def apply_preset(name: str, path: Path) -> list[Change]:
     changes = list(_set(params, wanted))
     text = io.StringIO()
     round_trip.dump(params, text)
-    parse_config(yaml.safe_load(text.getvalue()))
+    try:
+        raw = yaml.safe_load(text.getvalue())
+    except yaml.YAMLError as error:  # a tag, which ruamel keeps
+        raise ConfigError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
+    parse_config(raw)
     if changes:
         write_atomically(path.resolve(), text.getvalue().encode())
     return changes

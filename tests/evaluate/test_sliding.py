@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg.config import Config, EvaluateSection, parse_config
+from fmbseg.config import Config, Dense, EvaluateSection, parse_config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import ConfigError
 from fmbseg.evaluate.decision import decide
@@ -165,13 +165,15 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("protocol", ["tcl", "sclip", "proxyclip"])
-@pytest.mark.parametrize("method", ["fmbseg", "maskclip"])
+@pytest.mark.parametrize(
+    ("method", "dense"), [("fmbseg", "value"), ("maskclip", "value"), ("maskclip", "sclip")]
+)
 def test_a_method_under_a_protocol_equals_a_plain_reference(
-    method: str, protocol: str, workspace: Paths, make_config: MakeConfig
+    method: str, dense: Dense, protocol: str, workspace: Paths, make_config: MakeConfig
 ) -> None:
     """Cosines of every word, averaged over windows, upsampled whole, decided pixel by pixel."""
     section = {"protocol": protocol, "background_rule": "probability", "logit_scale": 20.0}
-    config = make_config(evaluate={**section, "background_threshold": 0.2})
+    config = make_config(evaluate={**section, "background_threshold": 0.2}, clip={"dense": dense})
     segmenter = load_segmenter(workspace.align, config.evaluate, config.run)
     clip = load_clip("tiny-clip")
     sizes = {"tcl": (448, 448, 224), "sclip": (336, 224, 112), "proxyclip": (336, 336, 112)}
@@ -190,10 +192,10 @@ def test_a_method_under_a_protocol_equals_a_plain_reference(
                 crop = resized[top:bottom, left:right]
                 if method == "maskclip":
                     small = Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)
-                    dense = clip.encode_windows(np.array(small)[None])[1][0]
+                    patches = clip.encode_windows(np.array(small)[None], dense)[1][0]
                 else:
-                    dense = segmenter.embed(crop[None])[0]
-                logits = (dense.float() @ text.T).permute(2, 0, 1)[None]
+                    patches = segmenter.embed(crop[None])[0]
+                logits = (patches.float() @ text.T).permute(2, 0, 1)[None]
                 size = (bottom - top, right - left)
                 total[:, top:bottom, left:right] += torch.nn.functional.interpolate(
                     logits, size, mode="bilinear"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from safetensors.torch import save
 from fmbseg import cli
 from fmbseg.models import records, tiny
 from fmbseg.models.backbone import load_backbone
+from fmbseg.models.quality import quality_table
 from fmbseg.models.weights import registry, resolve
+from fmbseg.presets import preset
 
 NAME = "timm/test_vit.r160_in1k"
 FILE = "test_vit.r160_in1k.safetensors"
@@ -100,6 +103,47 @@ def test_own_weights_are_not_fetched_over(
     assert own.read_bytes() == b"trained for weeks"
 
 
+def test_own_weights_in_an_older_format_are_not_fetched_over(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "open_clip/ViT-B-32/laion2b_s34b_b79k"
+    page = "/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main/open_clip"
+    hub.files[f"{page}_pytorch_model.bin"] = b"published"
+    own = tmp_path / "ViT-B-32.laion2b_s34b_b79k.bin"
+    own.write_bytes(b"trained for weeks")
+    own.with_name(f"{own.name}.sha256").write_text(f"{'0' * 64}  {own.name}\n")
+    monkeypatch.setenv("FMBSEG_OWN_WEIGHTS", "1")
+    code, _, err = _main(capsys, f"pull {name} --weights-dir {tmp_path}")
+    assert (code, hub.asked) == (2, [])
+    assert f"{own} is not the published file and may be your own" in err
+    assert own.read_bytes() == b"trained for weeks"
+
+
+def test_both_files_of_a_model_are_named_with_their_places(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "open_clip/ViT-B-32/laion2b_s34b_b79k"
+    page = f"{hub.url}/laion/CLIP-ViT-B-32-laion2B-s34B-b79K/resolve/main/open_clip"
+    both = (
+        f"{page}_model.safetensors or, as ViT-B-32.laion2b_s34b_b79k.bin, {page}_pytorch_model.bin"
+    )
+    _, out, _ = _main(capsys, f"list {name} --weights-dir {tmp_path}")
+    assert out[1].endswith(f"no    {both}")
+    _, _, err = _main(capsys, f"verify {name} --weights-dir {tmp_path}")
+    assert f"is not in {tmp_path}: put it there (from {both})" in err
+
+
+def test_a_mirror_without_its_scheme_is_refused(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    code, _, err = _main(capsys, f"pull {NAME} --weights-dir {tmp_path}")
+    assert (code, err) == (
+        2,
+        "fmbseg: HF_ENDPOINT is 'hf-mirror.com': write it with https://\n",
+    )
+
+
 def test_own_tiny_weights_in_the_weights_folder_go_before_the_packages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +154,16 @@ def test_own_tiny_weights_in_the_weights_folder_go_before_the_packages(
     assert str(tmp_path) in out[1] and str(tiny.FOLDER) in out[2]
     code, _, err = _main(capsys, f"verify tiny-encoder --weights-dir {tmp_path}")
     assert (code, f"{own} is damaged or another file" in err) == (2, True)
+    assert err.endswith("if it is not your own, move it away: the package has one\n")
+    code, _, err = _main(capsys, f"pull tiny-encoder --weights-dir {tmp_path}")
+    assert (code, err) == (
+        2,
+        f"fmbseg: {own} is in the place of the package's file: move it away\n",
+    )
+    # A folder that is yet to be made holds nothing of one's own.
+    new = tmp_path / "new"
+    code, out, _ = _main(capsys, f"pull tiny-encoder --weights-dir {new}")
+    assert (code, out) == (0, [f"tiny-encoder       {tiny.FOLDER / 'encoder.safetensors'}"])
 
 
 def test_an_older_repository_of_open_clip_gives_its_pickle(
@@ -194,3 +248,47 @@ def test_the_list_has_every_model_with_size_licence_and_source(
         else:
             assert here == "no"
             assert float(size.replace(",", "")) > 100
+
+
+def test_evaluate_prints_what_it_writes_with_the_weights_it_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_weights(monkeypatch)
+    monkeypatch.chdir(tmp_path)  # no project: the preset tiny
+    code, out, _ = _main(capsys, "evaluate --scenes 2 --json new/figures.json")
+    assert code == 0
+    written = json.loads((tmp_path / "new" / "figures.json").read_text())
+    assert "\n".join(out).startswith(quality_table(written))
+    rows = out[2 : 2 + len(written["figures"])]
+    for row, figure in zip(rows, written["figures"], strict=True):
+        assert row.split()[0] == figure["model"] and figure["name"] in row
+    names = ("tiny-clip", "tiny-sam", "tiny-encoder")
+    assert written["weights"] == {name: registry()[name].sha256 for name in names}
+    for name in names:
+        assert f"{name}  sha256 {registry()[name].sha256}" in out
+    assert out[-1] == "SAM's covering of photos is measured with --bsds500 PATH"
+    used = written["params"]
+    assert used["masks"]["points_per_side"] == preset("tiny")["masks"]["points_per_side"]
+    assert used["detection"]["rule"] == preset("tiny")["detection"]["rule"]
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (".", ". is no regular file"),
+        ("/dev/null", "/dev/null is no regular file"),
+        ("file/figures.json", "file/figures.json cannot be written: "),
+    ],
+)
+def test_a_place_that_takes_no_figures_is_refused_before_they_are_measured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, out, err = _main(capsys, f"evaluate --json {target}")
+    assert (code, out) == (2, [])
+    assert err.startswith(f"fmbseg: {reason}") and len(err.splitlines()) == 1

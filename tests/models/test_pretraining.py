@@ -20,7 +20,7 @@ from torch import nn
 from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models.build import build_sam
-from fmbseg.models.tiny import architecture, samples
+from fmbseg.models.tiny import FOLDER, architecture, samples
 from fmbseg.models.tiny.augment import to_pixels
 from fmbseg.models.tiny.captions import VOCABULARIES, words
 from fmbseg.models.tiny.loop import Recipe, make_optimisers, origin, train
@@ -32,6 +32,8 @@ from fmbseg.models.tiny.samples import (
     instance_scene,
     materialise,
 )
+from fmbseg.models.tiny.teacher import Teacher
+from fmbseg.models.weights import resolve
 
 
 def test_every_name_of_every_vocabulary_is_a_word() -> None:
@@ -63,6 +65,17 @@ def test_corresponding_patches_show_the_same_spot() -> None:
         assert not set(first[first < 0]) & set(second[second < 0]), "backgrounds are unrelated"
         shared += bool(set(first[first >= 0]) & set(second[second >= 0]))
     assert shared >= 15
+
+
+def test_the_teacher_is_the_packages_encoder_whatever_folder_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBSEG_WEIGHTS", str(folder))
+    assert resolve("tiny-encoder") == folder / "encoder.safetensors"
+    teacher = Teacher(8, torch.rand(2, 3, 64, 64))
+    saved = load_file(FOLDER / "encoder.safetensors")
+    state = teacher._frozen[0].state_dict()
+    assert all(torch.equal(state[key], saved[key]) for key in saved)
 
 
 def test_correspondence_loss_equals_loops() -> None:

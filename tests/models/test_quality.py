@@ -265,6 +265,11 @@ def test_photos_are_measured_beside_a_grid_and_superpixels(tmp_path: Path) -> No
         people[0, 0] = {"Segmentation": scene.instance.astype(np.uint16)}
         savemat(tmp_path / "groundTruth" / "val" / f"{index:03d}.mat", {"groundTruth": people})
     photos = find_photos(tmp_path)
+    drawn = tmp_path / "groundTruth" / "val" / f"{photos[-1].stem}.mat"
+    drawn.rename(tmp_path / "elsewhere.mat")
+    with pytest.raises(DataError, match=f"{drawn.name} is missing: give a folder of BSDS500"):
+        find_photos(tmp_path)
+    (tmp_path / "elsewhere.mat").rename(drawn)
     assert [photo.stem for photo in photos] == [f"{index:03d}" for index in range(1, 21)]
     config = parse_config({"masks": {"points_per_side": 6, "min_predicted_iou": 0.5}})
     figures = photo_figures(load_sam("tiny-sam"), config, photos[:2], silent_progress())

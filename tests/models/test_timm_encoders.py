@@ -302,6 +302,7 @@ def test_a_missing_file_is_named_with_its_hub_and_its_place(tmp_path: Path) -> N
         ("timm/vit_smal_patch14_dinov2", "did you mean vit_small_patch"),
         (f"timm/{TEST_VIT}x", f"timm publishes no '{TEST_VIT}x': did you mean {TEST_VIT}"),
         (f"timm/{TEST_VIT}@last", "after @ comes the number of a layer"),
+        (f"timm/{TEST_VIT}@\u00b2", "after @ comes the number of a layer"),
         (f"timm/{TEST_VIT}@99", "it has no such layer; choose one of 0 (64 channels, patch 16 px)"),
         ("timm/resmlp_12_224.fb_dino", "does not take pictures of any size"),
         ("vit_small_patch14_dinov2", "choose one of tiny-encoder, dinov2-vit-b-14"),
@@ -329,6 +330,9 @@ def test_open_clips_tags_are_records_with_their_activation() -> None:
         ("open_clip/RN50/openai", "is not built as CLIP is"),
         ("open_clip/ViT-B-16/mine", "open_clip has no weights 'mine' of ViT-B-16: it has openai,"),
         ("open_clip/ViTB16/openai", "open_clip has no 'ViTB16': did you mean"),
+        ("open_clip/hf-hub:laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "has no 'hf-hub:laion': see"),
+        ("open_clip/local-dir:x/y", "open_clip has no 'local-dir:x': see open_clip.list_models()"),
+        ("open_clip/local-dir:/y", "open_clip has no 'local-dir:': see open_clip.list_models()"),
     ):
         with pytest.raises(WeightsError) as caught:
             weights_record(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +117,25 @@ def test_pickled_state_dicts_are_read_but_never_run(tmp_path: Path) -> None:
     for page in (b"<html>not found</html>", b"Moved Permanently. Redirecting to /x"):
         path.write_bytes(page)
         assert "is cut off, damaged" in refused(lambda: read_state(path))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_larger_than_memory_is_not_called_damaged(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"large{suffix}"
+    state = {"weight": torch.zeros(20_000_000)}
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    code = (
+        "import resource, sys; from pathlib import Path;"
+        "from fmbseg.models.weights import read_state;"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 10**7, resource.RLIM_INFINITY));"
+        "read_state(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stderr.endswith(f"WeightsError: {path} does not fit into this machine's memory\n")
 
 
 def test_the_encoder_is_read_out_of_a_published_training(tmp_path: Path) -> None:

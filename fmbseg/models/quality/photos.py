@@ -33,13 +33,17 @@ def find_photos(root: Path) -> list[Path]:
         root: holds `images/val/*.jpg` and `groundTruth/val/*.mat`.
 
     Raises:
-        DataError: there are fewer than 20, or scikit-image, whose SLIC is compared, is not here.
+        DataError: there are fewer than 20, what people have drawn is missing, or scikit-image,
+            whose SLIC is compared, is not here.
     """
     _slic()  # known before the first model has done its work
     folder = root / "images" / "val"
     photos = sorted(folder.glob("*.jpg"))[-PHOTOS:]
     if len(photos) < PHOTOS:
         raise DataError(f"{folder} holds {len(photos)} photos: give a folder of BSDS500")
+    for photo in photos:
+        if not _drawn(photo).is_file():
+            raise DataError(f"{_drawn(photo)} is missing: give a folder of BSDS500")
     return photos
 
 
@@ -70,8 +74,7 @@ def photo_figures(
     }
     with progress.task("sam: BSDS500", len(photos)) as task:
         for photo in photos:
-            root = photo.parents[2]
-            people = drawn_regions(root / "groundTruth" / "val" / f"{photo.stem}.mat")
+            people = drawn_regions(_drawn(photo))
             image = np.asarray(read_image(photo))
             encoding = sam.encode(image)
             ways = (
@@ -85,6 +88,10 @@ def photo_figures(
     return [
         mean_iou("sam", f"BSDS500: covering by {way}", values) for way, values in coverings.items()
     ]
+
+
+def _drawn(photo: Path) -> Path:
+    return photo.parents[2] / "groundTruth" / "val" / f"{photo.stem}.mat"
 
 
 def covering(masks: npt.NDArray[np.bool_], regions: npt.NDArray[np.integer]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.timm_features import patch_features
+from fmbseg.models.tiny import FOLDER
 
 
 class Teacher(nn.Module):
@@ -23,7 +24,8 @@ class Teacher(nn.Module):
     def __init__(self, width: int, images: Tensor) -> None:
         """`width`: of the tokens; `images` [N, 3, H, W] in -1..1: mean and spread are theirs."""
         super().__init__()
-        backbone = load_backbone("tiny-encoder")
+        # The one that `loop.origin` has in a state, whatever FMBSEG_WEIGHTS names.
+        backbone = load_backbone("tiny-encoder", weights_dir=FOLDER)
         self._frozen = (backbone.module,)  # in a tuple: neither trained nor saved with the rest
         seen = self._features(images)
         self._mean, self._std = seen.mean((0, 1)), seen.std((0, 1))
