@@ -37,23 +37,27 @@ class _Used:
 
 
 _USED: dict[Path, _Used] = {}
+_OPENED: set[Path] = set()  # the keys' folders that this process has opened
 
 
 def _count(root: Path) -> None:
     total = 0
-    for file in root.rglob("*.npz"):
-        with suppress(FileNotFoundError):  # another process makes room
-            total += file.stat().st_size
+    # Unlike rglob, walk passes over folders that another process is dropping.
+    for folder, _, files in os.walk(root):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += Path(folder, file).stat().st_size
     _USED[root] = _Used(total)
 
 
 class EncodingCache:
     """Arrays by the sha256 of the image, under the key of what encoded them.
 
-    Over the disk budget, encodings of a model or of parameters that are not in use any more make
-    room: of each kind, all but those under the key that was opened last. If that is not enough
-    nothing is stored, and one log line says so; the next stage makes the encoding again. Dropping
-    encodings in use would be no better: stages pass over all images, one stage after the other.
+    Over the disk budget, encodings of earlier models and parameters make room: all but those under
+    the keys that this process has opened, and of each kind those under the key that any process has
+    opened last. If that is not enough nothing is stored, and one log line says so; the next stage
+    makes the encoding again. Dropping encodings in use would be no better: stages pass over all
+    images, one stage after the other.
 
     Args:
         root: folder of all encodings; the budget holds for the whole of it.
@@ -68,8 +72,9 @@ class EncodingCache:
         self.budget_bytes = budget_bytes
         self._full = False
         _count(root)
+        _OPENED.add(self.directory)
         with suppress(FileNotFoundError):
-            os.utime(self.directory)  # it is the one of its kind in use
+            os.utime(self.directory)  # the last opened of its kind
 
     def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
         """The arrays as they were put, or None; a damaged entry is removed and absent."""
@@ -117,7 +122,7 @@ class EncodingCache:
             return
         try:
             write_atomically(path, buffer.getvalue())
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             return  # another process, with other parameters, has just dropped this folder
         used.bytes += size
         used.puts += 1
@@ -126,15 +131,17 @@ class EncodingCache:
 
     def _make_room(self, size: int) -> None:
         """Drop keys that are not in use, the one longest unused first, until `size` bytes fit."""
+        _count(self.root)  # another process may have made room
+        if size > self.budget_bytes or _USED[self.root].bytes + size <= self.budget_bytes:
+            return
         opened: dict[Path, int] = {}
         for path in self.root.glob("*/"):
-            with suppress(FileNotFoundError):  # another process makes room too
+            with suppress(FileNotFoundError):
                 opened[path] = path.stat().st_mtime_ns
-        opened.pop(self.directory, None)
         keys = sorted(opened, key=opened.__getitem__)
-        in_use = {_kind(path): path for path in [*keys, self.directory] if _kind(path)}
+        last = {_kind(path): path for path in keys if _kind(path)}
         for path in keys:
-            if path in in_use.values():
+            if path in _OPENED or path in last.values():
                 continue
             _log.info("encoding cache: %s, of another model or other parameters, dropped", path)
             shutil.rmtree(path, ignore_errors=True)

@@ -10,7 +10,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from fmbseg.cache import EncodingCache
+from fmbseg.cache import _OPENED, _USED, EncodingCache
 
 SHA = "ab" * 32
 OTHER = "cd" * 32
@@ -125,18 +125,16 @@ def test_a_full_cache_drops_what_is_no_longer_in_use(
     size = _size(tmp_path / "probe")
     budget = 4 * size
 
-    def use(kind: str, key: str, images: range) -> EncodingCache:
+    def use(kind: str, key: str) -> EncodingCache:
         cache = EncodingCache(tmp_path, kind, key, budget)
-        for number in images:
-            cache.put(f"{number:064d}", encoding())
+        cache.put(f"{0:064d}", encoding())
         return cache
 
-    use("clip", "a", range(1))
-    _age(tmp_path, 30)
-    use("clip", "b", range(1))
-    _age(tmp_path, 20)
-    sam = use("sam", "a", range(1))
-    clip = use("clip", "c", range(1))
+    use("clip", "a")
+    _earlier(tmp_path, 30)
+    use("clip", "b")
+    _earlier(tmp_path, 20)
+    sam, clip = use("sam", "a"), use("clip", "c")
     assert _held(tmp_path) == {"clip-a": 1, "clip-b": 1, "clip-c": 1, "sam-a": 1}
     with caplog.at_level("INFO"):
         clip.put(SHA, encoding())  # the one longest unused makes room, and no more than it
@@ -157,10 +155,42 @@ def test_a_model_taken_up_again_is_in_use(tmp_path: Path) -> None:
     budget = 2 * _size(tmp_path / "probe")
     for key, days in (("a", 30), ("b", 20)):
         EncodingCache(tmp_path, "clip", key, budget).put(SHA, encoding())
-        _age(tmp_path, days)
+        _earlier(tmp_path, days)
     EncodingCache(tmp_path, "clip", "a", budget)
     EncodingCache(tmp_path, "sam", "a", budget).put(SHA, encoding())
     assert _held(tmp_path) == {"clip-a": 1, "sam-a": 1}
+
+
+def test_what_one_process_uses_in_turn_stays(tmp_path: Path) -> None:
+    # As the baselines do, where two methods look at pictures of different sizes.
+    size = _size(tmp_path / "probe")
+    first, second = (EncodingCache(tmp_path, "clip", key, 2 * size) for key in ("a", "b"))
+    for sha in (SHA, OTHER):
+        for cache in (first, second):
+            cache.put(sha, encoding())
+    assert _held(tmp_path) == {"clip-a": 1, "clip-b": 1}
+    assert first.get(SHA) is not None and second.get(SHA) is not None
+
+
+def test_room_that_another_process_has_made_is_seen(tmp_path: Path) -> None:
+    size = _size(tmp_path / "probe")
+    EncodingCache(tmp_path, "clip", "a", 2 * size).put(SHA, encoding())
+    EncodingCache(tmp_path, "clip", "b", 2 * size).put(SHA, encoding())
+    _earlier(tmp_path, 3)
+    cache = EncodingCache(tmp_path, "clip", "c", 2 * size)
+    shutil.rmtree(tmp_path / "clip-a")
+    assert _USED[tmp_path].bytes == 2 * size  # as far as this process knows
+    cache.put(SHA, encoding())
+    assert _held(tmp_path) == {"clip-b": 1, "clip-c": 1}
+
+
+def test_for_what_can_never_fit_nothing_is_dropped(tmp_path: Path) -> None:
+    size = _size(tmp_path / "probe")
+    EncodingCache(tmp_path, "clip", "a", size).put(SHA, encoding())
+    EncodingCache(tmp_path, "clip", "b", size).directory.mkdir()
+    _earlier(tmp_path, 3)
+    EncodingCache(tmp_path, "clip", "c", size - 1).put(SHA, encoding())
+    assert _held(tmp_path) == {"clip-a": 1, "clip-b": 0}
 
 
 def test_encodings_of_an_earlier_layout_make_room(tmp_path: Path) -> None:
@@ -179,11 +209,15 @@ def test_a_folder_dropped_by_another_process_costs_encodings_and_no_more(tmp_pat
     def drop() -> None:
         while not done.is_set():
             shutil.rmtree(cache.directory, ignore_errors=True)
+            for number in range(64):
+                (tmp_path / "clip-b" / f"{number:02x}").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "clip-b")
 
     with ThreadPoolExecutor(1) as other:
         dropping = other.submit(drop)
         try:
             for number in range(300):
+                EncodingCache(tmp_path, "sam", "a", 10**7)  # counts what is there
                 cache.put(f"{number:064d}", encoding())
                 cache.get(f"{number:064d}")
         finally:
@@ -202,8 +236,9 @@ def _size(root: Path) -> int:
     return size
 
 
-def _age(root: Path, days: int) -> None:
-    """Make the folders that were just used look as if that was so long ago."""
+def _earlier(root: Path, days: int) -> None:
+    """Make what was just used look as if another process had used it so long ago."""
+    _OPENED.clear()
     now = time.time()
     for path in root.iterdir():
         if now - path.stat().st_mtime < 3600:

@@ -8,7 +8,7 @@ import yaml
 
 from fmbseg import cli
 from fmbseg.commands.options import DEFAULT_PARAMS, lenient_config
-from fmbseg.config import load_config
+from fmbseg.config import Config, load_config
 from fmbseg.models.records import weights_record
 from fmbseg.presets import PRESETS, apply_preset, preset
 
@@ -175,11 +175,13 @@ def test_a_tag_of_ones_own_is_refused_in_one_line(
     assert path.read_text(encoding="utf-8") == "data: {root: !env DATA}\n"
 
 
-def test_outside_a_project_the_preset_tiny_holds(
+def test_outside_a_project_a_preset_holds_where_models_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = lenient_config(DEFAULT_PARAMS, ["query.points=3"])
+    config = lenient_config(DEFAULT_PARAMS, ["query.points=3"], outside="tiny")
     dumped = _flat(config.model_dump())
     expected = _flat(preset("tiny")) | {"query.points": 3}
     assert {key: dumped[key] for key in expected} == expected
+    # A head brings its own models: of it the defaults hold.
+    assert lenient_config(DEFAULT_PARAMS, None) == Config()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fmbseg import cli
 from fmbseg.align.checkpoint import ModelReference, load_checkpoint, save_checkpoint
+from fmbseg.models import weights
 from tests.heads import write_head
 
 COMMANDS = {
@@ -40,8 +41,7 @@ def place(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
     save_checkpoint(tmp_path / "head", head.head, replace(head.info, encoder=absent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FMBSEG_WEIGHTS", str(tmp_path / "elsewhere"))
-    for folder in ("elsewhere", "my/weights"):
-        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "my" / "weights").mkdir(parents=True)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return tmp_path
 
@@ -66,14 +66,31 @@ def test_weights_are_looked_for_in_the_folder_that_is_given(
     ],
 )
 def test_a_mistyped_folder_does_not_stand_for_the_packages_weights(
-    place: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = "is no folder: name one, or none to use the package's"
+    typed = place / "wieghts"
     assert cli._main([*command.split(), "--weights-dir", "wieghts"]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"fmbseg: {place / 'wieghts'} {expected}"
-    monkeypatch.setenv("FMBSEG_WEIGHTS", "~/wieghts")
+    said = capsys.readouterr().err
+    assert said == (
+        f"fmbseg: --weights-dir: {typed} is no folder: name another, or fetch weights into it with "
+        "`fmbseg models pull`\n"
+    )
+
+
+def test_a_folder_of_the_variable_that_is_yet_to_be_made_is_said_once(
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setenv("HOME", str(place))
-    assert cli._main(command.split()) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"fmbseg: {place / 'wieghts'} {expected}"
+    monkeypatch.setenv("FMBSEG_WEIGHTS", "~/new")
+    weights._say_missing.cache_clear()
+    for _ in range(2):
+        assert cli._main(["models", "verify", "tiny-clip", "tiny-sam"]) == 0
+    assert caplog.messages == [
+        f"{place / 'new'} is no folder: the tiny models' weights are the package's"
+    ]
+    # Named by the option, it is made where something is fetched.
+    assert cli._main(["models", "pull", "tiny-clip", "--weights-dir", "other"]) == 0
+    capsys.readouterr()

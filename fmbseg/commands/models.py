@@ -69,7 +69,7 @@ def pull_models(
     What is here and right is left alone; a download that was cut off goes on. On a machine without
     network the message names the file to bring and the place to put it.
     """
-    use_weights(weights_dir)
+    use_weights(weights_dir, made=True)
     from fmbseg.models.weights import pinned_digest, pull, weights_record
     from fmbseg.progress import console_progress
 
@@ -163,7 +163,7 @@ def evaluate_models(
 ) -> None:
     """Measure CLIP, SAM and the frozen encoder by themselves, on scenes nothing was trained on."""
     use_weights(weights_dir)
-    config = lenient_config(params, overrides)
+    config = lenient_config(params, overrides, outside="tiny")
     if json is not None:
         require_place(json)
 
@@ -172,8 +172,10 @@ def evaluate_models(
     from fmbseg.progress import console_progress
 
     result = evaluate_models(config, scenes, bsds500, console_progress())
-    print(quality_table(result))
+    try:
+        if json is not None:
+            write_result(result, json)
+    finally:
+        print(quality_table(result))
     if bsds500 is None:
         print("\nSAM's covering of photos is measured with --bsds500 PATH")
-    if json is not None:
-        write_result(result, json)

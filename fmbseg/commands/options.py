@@ -38,11 +38,25 @@ WeightsDir = Annotated[
 ]
 
 
-def use_weights(folder: Path | None) -> None:
-    """Look for weights in a folder as if FMBSEG_WEIGHTS named it, in processes started here too."""
-    named = folder or os.environ.get("FMBSEG_WEIGHTS")
-    if named:
-        os.environ["FMBSEG_WEIGHTS"] = str(Path(named).expanduser().absolute())
+def use_weights(folder: Path | None, *, made: bool = False) -> None:
+    """Look for weights in a folder as if FMBSEG_WEIGHTS named it, in processes started here too.
+
+    Args:
+        folder: None: what the variable says holds.
+        made: the folder may be missing: it is yet to be made.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if folder is None:
+        return
+    place = folder.expanduser().absolute()
+    if not made and not place.is_dir():
+        raise ConfigError(
+            f"--weights-dir: {place} is no folder: name another, or fetch weights into it with "
+            "`fmbseg models pull`"
+        )
+    os.environ["FMBSEG_WEIGHTS"] = str(place)
 
 
 def require_place(file: Path) -> None:
@@ -58,14 +72,21 @@ def require_place(file: Path) -> None:
         raise ConfigError(f"{file} cannot be written: {folder} is no folder that takes files")
 
 
-def lenient_config(params: Path, overrides: list[str] | None) -> Config:
-    """The configuration of a call that also works outside a project: then the preset tiny.
+def lenient_config(params: Path, overrides: list[str] | None, outside: str | None = None) -> Config:
+    """The configuration of a call that also works outside a project.
+
+    Args:
+        params: file; the project's own may be missing.
+        overrides: applied in order.
+        outside: preset that holds where there is no project; None: the defaults.
 
     Raises:
         ConfigError: a named file is missing, or a parameter is unknown or out of range.
     """
     if params != DEFAULT_PARAMS or params.exists():
         return load_config(params, overrides or ())
+    if outside is None:
+        return load_config(None, overrides or ())
     from fmbseg.presets import preset
 
-    return override_config(parse_config(preset("tiny")), overrides or ())
+    return override_config(parse_config(preset(outside)), overrides or ())

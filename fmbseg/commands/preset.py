@@ -23,7 +23,7 @@ def preset(
     paper: CLIP ViT-L/14, SAM ViT-H, DINOv2 ViT-L/14. Comments stay; images, benchmarks, device and
     tracking are not touched. What changes is printed.
     """
-    use_weights(weights_dir)
+    use_weights(weights_dir, made=True)
     from fmbseg.presets import apply_preset
 
     changes = apply_preset(name, params)

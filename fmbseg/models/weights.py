@@ -57,17 +57,18 @@ def resolve(name: str, weights_dir: Path | str | None = None) -> Path:
     """Path of a model's weights: `weights_dir`, then the FMBSEG_WEIGHTS folder, then the package.
 
     Raises:
-        WeightsError: the name is unknown, a folder that was named is missing, or the file is in
-            none of them; weights are never replaced by random ones.
+        WeightsError: the name is unknown or the file is in none of them; weights are never
+            replaced by random ones.
     """
     record = weights_record(name)
-    places = [Path(folder) for folder in (weights_dir, os.environ.get(WEIGHTS_VARIABLE)) if folder]
+    named = (weights_dir, os.environ.get(WEIGHTS_VARIABLE))
+    places = [Path(folder).expanduser() for folder in named if folder]
     if record.architecture == "tiny":
+        for folder in places:
+            if not folder.is_dir():
+                _say_missing(folder)
         places.append(tiny.FOLDER)
     for folder in places:
-        if record.architecture == "tiny" and not folder.is_dir():
-            # A mistyped name: the package's weights must not pass for those that were meant.
-            raise WeightsError(f"{folder} is no folder: name one, or none to use the package's")
         for file in record.files:
             if (folder / file).is_file():
                 return folder / file
@@ -170,13 +171,11 @@ def pull(
     """
     record = weights_record(name)
     folder = weights_dir or os.environ.get(WEIGHTS_VARIABLE)
-    if record.architecture == "tiny" and folder and not Path(folder).is_dir():
-        weights_dir = tiny.FOLDER  # the folder is yet to be made
     with suppress(WeightsError):
         verify(name, weights_dir)
         return resolve(name, weights_dir)
     if record.architecture == "tiny":
-        own = Path(folder or tiny.FOLDER) / record.file
+        own = Path(folder or tiny.FOLDER).expanduser() / record.file
         if own.parent != tiny.FOLDER and own.is_file():
             raise WeightsError(f"{own} is in the place of the package's file: move it away")
         raise WeightsError(f"{name} comes with the package ({record.file}): install it again")
@@ -184,7 +183,10 @@ def pull(
         raise WeightsError(
             f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
         )
-    places, progress = [Path(folder) / file for file in record.files], progress or silent_progress()
+    places, progress = (
+        [Path(folder).expanduser() / file for file in record.files],
+        progress or silent_progress(),
+    )
     for path in places:
         if path.is_file() and os.environ.get(OWN_VARIABLE) == "1":
             raise WeightsError(
@@ -321,6 +323,12 @@ def _require_published(record: WeightsRecord, path: Path, digest: str) -> None:
                 f"or set {OWN_VARIABLE}=1 to use own weights"
             )
         _log.warning("%s: own weights are used as they are", problem)
+
+
+@cache
+def _say_missing(folder: Path) -> None:
+    # Perhaps a mistyped name: the package's weights should not pass for those that were meant.
+    _log.warning("%s is no folder: the tiny models' weights are the package's", folder)
 
 
 @cache
