@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-short test test-slow lint format typecheck ui clean lock
+.PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
 .PHONY: stack deploy stack-stop
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
@@ -54,6 +54,9 @@ demo-short: install  ## the same with few scenes, in a scratch copy of the last 
 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)
+
+test-models: install  ## hold the shipped models to the figures they must reach
+	pytest -m slow tests/models/test_shipped_models.py $(ARGS)
 
 test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)
