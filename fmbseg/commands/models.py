@@ -177,5 +177,8 @@ def evaluate_models(
             write_result(result, json)
     finally:
         print(quality_table(result))
+    print("\nof these weights:")
+    for name, sha256 in result["weights"].items():
+        print(f"{name}  sha256 {sha256}")
     if bsds500 is None:
         print("\nSAM's covering of photos is measured with --bsds500 PATH")

@@ -80,5 +80,4 @@ def quality_table(result: dict[str, Any]) -> str:
         for model, name, value, of in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    lines += ["", *(f"{name}  sha256 {sha256}" for name, sha256 in result["weights"].items())]
     return "\n".join(lines)
