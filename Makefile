@@ -56,7 +56,7 @@ test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)
 
 test-models: install  ## hold the shipped models to the figures they must reach
-	pytest -m slow tests/models/test_shipped_models.py $(ARGS)
+	pytest -m slow tests/quality/test_shipped_models.py $(ARGS)
 
 test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)

@@ -45,9 +45,9 @@ def spent():
 """
 PLAIN = f"""{SPENT}
 from fmbseg.config import load_config
-from fmbseg.paths import Paths
-from fmbseg.progress import console_progress
-from fmbseg.stages import run_stage
+from fmbseg.store.paths import Paths
+from fmbseg.machine.progress import console_progress
+from fmbseg.pipeline.run import run_stage
 config = load_config("params.yaml", sys.argv[1:])
 begin, before = time.time(), spent()[0]
 for stage in {STAGES!r}:

@@ -17,9 +17,9 @@ from flows.stages import call_task
 from fmbseg.config import Config, override_config
 from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import read_result
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.stages import stage_names, stage_state
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import stage_names, stage_state
+from fmbseg.store.paths import Paths
 
 Study = Literal["heads", "losses", "labels"]
 Row = dict[str, object]

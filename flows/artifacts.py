@@ -10,8 +10,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from fmbseg.config import Config
 from fmbseg.evaluate.results import read_results
-from fmbseg.paths import Paths
-from fmbseg.tracking import open_tracker
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
 
 
 def show_results(config: Config, root: Path, reports: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from flows.record import is_dvc_project, record_stages
 from flows.scale import Runner, Scale, Storage, Workers, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.errors import FmbsegError
-from fmbseg.stages import stage_names
+from fmbseg.pipeline.run import stage_names
 
 
 @flow(name="fmbseg", description="Pseudo labels, alignment head and scores, in one run.")

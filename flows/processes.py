@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from fmbseg.atomic import write_atomically
 from fmbseg.errors import ConfigError
+from fmbseg.store.atomic import write_atomically
 
 HOST = "127.0.0.1"
 _START_SECONDS = 300.0

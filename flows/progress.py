@@ -12,14 +12,14 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from fmbseg.progress import LineProgress, Task
+from fmbseg.machine.progress import LineProgress, Task
 
 _LEAST_WORK = 100  # seconds of work to a second of waiting for the server
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class PrefectProgress:
-    """Shows the library's progress in the run that is going on; see `fmbseg.progress.Progress`.
+    """Shows the library's progress in the run that is going on, as `machine.progress.Progress`.
 
     Args:
         stage: names the artifacts: `progress-detect`.
@@ -37,7 +37,7 @@ class PrefectProgress:
 
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
-        """See `fmbseg.progress.Progress.task`."""
+        """See `fmbseg.machine.progress.Progress.task`."""
         with self._lines.task(description, total) as lines:
             shown = _Shown(lines, self._stage, description, total, self._logger, self._interval)
             yield shown

@@ -35,13 +35,13 @@ from flows.common import (
 from flows.progress import PrefectProgress
 from flows.shared import SharedStorage
 from fmbseg.config import Config, parse_config
-from fmbseg.digest import file_digest, json_digest, source_digests
 from fmbseg.errors import ConfigError, StoreError
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import stage_shards
 from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
-from fmbseg.stages import stage_shards
-from fmbseg.store import DIGEST, MANIFEST, ShardedWork, verify_published
+from fmbseg.store.digest import file_digest, json_digest, source_digests
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import DIGEST, MANIFEST, ShardedWork, verify_published
 
 Runner = Literal["threads", "dask", "ray"]
 Workers = Annotated[int, Field(ge=1)]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fsspec.core import url_to_fs
 
-from fmbseg import atomic
 from fmbseg.errors import ConfigError, StoreError
+from fmbseg.store import atomic
 
 
 class SharedStorage:

@@ -1,4 +1,4 @@
-"""One task and one flow a stage, each a few lines over `fmbseg.stages`."""
+"""One task and one flow a stage, each a few lines over `fmbseg.pipeline.run`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ from flows.progress import PrefectProgress
 from flows.scale import HERE, Scale, require_same_code, share_out
 from fmbseg.config import Config
 from fmbseg.errors import FmbsegError
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.stage_table import STAGES
-from fmbseg.stages import (
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import (
     find_stage,
     run_stage,
     stage_names,
@@ -39,7 +37,9 @@ from fmbseg.stages import (
     stage_state,
     track_stage,
 )
-from fmbseg.tracking import open_tracker
+from fmbseg.pipeline.table import STAGES
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
 
 Report = dict[str, Any]
 _WITHOUT_SLOT = {"scenes"}  # needs no model

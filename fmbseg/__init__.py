@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmbseg.predict import Segmenter, load_segmenter
+    from fmbseg.inference.segmenter import Segmenter, load_segmenter
 
 __all__ = ["Segmenter", "__version__", "load_segmenter"]
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Lazily: `fmbseg --help` must not wait for torch.
     if name in ("Segmenter", "load_segmenter"):
-        from fmbseg import predict
+        from fmbseg.inference import segmenter as predict
 
         return getattr(predict, name)
     raise AttributeError(f"module 'fmbseg' has no attribute {name!r}")

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
-from fmbseg.atomic import write_atomically
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
+from fmbseg.store.atomic import write_atomically
 
 FORMAT = 1
 HEAD = "head.safetensors"

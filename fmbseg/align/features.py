@@ -31,22 +31,21 @@ from fmbseg.align.patches import patch_labels
 from fmbseg.config import Config
 from fmbseg.data import windows
 from fmbseg.data.manifest import ImageRecord, Manifest, build_manifest, read_image
-from fmbseg.device import DeviceChoice, choose_device, with_oom_backoff
 from fmbseg.errors import StoreError
+from fmbseg.machine.device import DeviceChoice, choose_device, with_oom_backoff
+from fmbseg.machine.progress import Progress
 from fmbseg.models import backbone as backbone_module
 from fmbseg.models import build, timm_features, tiny
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.weights import model_digest
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
-from fmbseg.store import (
+from fmbseg.store.digest import content_key, file_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import (
     ShardedWork,
     ShardReport,
     ShardStore,
     StageReport,
     StageState,
-    content_key,
-    file_digest,
     is_published,
     published_key,
 )

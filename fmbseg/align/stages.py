@@ -21,21 +21,21 @@ from fmbseg.config import Config
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError
+from fmbseg.machine.progress import Progress
 from fmbseg.models import build, tiny
 from fmbseg.models import clip as clip_module
 from fmbseg.models import text as text_module
 from fmbseg.models.clip import load_clip
 from fmbseg.models.weights import model_digest, weights_digest
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import TEXT_SOURCES
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.plan import Plan
-from fmbseg.store import (
+from fmbseg.store.digest import content_key
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import (
     ShardStore,
     StageReport,
     StageState,
-    content_key,
     is_published,
     published_digest,
     published_key,

@@ -24,11 +24,11 @@ from torch import Tensor
 from fmbseg.align.features import FeatureSource
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import IGNORE, tsupcon
-from fmbseg.atomic import write_atomically
 from fmbseg.config import AlignSection
-from fmbseg.device import DeviceChoice
 from fmbseg.errors import ConfigError, DataError
-from fmbseg.progress import Progress
+from fmbseg.machine.device import DeviceChoice
+from fmbseg.machine.progress import Progress
+from fmbseg.store.atomic import write_atomically
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 PatchLabels = Sequence[npt.NDArray[np.integer]]

@@ -63,7 +63,7 @@ def scenes(
     """
     from fmbseg.data.scene_files import write_scenes
     from fmbseg.data.scenes import scene_seed
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
 
     train, val = images, max(1, images // 4)
     scene_seed("training", images, seed)  # out of range: before any folder is made
@@ -95,8 +95,8 @@ def doctor(
     from fmbseg.data.datasets import dataset_layout
     from fmbseg.data.doctor import examine
     from fmbseg.errors import DataError
-    from fmbseg.paths import Paths
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
+    from fmbseg.store.paths import Paths
 
     layout = dataset_layout(name)
     reports = examine(name, root, console_progress(), split or ())
@@ -137,7 +137,7 @@ def prepare(
     that was cut off goes on. The other benchmarks need nothing.
     """
     from fmbseg.data.prepare import prepare as convert
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
 
     done = convert(name, root, console_progress())
     if done is None:
@@ -172,8 +172,8 @@ def vocabulary(
     The first word of a line names its class; with --of the classes are the benchmark's and the
     lines the words CLIP is asked with. The separator is never guessed.
     """
-    from fmbseg.atomic import write_atomically
     from fmbseg.data.vocabulary import vocabulary_from_text, vocabulary_yaml
+    from fmbseg.store.atomic import write_atomically
 
     words = vocabulary_from_text(file, separator=separator, background=background, of=of)
     write_atomically(out, vocabulary_yaml(words).encode())
@@ -227,7 +227,7 @@ def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None
 def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path) -> bool:
     import io
 
-    from fmbseg.atomic import write_atomically
+    from fmbseg.store.atomic import write_atomically
     from fmbseg.view.sheet import label_sheet
 
     examples = next((report.examples for report in reports if report.examples), ())

@@ -35,7 +35,7 @@ class Method(StrEnum):
 
 
 class ProtocolName(StrEnum):
-    """How images are resized, cut and decided; `fmbseg.evaluate.protocol` has the records."""
+    """How images are resized, cut and decided; `fmbseg.inference.protocol` has the records."""
 
     FMBSEG = "fmbseg"
     TCL = "tcl"
@@ -188,7 +188,7 @@ def _evaluate_one(
     from fmbseg.evaluate.benchmark import evaluate_benchmark
     from fmbseg.evaluate.predictors import load_predictor
     from fmbseg.evaluate.results import write_result
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
 
     # Before the models: a wrong path should not cost their loading.
     dataset = load_dataset(benchmark, root, split)
@@ -222,7 +222,7 @@ def _score_predictions(
     from fmbseg.data.datasets import load_dataset
     from fmbseg.evaluate.predictions import score_predictions
     from fmbseg.evaluate.results import write_result
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
 
     dataset = load_dataset(benchmark, root, split)
     result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
@@ -242,8 +242,8 @@ def _evaluate_all(
 
     from fmbseg.evaluate.everything import evaluate_all
     from fmbseg.evaluate.report import build_report, markdown, write_report
-    from fmbseg.paths import Paths
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
+    from fmbseg.store.paths import Paths
 
     progress = console_progress()
     for line in evaluate_all(config, Paths(), progress, methods, out, limit, vocabulary):

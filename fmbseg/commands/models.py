@@ -70,8 +70,8 @@ def pull_models(
     network the message names the file to bring and the place to put it.
     """
     use_weights(weights_dir, made=True)
+    from fmbseg.machine.progress import console_progress
     from fmbseg.models.weights import pinned_digest, pull, weights_record
-    from fmbseg.progress import console_progress
 
     progress = console_progress()
 
@@ -168,8 +168,8 @@ def evaluate_models(
         require_place(json)
 
     from fmbseg.evaluate.results import write_result
-    from fmbseg.models.quality import evaluate_models, quality_table
-    from fmbseg.progress import console_progress
+    from fmbseg.machine.progress import console_progress
+    from fmbseg.quality import evaluate_models, quality_table
 
     result = evaluate_models(config, scenes, bsds500, console_progress())
     try:

@@ -10,7 +10,7 @@ import typer
 
 from fmbseg.config import Config, load_config, override_config, parse_config
 from fmbseg.errors import ConfigError
-from fmbseg.paths import Paths
+from fmbseg.store.paths import Paths
 
 DEFAULT_PARAMS = Path("params.yaml")
 DEFAULT_CHECKPOINT = Paths().align

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from fmbseg.data.vocabulary import Vocabulary
-    from fmbseg.predict import Segmentation
+    from fmbseg.inference.segmenter import Segmentation
 
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
@@ -65,8 +65,8 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
 
     from fmbseg.data.images import read_image
-    from fmbseg.predict import load_segmenter
-    from fmbseg.progress import console_progress, silent_progress
+    from fmbseg.inference.segmenter import load_segmenter
+    from fmbseg.machine.progress import console_progress, silent_progress
 
     # Outside a project and without --set: the image size the head was trained with.
     named = params.exists() or overrides
@@ -139,8 +139,8 @@ def _write(
     """Write the three results of the picture `path`."""
     import numpy as np
 
-    from fmbseg.atomic import write_atomically
     from fmbseg.pseudo.labels import save_label
+    from fmbseg.store.atomic import write_atomically
     from fmbseg.view.overlay import area_shares, overlay
 
     names = [*found.classes]

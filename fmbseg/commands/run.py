@@ -35,7 +35,7 @@ def run(
     """
     use_weights(weights_dir)
     config = load_config(params, overrides or ())
-    from fmbseg.stages import find_stage
+    from fmbseg.pipeline.run import find_stage
 
     find_stage(stage, config)
     recorded = load_config(DEFAULT_PARAMS if DEFAULT_PARAMS.is_file() else params)
@@ -57,10 +57,10 @@ def _run(
         from flows.client import run_through_prefect
 
         return run_through_prefect(stage, overrides, params)
-    from fmbseg.paths import Paths
-    from fmbseg.progress import console_progress
-    from fmbseg.stages import run_stage
-    from fmbseg.tracking import open_tracker
+    from fmbseg.machine.progress import console_progress
+    from fmbseg.pipeline.run import run_stage
+    from fmbseg.store.paths import Paths
+    from fmbseg.tracking.open import open_tracker
 
     paths = Paths()
     report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))

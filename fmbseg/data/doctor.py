@@ -18,7 +18,7 @@ from fmbseg.data.images import check_image
 from fmbseg.data.layouts import DatasetLayout
 from fmbseg.data.listing import Listing, find_images, orphans
 from fmbseg.errors import DataError
-from fmbseg.progress import Progress
+from fmbseg.machine.progress import Progress
 
 _READERS = 4
 _EXAMPLES = 6

@@ -16,9 +16,9 @@ from PIL import Image
 
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.images import naming_damage, read_image, refuse_deep, upright_size
-from fmbseg.digest import json_digest
 from fmbseg.errors import DataError
-from fmbseg.progress import Progress, silent_progress
+from fmbseg.machine.progress import Progress, silent_progress
+from fmbseg.store.digest import json_digest
 
 __all__ = ["ImageRecord", "Manifest", "build_manifest", "read_image"]
 

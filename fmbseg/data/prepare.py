@@ -11,12 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from fmbseg.atomic import write_atomically
 from fmbseg.data.datasets import dataset_layout
 from fmbseg.data.detail import load_detail
 from fmbseg.data.layouts import DETAIL_FILE
 from fmbseg.errors import DataError
-from fmbseg.progress import Progress
+from fmbseg.machine.progress import Progress
+from fmbseg.store.atomic import write_atomically
 
 
 @dataclass(frozen=True)

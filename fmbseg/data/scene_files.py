@@ -14,15 +14,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fmbseg.atomic import remove_abandoned, replace_directory, seal, temporary_directory
 from fmbseg.config import Config
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.errors import DataError
-from fmbseg.paths import Paths
-from fmbseg.processes import process_pool
-from fmbseg.progress import Progress, silent_progress
-from fmbseg.store import MANIFEST, StageReport, StageState, content_key, is_published
+from fmbseg.machine.processes import process_pool
+from fmbseg.machine.progress import Progress, silent_progress
+from fmbseg.store.atomic import remove_abandoned, replace_directory, seal, temporary_directory
+from fmbseg.store.digest import content_key
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import MANIFEST, StageReport, StageState, is_published
 
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 SOURCES = (
@@ -214,7 +215,7 @@ def _write_text(text: str, path: Path) -> None:
 
 
 def _atomically(out: Path, path: Path, write: Callable[[Path], object]) -> None:
-    # Not brought to disk one by one, as `fmbseg.atomic` does: there are thousands of small files,
+    # Not brought to disk one by one, as `store.atomic` does: there are thousands of small files,
     # and the stage copies the whole folder when they are all there, and seals the copy.
     path.parent.mkdir(parents=True, exist_ok=True)
     (out / _DRAWING).mkdir(exist_ok=True)

@@ -35,8 +35,8 @@ from typing import Any
 import yaml
 
 from fmbseg.data.templates import TEMPLATES
-from fmbseg.digest import json_digest
 from fmbseg.errors import VocabularyError
+from fmbseg.store.digest import json_digest
 
 _FOLDER = Path(__file__).parent / "vocabularies"
 _KEYS = {"name", "description", "background", "templates", "classes"}

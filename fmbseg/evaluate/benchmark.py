@@ -18,12 +18,12 @@ from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
-from fmbseg.evaluate.decision import Decision
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.predictors import Predictor
 from fmbseg.evaluate.results import OWN_WORDS, Result, write_result
 from fmbseg.evaluate.sweep import ThresholdSweep
-from fmbseg.progress import Progress
+from fmbseg.inference.decision import Decision
+from fmbseg.machine.progress import Progress
 
 __all__ = [
     "PixelCounts",

@@ -10,8 +10,8 @@ from fmbseg.data.datasets import load_dataset
 from fmbseg.data.vocabulary import reworded
 from fmbseg.evaluate.results import read_result
 from fmbseg.evaluate.stages import evaluate_each
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
+from fmbseg.machine.progress import Progress
+from fmbseg.store.paths import Paths
 
 
 def evaluate_all(

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmbseg import predict
 from fmbseg.align.checkpoint import CheckpointInfo, load_checkpoint
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import held_out_images
+from fmbseg.inference import segmenter as predict
+from fmbseg.machine.progress import Progress
 from fmbseg.models.weights import model_digest
-from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
-from fmbseg.store import content_key, file_digest, json_digest
+from fmbseg.store.digest import content_key, file_digest, json_digest
 
 __all__ = ["SOURCES", "result_key"]
 

@@ -14,16 +14,10 @@ from fmbseg.align.checkpoint import load_checkpoint, require_parameters
 from fmbseg.config import Config
 from fmbseg.errors import DataError
 from fmbseg.evaluate.results import Result, read_result, result_bytes
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
-from fmbseg.store import (
-    ShardStore,
-    StageReport,
-    StageState,
-    content_key,
-    is_published,
-    json_digest,
-)
+from fmbseg.machine.progress import Progress
+from fmbseg.store.digest import content_key, json_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import ShardStore, StageReport, StageState, is_published
 from fmbseg.view import example, overlay
 
 STAGE = "plots"

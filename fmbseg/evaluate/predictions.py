@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.images import read_annotation
-from fmbseg.digest import json_digest
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -21,9 +20,10 @@ from fmbseg.evaluate.benchmark import (
     is_seen,
     scored_as,
 )
-from fmbseg.evaluate.decision import Decision, Labels
 from fmbseg.evaluate.results import METHODS, Result
-from fmbseg.progress import Progress
+from fmbseg.inference.decision import Decision, Labels
+from fmbseg.machine.progress import Progress
+from fmbseg.store.digest import json_digest
 
 UNLABELLED = 255
 _READERS = 4

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.device import choose_device
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate.decision import Decision, Labels, decide
-from fmbseg.evaluate.protocol import BACKGROUND_RULES, Sizes, protocol_of
 from fmbseg.evaluate.results import METHODS
-from fmbseg.evaluate.sliding import Pixels, fitted, scaled_image, window_logits
+from fmbseg.inference.decision import Decision, Labels, decide
+from fmbseg.inference.protocol import BACKGROUND_RULES, Sizes, protocol_of
+from fmbseg.inference.segmenter import load_segmenter
+from fmbseg.inference.sliding import Pixels, fitted, scaled_image, window_logits
+from fmbseg.machine.device import choose_device
 from fmbseg.models.clip import ClipModel
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import weights_digest
-from fmbseg.predict import load_segmenter
 from fmbseg.pseudo.encodings import ClipEncodings, ImageEncoder, pixels_digest
 from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmbseg.atomic import write_atomically
 from fmbseg.errors import DataError
 from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, TABLE_1
 from fmbseg.evaluate.results import METHODS, OWN_WORDS, Result, read_results
 from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
+from fmbseg.store.atomic import write_atomically
 
 MEASURED = "measured here"
 PREDICTIONS = "its label maps, scored here"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fmbseg.atomic import write_atomically
 from fmbseg.errors import DataError
+from fmbseg.store.atomic import write_atomically
 
 METHODS = ("fmbseg", "maskclip", "pseudo", "oracle")
 """Everything that can be scored, in the order of tables."""

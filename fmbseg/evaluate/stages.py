@@ -15,7 +15,6 @@ from fmbseg.align.checkpoint import require_parameters
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.vocabulary import Vocabulary, reworded
-from fmbseg.device import set_threads
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -27,16 +26,11 @@ from fmbseg.evaluate.benchmark import (
 from fmbseg.evaluate.keys import result_key
 from fmbseg.evaluate.predictors import Predictor, load_predictor
 from fmbseg.evaluate.results import METHODS, Result, read_result, result_bytes, write_result
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
-from fmbseg.store import (
-    ShardedWork,
-    ShardReport,
-    ShardStore,
-    StageReport,
-    StageState,
-    json_digest,
-)
+from fmbseg.machine.device import set_threads
+from fmbseg.machine.progress import Progress
+from fmbseg.store.digest import json_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import ShardedWork, ShardReport, ShardStore, StageReport, StageState
 
 _COUNTS = "counts.npz"
 _RECORD = "record.json"

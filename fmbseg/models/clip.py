@@ -22,8 +22,8 @@ from fmbseg.config import ClipSection, Dense
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
-from fmbseg.device import batches_with_backoff
 from fmbseg.errors import ConfigError
+from fmbseg.machine.device import batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
 from fmbseg.models.dense import dense_features

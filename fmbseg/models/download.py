@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from fmbseg import __version__
-from fmbseg.atomic import write_atomically
-from fmbseg.digest import file_digest
 from fmbseg.errors import WeightsError
-from fmbseg.progress import Progress
+from fmbseg.machine.progress import Progress
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import file_digest
 
 __all__ = ["NotFoundError", "fetch", "stated_digest"]
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from fmbseg.config import MasksSection
-from fmbseg.device import batches_with_backoff
 from fmbseg.errors import DataError
+from fmbseg.machine.device import batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_sam
 from fmbseg.models.weights import load_weights, resolve, weights_record

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fmbseg.atomic import write_atomically
-from fmbseg.digest import file_digest, json_digest
 from fmbseg.models import tiny
-from fmbseg.paths import Paths
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import file_digest, json_digest
+from fmbseg.store.paths import Paths
 
 _log = logging.getLogger(__name__)
 # What turns words into embeddings, besides the model.

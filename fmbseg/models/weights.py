@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fmbseg.digest import file_digest, json_digest
 from fmbseg.errors import WeightsError
+from fmbseg.machine.progress import Progress, silent_progress
 from fmbseg.models import tiny
 from fmbseg.models.download import NotFoundError, fetch, stated_digest
 from fmbseg.models.records import (
@@ -26,7 +26,7 @@ from fmbseg.models.records import (
     registry,
     weights_record,
 )
-from fmbseg.progress import Progress, silent_progress
+from fmbseg.store.digest import file_digest, json_digest
 
 __all__ = [
     "OWN_VARIABLE",

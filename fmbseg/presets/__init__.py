@@ -19,9 +19,9 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from fmbseg.atomic import write_atomically
 from fmbseg.config import parse_config
 from fmbseg.errors import ConfigError
+from fmbseg.store.atomic import write_atomically
 
 PRESETS = ("tiny", "base", "paper")
 

@@ -17,11 +17,12 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
-from fmbseg.device import DeviceChoice
+from fmbseg.machine.device import DeviceChoice
 from fmbseg.models.clip import ClipEncoding, ClipModel, load_clip
 from fmbseg.models.sam import AutomaticMasks, SamEncoding, SamModel, load_sam
 from fmbseg.models.weights import model_digest
-from fmbseg.store import EncodingCache, content_key
+from fmbseg.store.digest import content_key
+from fmbseg.store.encoding_cache import EncodingCache
 
 _log = logging.getLogger(__name__)
 _SCHEMA = 1

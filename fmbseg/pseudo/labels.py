@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from fmbseg.atomic import write_atomically
 from fmbseg.errors import DataError
+from fmbseg.store.atomic import write_atomically
 
 UNLABELLED = 255
 

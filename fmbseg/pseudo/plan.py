@@ -12,14 +12,15 @@ from fmbseg.config import Config
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
-from fmbseg.device import DeviceChoice, choose_device
 from fmbseg.errors import StoreError
+from fmbseg.machine.device import DeviceChoice, choose_device
+from fmbseg.machine.progress import Progress
 from fmbseg.models.weights import model_digest
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
 from fmbseg.pseudo.encodings import CLIP_SOURCES, SAM_SOURCES, TEXT_SOURCES
 from fmbseg.pseudo.tables import DETECTIONS, MASKS
-from fmbseg.store import content_key, file_digest, is_published, published_key
+from fmbseg.store.digest import content_key, file_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import is_published, published_key
 
 _SCHEMA = 1
 _HERE = Path(__file__).parent

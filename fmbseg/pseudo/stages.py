@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from fmbseg.config import Config
 from fmbseg.data.manifest import ImageRecord
+from fmbseg.machine.progress import Progress
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.paths import Paths
-from fmbseg.progress import Progress
 from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.encodings import ClipEncodings, SamEncodings, say_made_again
 from fmbseg.pseudo.labels import save_label
@@ -36,7 +35,8 @@ from fmbseg.pseudo.tables import (
     rows_by_image,
     write_table,
 )
-from fmbseg.store import ShardedWork, ShardStore, StageReport, StageState, is_published
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import ShardedWork, ShardStore, StageReport, StageState, is_published
 
 Row = dict[str, Any]
 

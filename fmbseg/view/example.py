@@ -6,8 +6,8 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.datasets import load_dataset
-from fmbseg.paths import Paths
-from fmbseg.predict import load_segmenter
+from fmbseg.inference.segmenter import load_segmenter
+from fmbseg.store.paths import Paths
 from fmbseg.view.overlay import overlay
 
 

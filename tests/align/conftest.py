@@ -14,14 +14,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fmbseg.config import Config, parse_config
+from fmbseg.machine.progress import silent_progress
 from fmbseg.models import tiny
 from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import build_clip
 from fmbseg.models.sam import build_sam
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_record
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
 from fmbseg.pseudo import stages as pseudo_stages
+from fmbseg.store.paths import Paths
 
 # Two of one size, so that they share batches; the rest odd.
 SIZES = ((96, 64), (96, 64), (64, 81), (73, 101), (64, 64))

@@ -18,9 +18,9 @@ from fmbseg.align.stages import align, align_state, oracle_state, train_oracle
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError, StoreError
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.store import StageState
+from fmbseg.machine.progress import silent_progress
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import StageState
 
 MakeConfig = Callable[..., Config]
 

@@ -19,11 +19,11 @@ from fmbseg.align.features import features, features_state, published_features, 
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
+from fmbseg.machine.progress import silent_progress
 from fmbseg.models import records
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.records import weights_record
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
+from fmbseg.store.paths import Paths
 
 MakeConfig = Callable[..., Config]
 GRIDS = [(8, 12), (8, 12), (10, 8), (11, 8), (8, 8)]  # short side 64, patch 8

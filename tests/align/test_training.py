@@ -17,7 +17,7 @@ from fmbseg.align.feature_store import Float16
 from fmbseg.align.training import STATE, TrainedHead, train_head
 from fmbseg.config import AlignSection
 from fmbseg.errors import ConfigError, DataError
-from fmbseg.progress import silent_progress
+from fmbseg.machine.progress import silent_progress
 
 CLASSES, CHANNELS, DIM = 4, 12, 8
 

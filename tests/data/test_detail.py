@@ -15,7 +15,7 @@ from fmbseg.data.detail import CATEGORY_IDS
 from fmbseg.data.prepare import prepare
 from fmbseg.data.scene_files import write_scenes
 from fmbseg.errors import DataError
-from fmbseg.progress import silent_progress
+from fmbseg.machine.progress import silent_progress
 
 MASKS = "SegmentationClassContext"
 

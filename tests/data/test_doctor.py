@@ -14,7 +14,7 @@ from fmbseg.data.doctor import examine
 from fmbseg.data.scene_files import write_scenes
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.errors import DataError
-from fmbseg.progress import silent_progress
+from fmbseg.machine.progress import silent_progress
 
 
 def doctor(name: str, root: Path, sheet: Path) -> int:

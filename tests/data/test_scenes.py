@@ -24,9 +24,9 @@ from fmbseg.data.scene_files import SIZES, scenes, scenes_state, write_scenes
 from fmbseg.data.scene_layouts import SCENE_LAYOUTS, voc_palette
 from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.store import StageReport
+from fmbseg.machine.progress import silent_progress
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import StageReport
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -122,7 +122,7 @@ def test_held_out_glyphs_never_appear_in_pretraining() -> None:
 
 
 def test_pretraining_samples_show_no_held_out_glyph() -> None:
-    from fmbseg.models.tiny.samples import pretraining_glyphs
+    from fmbseg.pretraining.samples import pretraining_glyphs
 
     held_out = {c.held_out_glyph for c in SCENE_CLASSES if c.held_out_glyph}
     shown = {SCENE_CLASSES[CLASS_INDEX[name]].glyphs[i] for name, i in pretraining_glyphs()}

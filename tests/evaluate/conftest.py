@@ -16,7 +16,7 @@ from fmbseg.config import Config, parse_config
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, build_encoder, build_sam
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_record
-from fmbseg.paths import Paths
+from fmbseg.store.paths import Paths
 from tests.heads import write_head
 
 SIZES = ((96, 64), (64, 80), (73, 101), (96, 64), (64, 64))

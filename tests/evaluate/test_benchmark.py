@@ -22,10 +22,10 @@ from fmbseg.evaluate.benchmark import (
     evaluate_benchmark,
     held_out_images,
 )
-from fmbseg.evaluate.decision import Decision, Labels
 from fmbseg.evaluate.results import read_result, write_result
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
+from fmbseg.inference.decision import Decision, Labels
+from fmbseg.machine.progress import silent_progress
+from fmbseg.store.paths import Paths
 
 KEYS = {
     "benchmark",

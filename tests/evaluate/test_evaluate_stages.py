@@ -20,10 +20,10 @@ from fmbseg.evaluate.everything import evaluate_all
 from fmbseg.evaluate.predictors import load_predictor
 from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.stages import evaluate, scoring_state
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.stages import run_stage, stage_state
-from fmbseg.store import StageReport, StageState
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import run_stage, stage_state
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import StageReport, StageState
 
 MakeConfig = Callable[..., Config]
 

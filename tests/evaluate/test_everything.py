@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from fmbseg.paths import Paths
+from fmbseg.store.paths import Paths
 
 COMMAND = [sys.executable, "-m", "fmbseg.cli", "evaluate"]
 IMAGES = 24

@@ -14,8 +14,8 @@ from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
 from fmbseg.errors import DataError
 from fmbseg.evaluate.predictions import score_predictions
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
+from fmbseg.machine.progress import silent_progress
+from fmbseg.store.paths import Paths
 
 # Every real label set beside the repository: benchmark, folder and split.
 REAL = (

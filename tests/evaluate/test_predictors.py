@@ -13,17 +13,17 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
-from fmbseg.device import choose_device
 from fmbseg.errors import CheckpointError, ConfigError
-from fmbseg.evaluate.decision import Labels
 from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
+from fmbseg.inference.decision import Labels
+from fmbseg.inference.segmenter import load_segmenter
+from fmbseg.machine.device import choose_device
 from fmbseg.models.clip import ClipModel, load_clip
 from fmbseg.models.sam import SamModel
 from fmbseg.models.text import class_similarity
-from fmbseg.paths import Paths
-from fmbseg.predict import load_segmenter
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
+from fmbseg.store.paths import Paths
 
 MakeConfig = Callable[..., Config]
 PLAIN = Vocabulary("plain", tuple(map(VocabularyClass, ("dog", "grass", "sky"))))

@@ -8,9 +8,9 @@ import pytest
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import PixelCounts, benchmark_result
-from fmbseg.evaluate.decision import Decision, Threshold
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.sweep import PROBABILITIES, ThresholdSweep
+from fmbseg.inference.decision import Decision, Threshold
 
 NAMES = ("background", "dog", "cat", "cow", "sheep")
 VOCABULARY = Vocabulary("five", tuple(map(VocabularyClass, NAMES)), background=0)

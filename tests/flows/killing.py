@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from prefect.client.schemas.objects import FlowRun
 
-from fmbseg.stage_table import STAGES as TABLE
+from fmbseg.pipeline.table import STAGES as TABLE
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 

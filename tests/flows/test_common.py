@@ -26,10 +26,10 @@ from flows.progress import PrefectProgress
 from flows.stages import TASKS, call_task
 from fmbseg.config import Config, parse_config
 from fmbseg.errors import DataError, StoreError
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
-from fmbseg.stages import run_stage, stage_state
-from fmbseg.store import ShardedWork
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import run_stage, stage_state
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import ShardedWork
 from tests.heads import write_head
 
 

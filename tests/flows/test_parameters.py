@@ -9,8 +9,8 @@ from flows.full import fmbseg
 from flows.parameters import effective_config
 from fmbseg.config import load_config
 from fmbseg.errors import ConfigError
+from fmbseg.pipeline.table import STAGES
 from fmbseg.presets import preset
-from fmbseg.stage_table import STAGES
 
 
 @pytest.fixture

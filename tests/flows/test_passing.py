@@ -16,9 +16,9 @@ from flows import common
 from flows.common import is_transient
 from flows.scale import _exchange
 from flows.shared import SharedStorage
-from fmbseg import atomic
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
+from fmbseg.store import atomic
 
 
 @pytest.mark.parametrize(

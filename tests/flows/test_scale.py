@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fmbseg.paths import Paths
+from fmbseg.store.paths import Paths
 from tests.flows.stack import Stack, free_ports
 from tests.project import Project, copy_project
 

@@ -19,8 +19,8 @@ import pytest
 from local_hub import Hub, running_hub
 
 from fmbseg.errors import WeightsError
+from fmbseg.machine.progress import LineProgress, silent_progress
 from fmbseg.models.download import NotFoundError, fetch, stated_digest
-from fmbseg.progress import LineProgress, silent_progress
 
 CONTENT = random.Random(0).randbytes(3 * 2**20 + 77)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -67,7 +67,7 @@ def test_a_killed_fetch_goes_on_where_it_was(hub: Hub, target: Path) -> None:
     hub.breaks, hub.stall = [HALF], True
     code = (
         "import sys; from pathlib import Path; from fmbseg.models.download import fetch; "
-        "from fmbseg.progress import silent_progress; "
+        "from fmbseg.machine.progress import silent_progress; "
         "fetch(sys.argv[1], Path(sys.argv[2]), None, silent_progress())"
     )
     process = subprocess.Popen([sys.executable, "-c", code, f"{hub.url}/sam.pth", target])

@@ -21,17 +21,17 @@ from fmbseg.config import Config, Dense
 from fmbseg.data.images import read_image
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
-from fmbseg.device import choose_device
 from fmbseg.errors import StoreError
+from fmbseg.machine.device import choose_device
+from fmbseg.machine.progress import silent_progress
 from fmbseg.models import records
-from fmbseg.paths import Paths
-from fmbseg.progress import silent_progress
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
 from fmbseg.pseudo.stages import detect, label, masks, query, state
 from fmbseg.pseudo.tables import DETECTIONS_SCHEMA, MASKS_SCHEMA, StoredMasks
-from fmbseg.store import StageReport, verify_published
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import StageReport, verify_published
 
 MakeConfig = Callable[..., Config]
 CountEncodings = Callable[[], AbstractContextManager[Counter[str]]]

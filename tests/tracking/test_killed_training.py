@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
-from fmbseg.runs import flat_params, run_key
-from fmbseg.tracking import open_tracker
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
+from fmbseg.tracking.run_content import flat_params, run_key
 from tests.tracking.world import (
     KEY,
     PARAMS,
@@ -38,7 +38,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from fmbseg.config import load_config
-from fmbseg.tracking import open_tracker
+from fmbseg.tracking.open import open_tracker
 params, root, *overrides = sys.argv[1:]
 config = load_config(Path(params), overrides)
 tracker = open_tracker(config, Path(root))

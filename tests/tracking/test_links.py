@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
-from fmbseg.tracking import open_tracker, ui_address
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.address import ui_address
+from fmbseg.tracking.open import open_tracker
 from tests.tracking.world import parent_runs, write_checkpoint, write_result
 
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
-from fmbseg.tracking import open_tracker, tracking_uri
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.address import tracking_uri
+from fmbseg.tracking.open import open_tracker
 from tests.heads import write_head
 from tests.tracking.world import (
     KEY,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
 from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, write_table
-from fmbseg.runs import checkpoint_sha256, stage_figures, trained_labels
-from fmbseg.store import published_digest
-from fmbseg.tracking import open_tracker
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import published_digest
+from fmbseg.tracking.open import open_tracker
+from fmbseg.tracking.run_content import checkpoint_sha256, stage_figures, trained_labels
 from tests.heads import write_head
 from tests.tracking.world import parent_runs, write_curve, write_result
 

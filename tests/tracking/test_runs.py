@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from fmbseg.config import Config, load_config
-from fmbseg.paths import Paths
-from fmbseg.runs import class_table, flat_params, run_key
-from fmbseg.tracking import open_tracker
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
+from fmbseg.tracking.run_content import class_table, flat_params, run_key
 from tests.heads import write_head
 from tests.tracking.world import (
     PARAMS,

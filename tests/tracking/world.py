@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fmbseg.config import Config
-from fmbseg.paths import Paths
-from fmbseg.tracking import open_tracker
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 KEY = "content key of the training"

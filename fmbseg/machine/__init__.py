@@ -1,0 +1,1 @@
+"""This machine: device and precision, pools of processes, progress on a terminal."""

@@ -1,0 +1,170 @@
+"""Folders that appear whole or not at all, and the listing that shows later damage."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fmbseg.store.digest import file_digest
+
+_TEMPORARY = ".fmbseg-tmp-"
+
+
+@contextmanager
+def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
+    """A folder beside its final place, removed at the end unless it was renamed.
+
+    While the block runs the folder is locked; the lock dies with the process, so
+    `remove_abandoned` can tell what a killed process left from what is being written.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with lock(parent, fcntl.LOCK_SH):
+        path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=parent))
+        descriptor = os.open(path, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: nothing is swept there either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        path.chmod(0o755)  # mkdtemp's 0700 would end up in a published out
+        yield path
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders in `parent` whose writer is dead."""
+    if not parent.is_dir():
+        return
+    with lock(parent, fcntl.LOCK_EX):
+        for path in parent.glob(f"{_TEMPORARY}*"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            finally:
+                os.close(descriptor)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def replace_directory(source: Path, destination: Path) -> None:
+    """Rename `source` to `destination`, which may exist; both on one file system."""
+    if destination.exists():
+        # A folder that is not empty cannot be renamed over: the old one steps aside first.
+        with temporary_directory(destination.parent, "old") as aside:
+            os.rename(destination, aside / destination.name)
+            os.rename(source, destination)
+    else:
+        os.rename(source, destination)
+    _sync(destination.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all; missing folders are made.
+
+    What a killed writer left beside it is gone when the file has been written again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = _temporary_file(path)
+    with os.fdopen(descriptor, "wb") as stream:  # closed, and so unlocked, when it has its name
+        try:
+            stream.truncate()
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    _sync(path.parent)
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """A locked file beside `path`: a dead writer's is taken over, a living one's waited for."""
+    # Not the name itself, which may be as long as names can be.
+    temporary = path.with_name(_TEMPORARY + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])
+    while True:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), temporary.stat()):
+                return descriptor, temporary
+        except FileNotFoundError:
+            pass  # the writer that was waited for has given it its name
+        except OSError:  # a file system without locks: a name of one's own
+            os.close(descriptor)
+            own, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+            return own, Path(name)
+        os.close(descriptor)
+
+
+def contents(directory: Path, listing: str) -> list[str]:
+    """The files below a folder, without its listing: sorted relative POSIX paths."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    names = (path.relative_to(directory).as_posix() for path in files)
+    return sorted(name for name in names if name != listing)
+
+
+def seal(directory: Path, listing: str, header: Mapping[str, Any]) -> None:
+    """Bring a folder to disk and list its files (size, sha256) in it, the listing last."""
+    files = {}
+    folders = {directory}
+    for name in contents(directory, listing):
+        path = directory / name
+        files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+        folders.add(path.parent)
+        _sync(path)
+    text = json.dumps({**header, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
+    (directory / listing).write_text(text + "\n", encoding="utf-8")
+    _sync(directory / listing)
+    for folder in folders:
+        _sync(folder)
+
+
+def damage(directory: Path, listing: str) -> str | None:
+    """What is wrong with a sealed folder, or None when every file is as listed."""
+    try:
+        files = json.loads((directory / listing).read_text(encoding="utf-8"))["files"]
+        expected = {name: (int(item["size"]), str(item["sha256"])) for name, item in files.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{listing} is missing or unreadable"
+    present = set(contents(directory, listing))
+    if present != set(expected):
+        return f"{min(present ^ set(expected))} is missing or not listed"
+    for name, (size, sha256) in expected.items():
+        path = directory / name
+        if path.stat().st_size != size or file_digest(path) != sha256:
+            return f"{name} has changed"
+    return None
+
+
+@contextmanager
+def lock(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a folder's advisory lock; where the file system has none, nothing is held."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, mode)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

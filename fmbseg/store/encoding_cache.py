@@ -1,0 +1,159 @@
+"""CLIP and SAM encodings of an image, shared by the stages that run as separate processes.
+
+This is a cache, not an out: losing it costs time only.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fmbseg.store.atomic import write_atomically
+
+_log = logging.getLogger(__name__)
+
+
+# Other processes put into the same folder; after so many of our own puts it is counted anew.
+_RECOUNT = 1000
+
+
+@dataclass
+class _Used:
+    """What a folder holds, as far as this process knows; all its caches share the budget."""
+
+    bytes: int
+    puts: int = 0
+
+
+_USED: dict[Path, _Used] = {}
+_OPENED: set[Path] = set()  # the keys' folders that this process has opened
+
+
+def _count(root: Path) -> None:
+    total = 0
+    # Unlike rglob, walk passes over folders that another process is dropping.
+    for folder, _, files in os.walk(root):
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += Path(folder, file).stat().st_size
+    _USED[root] = _Used(total)
+
+
+class EncodingCache:
+    """Arrays by the sha256 of the image, under the key of what encoded them.
+
+    Over the disk budget, encodings of earlier models and parameters make room: all but those under
+    the keys that this process has opened, and of each kind those under the key that any process has
+    opened last. If that is not enough nothing is stored, and one log line says so; the next stage
+    makes the encoding again. Dropping encodings in use would be no better: stages pass over all
+    images, one stage after the other.
+
+    Args:
+        root: folder of all encodings; the budget holds for the whole of it.
+        kind: of encoding, such as "clip-encoding".
+        key: content key of model, weights and encoding parameters, without "-".
+        budget_bytes: disk budget.
+    """
+
+    def __init__(self, root: Path, kind: str, key: str, budget_bytes: int) -> None:
+        self.root = root
+        self.directory = root / f"{kind}-{key}"
+        self.budget_bytes = budget_bytes
+        self._full = False
+        _count(root)
+        _OPENED.add(self.directory)
+        with suppress(FileNotFoundError):
+            os.utime(self.directory)  # the last opened of its kind
+
+    def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
+        """The arrays as they were put, or None; a damaged entry is removed and absent."""
+        path = self._path(image_sha)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                # Reading a member checks its CRC.
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("damaged encoding %s removed (%s)", path.name, error)
+            path.unlink(missing_ok=True)
+            return None
+
+    def put(self, image_sha: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Store arrays of float16, integers or booleans; nothing happens over the budget.
+
+        Raises:
+            TypeError: an array has another dtype: it would not be equal to a fresh encoding.
+        """
+        for name, array in arrays.items():
+            if array.dtype != np.float16 and array.dtype.kind not in "iub":
+                raise TypeError(f"encoding {name} is {array.dtype}, not float16 or an integer")
+        path = self._path(image_sha)
+        if path.exists():
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        size = buffer.getbuffer().nbytes
+        used = _USED[self.root]
+        if used.bytes + size > self.budget_bytes and not self._full:
+            self._make_room(size)
+            used = _USED[self.root]
+        if used.bytes + size > self.budget_bytes:
+            if not self._full:
+                self._full = True
+                _log.warning(
+                    "encoding cache %s is full (%.1f of %.1f GB): further encodings are made"
+                    " again by each stage; raise run.cache_gb or delete the folder",
+                    self.root,
+                    used.bytes / 1e9,
+                    self.budget_bytes / 1e9,
+                )
+            return
+        try:
+            write_atomically(path, buffer.getvalue())
+        except (FileNotFoundError, FileExistsError):
+            return  # another process, with other parameters, has just dropped this folder
+        used.bytes += size
+        used.puts += 1
+        if used.puts >= _RECOUNT:
+            _count(self.root)
+
+    def _make_room(self, size: int) -> None:
+        """Drop keys that are not in use, the one longest unused first, until `size` bytes fit."""
+        _count(self.root)  # another process may have made room
+        if size > self.budget_bytes or _USED[self.root].bytes + size <= self.budget_bytes:
+            return
+        opened: dict[Path, int] = {}
+        for path in self.root.glob("*/"):
+            with suppress(FileNotFoundError):
+                opened[path] = path.stat().st_mtime_ns
+        keys = sorted(opened, key=opened.__getitem__)
+        last = {_kind(path): path for path in keys if _kind(path)}
+        for path in keys:
+            if path in _OPENED or path in last.values():
+                continue
+            _log.info("encoding cache: %s, of another model or other parameters, dropped", path)
+            shutil.rmtree(path, ignore_errors=True)
+            _count(self.root)
+            if _USED[self.root].bytes + size <= self.budget_bytes:
+                return
+
+    def _path(self, image_sha: str) -> Path:
+        # Two levels: file systems and people dislike 100,000 files in one folder.
+        return self.directory / image_sha[:2] / f"{image_sha}.npz"
+
+
+def _kind(directory: Path) -> str:
+    # None: a folder of an earlier version.
+    return directory.name.rpartition("-")[0]

@@ -1,0 +1,1 @@
+"""MLflow: what a tracked run consists of, and how it gets there."""

@@ -1,0 +1,141 @@
+"""The checkpoint in MLflow: a logged model of its run, and the champion of the registry."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from fmbseg import __version__
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+CHAMPION = "champion"
+_MODEL_ID = "fmbseg.model_id"
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+_FILES = ("checkpoint.json", "head.safetensors")
+_log = logging.getLogger(__name__)
+
+
+def log_checkpoint(client: MlflowClient, experiment: str, run_id: str, checkpoint: Path) -> str:
+    """Log a trained head as a model of a run, once.
+
+    `mlflow.pyfunc.load_model(f"models:/{model_id}")` gives it back; see `pyfunc_model` for what it
+    takes and returns.
+
+    Args:
+        client: of the tracking server or database.
+        experiment: id of the run's experiment.
+        run_id: the run that the head belongs to.
+        checkpoint: folder with `checkpoint.json` and `head.safetensors`.
+
+    Returns:
+        The model's id.
+    """
+    known = client.get_run(run_id).data.tags.get(_MODEL_ID)
+    if known is not None:
+        return str(known)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        _save(checkpoint, Path(name) / "checkpoint", folder)
+        model = client.create_logged_model(experiment, "segmenter", source_run_id=run_id)
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.set_tag(run_id, _MODEL_ID, model.model_id)
+    return str(model.model_id)
+
+
+def promote(client: MlflowClient, name: str, run_id: str, model_id: str, benchmark: str) -> bool:
+    """Register a model and make it the champion, if it beats the present one.
+
+    Both are compared by `miou/<benchmark>` of their runs, on the same images. Where the present
+    champion was scored on others, nothing is known and it stays.
+
+    Args:
+        client: of the tracking server or database.
+        name: of the registered model.
+        run_id: the run of the new model.
+        model_id: the new model.
+        benchmark: the one that counts.
+
+    Returns:
+        Whether it is the champion now.
+    """
+    from mlflow.exceptions import MlflowException
+
+    run = client.get_run(run_id)
+    score = run.data.metrics.get(f"miou/{benchmark}")
+    if score is None:
+        return False
+    if not any(model.name == name for model in client.search_registered_models(f"name='{name}'")):
+        client.create_registered_model(name)
+    try:
+        champion = client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        champion = None  # there is none yet
+    if champion is not None and champion.run_id is not None:
+        if champion.run_id == run_id:
+            return True
+        other = client.get_run(champion.run_id)
+        best = other.data.metrics.get(f"miou/{benchmark}")
+        images = f"benchmark.{benchmark}"
+        if best is None or run.data.tags.get(images) != other.data.tags.get(images):
+            _log.warning(
+                "the champion of %r has no score on the same images of %s: it stays, compare by "
+                "hand",
+                name,
+                benchmark,
+            )
+            return False
+        if score <= best:
+            return False
+    source = client.get_logged_model(model_id).artifact_location
+    tags = {"benchmark": benchmark, "miou": f"{score:.4f}"}
+    made = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
+    client.set_registered_model_alias(name, CHAMPION, made.version)
+    return True
+
+
+def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
+    """Write an MLflow model: the code, the checkpoint, signature and an input example."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    copy.mkdir()
+    for name in _FILES:
+        shutil.copyfile(checkpoint / name, copy / name)
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")
+    example = pd.DataFrame({"image": [stream.getvalue()]})
+    with warnings.catch_warnings():
+        # It asks for type hints, from which it would make a signature; there is one.
+        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=str(_CODE),
+            artifacts={"checkpoint": str(copy)},
+            signature=_signature(),
+            input_example=(example, {"classes": "sky, grass"}),
+            pip_requirements=[f"fmbseg=={__version__}"],
+        )
+
+
+def _signature() -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema(
+            [ColSpec(DataType.string, "label_png"), ColSpec(DataType.string, "classes")]
+        ),
+        params=ParamSchema([ParamSpec("classes", DataType.string, "")]),
+    )

@@ -1,0 +1,343 @@
+"""MLflow: one run a pipeline run, so that two runs stand side by side on its compare page.
+
+`align` makes it, and each `evaluate@...` process adds its benchmark to the same one
+(`mlflow_runs.py` says how it is found). Everything logged is read from the stages' results on
+disk, so logging twice changes nothing. Baselines and oracle are runs of their own with the same
+metric names. What goes wrong here is one warning, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fmbseg.config import Config
+from fmbseg.store.digest import json_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import published_key
+from fmbseg.tracking.address import tracking_uri, ui_address
+from fmbseg.tracking.live_curve import (
+    LiveCurve,
+    add_params,
+    flat,
+    log_curve,
+    logged_points,
+    never_fails,
+)
+from fmbseg.tracking.logged_model import log_checkpoint, promote
+from fmbseg.tracking.mlflow_runs import CHECKPOINT, PARENT, TRAINING, ExperimentRuns
+from fmbseg.tracking.run_content import (
+    TrackedData,
+    checkpoint_sha256,
+    class_table,
+    evaluation_data,
+    protocol,
+    read_curve,
+    read_json,
+    run_key,
+    scored_images,
+    scores,
+    stage_figures,
+    trained_labels,
+    training_data,
+)
+from fmbseg.tracking.tracker import OnMetrics, Overlay, Tracker
+
+_LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
+_DIGEST = 36  # characters of a data set's digest that MLflow's column holds
+
+
+class MlflowTracker(Tracker):
+    """Logs into the experiment of `config.tracking`; a project's folder is `root`."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        self._section = config.tracking
+        self._root = root
+        self._runs = ExperimentRuns(config.tracking, root)
+
+    @contextmanager
+    def training(
+        self, config: Config, method: str, checkpoint: Path, key: Callable[[], str]
+    ) -> Iterator[OnMetrics | None]:
+        """See `Tracker.training`."""
+        begin = partial(self._begin, config, method, key)
+        curve = LiveCurve(self._runs.open, begin, f"training-{method}")
+        try:
+            yield curve.add
+        except BaseException:
+            with never_fails(f"the end of training-{method}"):
+                self._fail(curve)
+            raise
+        if curve.run_id is None:
+            self.trained(config, method, checkpoint)
+            return
+        with never_fails(f"the training of {method}"):
+            self._add_trained(config, method, checkpoint)
+
+    def trained(self, config: Config, method: str, checkpoint: Path) -> None:
+        """See `Tracker.trained`."""
+        with never_fails(f"the training of {method}"):
+            sha256 = checkpoint_sha256(checkpoint)
+            if sha256 is None:
+                return
+            known = self._runs.find(run_key(config, method, sha256))
+            if known is None or known.data.tags.get(f"{_LOGGED}training") != sha256:
+                self._add_trained(config, method, checkpoint)
+
+    def _add_trained(self, config: Config, method: str, checkpoint: Path) -> None:
+        sha256 = checkpoint_sha256(checkpoint)
+        if sha256 is None:
+            return
+        run_id = self._runs.obtain(config, method, sha256, published_key(checkpoint)).info.run_id
+        self._add_training(run_id, method, checkpoint, sha256)
+        client, _ = self._runs.open()
+        client.set_terminated(run_id, "FINISHED")
+        client.set_tag(run_id, f"{_LOGGED}training", sha256)
+
+    def evaluation(
+        self,
+        config: Config,
+        paths: Paths,
+        method: str,
+        benchmarks: Sequence[str],
+        overlay: Overlay | None = None,
+    ) -> None:
+        """See `Tracker.evaluation`."""
+        for benchmark in benchmarks:
+            with never_fails(f"the evaluation of {method} on {benchmark}"):
+                result = read_json(paths.metrics / method / f"{benchmark}.json")
+                mark = self._mark(config, paths, method, benchmark, result)
+                known = self._runs.find(run_key(config, method, result["checkpoint_sha256"]))
+                if known is None or known.data.tags.get(f"{_LOGGED}{benchmark}") != mark:
+                    self._add_evaluation(config, paths, method, benchmark, result, overlay, mark)
+
+    def _mark(
+        self, config: Config, paths: Paths, method: str, benchmark: str, result: Mapping[str, Any]
+    ) -> str:
+        """Digest of all that an evaluation logs; equal: everything is there already."""
+        entry = config.evaluate.benchmarks.get(benchmark)
+        labels = trained_labels(paths) if method == "fmbseg" else None
+        section = self._section
+        return json_digest(
+            [
+                result,
+                None if entry is None else entry.model_dump(),
+                None if labels is None else labels.digest,
+                [section.model, section.champion_benchmark],
+            ]
+        )
+
+    def _add_evaluation(
+        self,
+        config: Config,
+        paths: Paths,
+        method: str,
+        benchmark: str,
+        result: Mapping[str, Any],
+        overlay: Overlay | None,
+        mark: str,
+    ) -> None:
+        client, _ = self._runs.open()
+        sha256 = result["checkpoint_sha256"]
+        trained = {"fmbseg": paths.align, "oracle": paths.oracle}.get(method)
+        if trained is not None and sha256 != checkpoint_sha256(trained):
+            trained = None  # another head lies there by now
+        training = None if trained is None else published_key(trained)
+        run_id = self._runs.obtain(config, method, sha256, training).info.run_id
+        if trained is not None:
+            self._add_training(run_id, method, trained, sha256)
+        self._add_scores(run_id, config, paths.metrics / method, benchmark, result)
+        parts = []
+        if overlay is not None:
+            with never_fails(f"the picture of {benchmark}") as part:
+                if (picture := overlay(benchmark)) is not None:
+                    client.log_image(run_id, picture, artifact_file=f"overlay/{benchmark}.png")
+            parts.append(part)
+        with never_fails(f"the data set of {benchmark}") as part:
+            self._add_data(run_id, evaluation_data(config, benchmark, result))
+        parts.append(part)
+        client.set_terminated(run_id, "FINISHED")
+        if method == "fmbseg" and trained is not None:
+            with never_fails("the model of this run") as part:
+                self._add_model(run_id, trained)
+            parts.append(part)
+            with never_fails("what the stages took") as part:
+                self._add_stages(run_id, config, paths)
+            parts.append(part)
+        if method in ("fmbseg", "pseudo"):
+            with never_fails("the score of the pseudo labels") as part:
+                self._add_label_scores(config, paths)
+            parts.append(part)
+        if (trained is not None or sha256 is None) and all(part.succeeded for part in parts):
+            client.set_tag(run_id, f"{_LOGGED}{benchmark}", mark)
+
+    def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
+        labels = trained_labels(paths)
+        if labels is None:
+            return
+        client, _ = self._runs.open()
+        logged = client.get_run(run_id).data.metrics
+        new = {k: v for k, v in stage_figures(config, paths, labels).items() if k not in logged}
+        log_curve(client, run_id, [(0, new)])
+        self._add_data(run_id, training_data(config, paths, labels))
+
+    def _add_label_scores(self, config: Config, paths: Paths) -> None:
+        """Gives the run of the present head what stage 1 scores with the same parameters.
+
+        Either may be there first; whoever comes second calls this to some effect.
+        """
+        client, _ = self._runs.open()
+        head = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+        labels = self._runs.find(run_key(config, "pseudo", None))
+        if head is None or labels is None:
+            return
+        scored = {k: v for k, v in labels.data.metrics.items() if k.startswith("miou/")}
+        found = {f"pseudo_labels/{key}": value for key, value in scored.items()}
+        new = {k: v for k, v in found.items() if head.data.metrics.get(k) != v}
+        log_curve(client, head.info.run_id, [(0, new)])
+
+    def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client, _ = self._runs.open()
+        logged = client.get_run(run_id).inputs
+        sets = [entry.dataset for entry in logged.dataset_inputs] if logged else []
+        known = {(each.name, each.digest) for each in sets}
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    each.name, each.digest[:_DIGEST], "local", json.dumps({"uri": each.source})
+                ),
+                [InputTag("mlflow.data.context", each.context)],
+            )
+            for each in data
+            if (each.name, each.digest[:_DIGEST]) not in known
+        ]
+        if inputs:
+            client.log_inputs(run_id, inputs)
+
+    def _add_model(self, run_id: str, checkpoint: Path) -> None:
+        client, experiment = self._runs.open()
+        model_id = log_checkpoint(client, experiment, run_id, checkpoint)
+        section = self._section
+        promote(client, section.model, run_id, model_id, section.champion_benchmark)
+
+    def run_link(self, config: Config, paths: Paths) -> str | None:
+        """See `Tracker.run_link`."""
+        link: str | None = None
+        with never_fails("the link to the run"):
+            _, experiment = self._runs.open()
+            run = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+            pages = ui_address(tracking_uri(self._section.uri, self._root))
+            if run is not None:
+                run_id = run.info.run_id
+                link = f"run {run_id} (`make ui`)"
+                if pages is not None:
+                    link = f"{pages}/#/experiments/{experiment}/runs/{run_id}"
+        return link
+
+    def _add_scores(
+        self, run_id: str, config: Config, folder: Path, benchmark: str, result: Mapping[str, Any]
+    ) -> None:
+        # The other benchmarks of the same checkpoint and protocol belong to this run as well,
+        # although nothing had to be computed for them: without them its row would have holes.
+        client, _ = self._runs.open()
+        results = {benchmark: result}
+        for name in config.evaluate.benchmarks:
+            path = folder / f"{name}.json"
+            other = read_json(path) if name != benchmark and path.is_file() else {}
+            if other and protocol(other) == protocol(result):
+                results[name] = other
+        data = client.get_run(run_id).data
+        for name, values in results.items():
+            images = scored_images(config, name, values)
+            tag, mark = f"{_LOGGED}scores.{name}", json_digest([values, images])
+            if data.tags.get(tag) == mark:
+                continue
+            new = {k: v for k, v in scores(values, name).items() if data.metrics.get(k) != v}
+            log_curve(client, run_id, [(0, new)])
+            client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
+            self._add_child(run_id, name, values)
+            if images is not None:
+                client.set_tag(run_id, f"benchmark.{name}", images)
+            client.set_tag(run_id, tag, mark)
+
+    def _add_child(self, run_id: str, benchmark: str, result: Mapping[str, Any]) -> None:
+        """A benchmark as a child run, with what is not logged there yet."""
+        client, experiment = self._runs.open()
+        name = f"evaluate-{benchmark}"
+        child = self._runs.child(run_id, name)
+        if child is None:
+            tags = {PARENT: run_id, "fmbseg.benchmark": benchmark}
+            child = client.create_run(experiment, tags=tags, run_name=name)
+        shown = {key: str(value) for key, value in result["protocol"].items()}
+        add_params(client, child, {"benchmark": benchmark, **shown})
+        own = {k.removesuffix(f"/{benchmark}"): v for k, v in scores(result, benchmark).items()}
+        new = {key: value for key, value in own.items() if child.data.metrics.get(key) != value}
+        log_curve(client, child.info.run_id, [(0, new)])
+        client.set_terminated(child.info.run_id, "FINISHED")
+
+    def _add_training(self, run_id: str, method: str, checkpoint: Path, sha256: str) -> None:
+        """Gives a run its checkpoint and, as a child run, its training curve.
+
+        The child run is the one that was logged into while the training went on, if there is one.
+        """
+        client, experiment = self._runs.open()
+        if not client.list_artifacts(run_id, "checkpoint"):
+            for name in ("checkpoint.json", "head.safetensors"):
+                client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
+        name, key = f"training-{method}", published_key(checkpoint)
+        child, begun = self._runs.child(run_id, name), self._runs.begun(method, key)
+        if child is not None and child.info.status == "FINISHED":
+            if begun is not None:
+                client.delete_run(begun.info.run_id)  # the same head was trained a second time
+            return
+        curve = read_curve(checkpoint / "curve.csv")
+        child = begun or child
+        if child is not None and logged_points(client, child) - flat(curve):
+            # Two tries of one training are equal on one machine, not on two: what a try logged that
+            # did not get to this head would be a curve of neither.
+            client.delete_run(child.info.run_id)
+            child = None
+        if child is None:
+            child = client.create_run(experiment, tags={PARENT: run_id}, run_name=name)
+        for tag, value in ((PARENT, run_id), (TRAINING, key or ""), (CHECKPOINT, sha256)):
+            client.set_tag(child.info.run_id, tag, value)
+        steps = {step for step, _, _ in logged_points(client, child)}
+        log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
+        client.set_terminated(child.info.run_id, "FINISHED")
+
+    def _begin(self, config: Config, method: str, key: Callable[[], str]) -> tuple[str, set[int]]:
+        """The run that a training is logged into, below its pipeline run, and the epochs it has.
+
+        One that was killed or failed goes on in the run it had.
+        """
+        client, experiment = self._runs.open()
+        training = key()
+        parent = self._runs.obtain(config, method, None, training).info.run_id
+        client.update_run(parent, status="RUNNING")
+        begun = self._runs.begun(method, training)
+        if begun is None:
+            tags = {PARENT: parent, TRAINING: training}
+            made = client.create_run(experiment, tags=tags, run_name=f"training-{method}")
+            return made.info.run_id, set()
+        run_id, before = begun.info.run_id, begun.data.tags.get(PARENT)
+        client.set_tag(run_id, PARENT, parent)
+        if before not in (None, parent) and not client.get_run(before).data.tags.get(CHECKPOINT):
+            # It was begun with other parameters, which do not concern the training.
+            client.delete_run(before)
+        client.update_run(run_id, status="RUNNING")
+        return run_id, {step for step, _, _ in logged_points(client, begun)}
+
+    def _fail(self, curve: LiveCurve) -> None:
+        if curve.run_id is None:
+            return
+        client, _ = self._runs.open()
+        parent = client.get_run(curve.run_id).data.tags[PARENT]
+        for run_id in (curve.run_id, parent):
+            client.set_terminated(run_id, "FAILED")
+        curve.flush()

@@ -1,0 +1,229 @@
+"""What a tracked pipeline run consists of: its key, parameters, curve and tables.
+
+Read from the configuration and from results on disk, independent of where it is logged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from fmbseg.config import Config
+from fmbseg.store.digest import json_digest
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import MANIFEST, published_digest, published_key
+from fmbseg.tracking.performance import recall
+
+Curve = list[tuple[int, dict[str, float]]]
+
+# Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
+# parameters: one can be added to a run that is already there.
+_NOT_PARAMS = {"tracking", "run.cache_gb", "evaluate.benchmarks"}
+_TRAINING = {"align", "data", "features"}
+_IMAGES = {"split", "limit"}
+
+
+def flat_params(config: Config, *, trained: bool = True) -> dict[str, str]:
+    """`section.key` -> value of all parameters that may change a result.
+
+    Args:
+        config: all sections.
+        trained: whether the result comes from a trained head.
+    """
+    flat: dict[str, str] = {}
+    left_out = _NOT_PARAMS if trained else _NOT_PARAMS | _TRAINING
+
+    def walk(name: str, value: Any) -> None:
+        if name in left_out:
+            return
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(f"{name}.{key}" if name else str(key), inner)
+        else:
+            flat[name] = str(value)
+
+    walk("", config.model_dump())
+    return flat
+
+
+def run_key(config: Config, method: str, checkpoint_sha256: str | None) -> str:
+    """The key of a pipeline run: equal for the same method, checkpoint and parameters."""
+    params = flat_params(config, trained=checkpoint_sha256 is not None)
+    return json_digest([method, checkpoint_sha256, params])
+
+
+def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
+    """What is read in a list of runs: method, what is special about it, start of the key."""
+    learned = checkpoint_sha256 is not None
+    what = f"{config.align.head}-{config.align.loss}" if learned else config.clip.model
+    return f"{method}-{what}-{run_key(config, method, checkpoint_sha256)[:8]}"
+
+
+def checkpoint_sha256(folder: Path) -> str | None:
+    """The sha256 of the weights of the checkpoint in `folder`, None where there is none."""
+    path = folder / "checkpoint.json"
+    value = read_json(path).get("sha256") if path.is_file() else None
+    return value if isinstance(value, str) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises OSError or ValueError."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
+def read_curve(path: Path) -> Curve:
+    """A training curve `epoch,loss,lr,...` -> (epoch, metrics of that epoch)."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        (int(row["epoch"]), {key: float(value) for key, value in row.items() if key != "epoch"})
+        for row in rows
+    ]
+
+
+def class_table(result: Mapping[str, Any]) -> str:
+    """CSV `class,iou` of one result; a class that occurs nowhere has no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "iou"])
+    for name, iou in result["per_class_iou"].items():
+        writer.writerow([name, "" if iou is None else f"{iou:.4f}"])
+    return text.getvalue()
+
+
+def scores(result: Mapping[str, Any], benchmark: str) -> dict[str, float]:
+    """`<score>/<benchmark>` -> percent, of the scores that have a value."""
+    unseen = result.get("without_held_out_glyphs") or {}
+    keys = ("miou", "miou_present", "pixel_accuracy", "mean_accuracy", "boundary_iou")
+    named = {key: result.get(key) for key in keys}
+    named["miou_without_held_out_glyphs"] = unseen.get("miou")
+    return {f"{key}/{benchmark}": float(v) for key, v in named.items() if v is not None}
+
+
+def scored_images(config: Config, benchmark: str, result: Mapping[str, Any]) -> str | None:
+    """Which images a result was made on: two runs compare only where this is equal.
+
+    The digest of images and truth is part of it, because other images may lie under the same
+    folder tomorrow. None for a benchmark that the configuration does not have.
+    """
+    entry = config.evaluate.benchmarks.get(benchmark)
+    if entry is None:
+        return None
+    limit = "" if entry.limit is None else f", first {entry.limit}"
+    digest = result.get("samples_sha256")
+    known = "" if digest is None else f", sha256 {digest}"
+    return f"{entry.root} {entry.split}{limit}{known}"
+
+
+def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result was made with, apart from the images it was made on."""
+    own = {key: value for key, value in result["protocol"].items() if key not in _IMAGES}
+    return {"checkpoint_sha256": result["checkpoint_sha256"], **own}
+
+
+@dataclass(frozen=True)
+class TrainedLabels:
+    """The pseudo labels that are there, known to be those that the present head was trained on.
+
+    Attributes:
+        digest: of the out, hex.
+        images_digest: of the images they label, hex.
+        images: how many these are.
+    """
+
+    digest: str
+    images_digest: str
+    images: int
+
+
+def trained_labels(paths: Paths) -> TrainedLabels | None:
+    """What the present head was trained on; None where there is no head, or it had other labels."""
+    checkpoint = paths.align / "checkpoint.json"
+    if published_key(paths.label) is None or not checkpoint.is_file():
+        return None
+    digest = published_digest(paths.label)
+    if read_json(checkpoint)["training"].get("labels") != digest:
+        return None
+    manifest = read_json(paths.label / MANIFEST)
+    return TrainedLabels(digest, str(manifest["images_digest"]), int(manifest["images"]))
+
+
+def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[str, float]:
+    """What the stages before the training took, and what stage 1 found; by metric name.
+
+    `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
+    stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
+    the share of labelled patches that of the training. `pseudo_labels/similarity` (cosine of a
+    mask with the text of its class) and `pseudo_labels/predicted_iou` (SAM's, 0 to 1) are means
+    over the masks that were painted; absent where there is none.
+    """
+    figures: dict[str, float] = {}
+    for stage in ("detect", "query", "masks", "label", "features"):
+        place = paths.features if stage == "features" else paths.pseudo / stage
+        key = published_key(place)
+        if key is None or (found := recall(paths, key)) is None:
+            continue
+        figures[f"images_per_second/{stage}"] = found.images_per_second
+        figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
+        if found.peak_gpu_memory_mb:
+            figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
+    columns = ["source", "class_index", "similarity", "predicted_iou"]
+    table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
+    queried = table["source"] == "query"
+    figures["pseudo_labels/classes_per_image"] = int(queried.sum()) / labels.images
+    figures["pseudo_labels/masks_per_image"] = len(table) / labels.images
+    section = config.label
+    used = (queried & section.use_queries) | (~queried & section.use_masks)
+    classified = table["class_index"].notna() & (table["similarity"] >= section.min_similarity)
+    kept = table[used & classified]
+    if len(kept):
+        for name in ("similarity", "predicted_iou"):
+            figures[f"pseudo_labels/{name}"] = float(kept[name].mean())
+    share = read_json(paths.align / "checkpoint.json")["metrics"]["labelled_patches"]
+    figures["pseudo_labels/labelled_patches"] = float(share)
+    return figures
+
+
+@dataclass(frozen=True)
+class TrackedData:
+    """A data set as MLflow lists it.
+
+    Attributes:
+        name: data set and split.
+        digest: of its content, hex.
+        source: where it lies, relative to the workspace.
+        context: training or evaluation.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+def training_data(config: Config, paths: Paths, labels: TrainedLabels) -> list[TrackedData]:
+    """The images and the pseudo labels of the present head."""
+    data = config.data
+    place = paths.label.relative_to(paths.root).as_posix()
+    return [
+        TrackedData(f"{data.name}/{data.split}", labels.images_digest, data.root, "training"),
+        TrackedData("pseudo labels", labels.digest, place, "training"),
+    ]
+
+
+def evaluation_data(config: Config, benchmark: str, result: Mapping[str, Any]) -> list[TrackedData]:
+    """The images and the truth that a result was made on."""
+    entry, digest = config.evaluate.benchmarks.get(benchmark), result.get("samples_sha256")
+    if entry is None or digest is None:
+        return []
+    return [TrackedData(f"{benchmark}/{entry.split}", digest, entry.root, "evaluation")]

@@ -1,0 +1,205 @@
+"""The segmenter: shapes, classes, the background rule, inputs, and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+import fmbseg
+from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
+from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.config import EvaluateSection, RunSection
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from fmbseg.errors import CheckpointError, DataError, VocabularyError
+from fmbseg.inference import segmenter as predict
+from fmbseg.inference.segmenter import Segmenter, label_map, load_segmenter
+from fmbseg.models import tiny
+from fmbseg.models.build import build_encoder
+from fmbseg.models.clip import build_clip
+from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest, weights_record
+
+CPU = RunSection(device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict-weights")
+    torch.manual_seed(0)
+    for name, module in (
+        ("tiny-clip", build_clip(tiny.architecture("clip"))),
+        ("tiny-encoder", build_encoder(tiny.architecture("encoder"))),
+    ):
+        state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
+        save_file(state, folder / weights_record(name).file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a head with random weights."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
+    space = tiny.architecture("clip")["embed_dim"]
+    info = CheckpointInfo(
+        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder", weights)),
+        clip=ModelReference("tiny-clip", weights_digest("tiny-clip", weights)),
+        vocabulary=Vocabulary("three", tuple(map(VocabularyClass, ("dog", "cat", "grass")))),
+        templates="single",
+        short_side=64,
+        training={},
+        metrics={},
+    )
+    save_checkpoint(folder, seeded_head(HeadConfig("transformer", encoder, space, 4), 0), info)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint: Path, weights: Path) -> Segmenter:
+    return load_segmenter(checkpoint, run=CPU, weights_dir=weights)
+
+
+def picture(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def test_is_the_public_api() -> None:
+    assert fmbseg.load_segmenter is load_segmenter
+    assert fmbseg.Segmenter is Segmenter
+
+
+def test_predict_gives_labels_and_scores(segmenter: Segmenter) -> None:
+    result = segmenter.predict(picture(), classes=["dog", "a red car", "sky", "road"])
+    assert result.classes == ("dog", "a red car", "sky", "road")
+    assert result.label_map.shape == (70, 90)
+    assert result.label_map.dtype == np.int64
+    assert result.scores.shape == (4, 70, 90)
+    assert result.scores.dtype == np.float32
+    assert np.abs(result.scores).max() <= 1.0 + 1e-5
+    np.testing.assert_array_equal(result.scores.argmax(axis=0), result.label_map)
+    assert result.similarity.shape == (4, 8, 10)
+
+
+def test_scores_are_the_upsampled_similarities(segmenter: Segmenter) -> None:
+    result = segmenter.predict(picture(), classes=["dog", "cat"])
+    expected = F.interpolate(torch.from_numpy(result.similarity)[None], (70, 90), mode="bilinear")
+    torch.testing.assert_close(torch.from_numpy(result.scores), expected[0])
+
+
+def test_default_classes_are_those_of_the_training(segmenter: Segmenter) -> None:
+    assert segmenter.predict(picture()).classes == ("dog", "cat", "grass")
+    assert segmenter.predict(picture(), vocabulary="voc20").classes[0] == "aeroplane"
+    assert len(segmenter.predict(picture(), vocabulary=load_vocabulary("voc21")).classes) == 21
+
+
+def test_every_kind_of_image(segmenter: Segmenter, tmp_path: Path) -> None:
+    image = picture()
+    path = tmp_path / "image.png"
+    image.save(path)
+    expected = segmenter.predict(image)
+    for same in (np.asarray(image), path, str(path), image.convert("RGBA")):
+        np.testing.assert_array_equal(segmenter.predict(same).label_map, expected.label_map)
+    grey = np.asarray(image.convert("L"))
+    assert segmenter.predict(grey).label_map.shape == (70, 90)
+
+
+def test_odd_sizes(segmenter: Segmenter) -> None:
+    for width, height in ((1, 1), (5, 200), (333, 21), (64, 64)):
+        result = segmenter.predict(picture(width, height), classes=["dog", "cat"])
+        assert result.label_map.shape == (height, width)
+        assert result.scores.shape == (2, height, width)
+    assert segmenter.predict(picture(), classes=["dog"]).label_map.max() == 0
+
+
+def test_synonyms_count_for_their_class(segmenter: Segmenter) -> None:
+    plain = segmenter.predict(picture(), classes=["dog", "puppy", "cat"])
+    merged = Vocabulary("two", (VocabularyClass("dog", ("puppy",)), VocabularyClass("cat")))
+    result = segmenter.predict(picture(), vocabulary=merged)
+    expected = np.stack([plain.similarity[:2].max(axis=0), plain.similarity[2]])
+    np.testing.assert_allclose(result.similarity, expected, atol=1e-6)
+
+
+def test_batches_equal_single_images(segmenter: Segmenter) -> None:
+    images = [picture(90, 70, 0), picture(40, 80, 1), picture(90, 70, 2), picture(64, 64, 3)]
+    text = segmenter.text(load_vocabulary("voc20"))
+    together = segmenter.similarities(images, text)
+    for image, similarity in zip(images, together, strict=True):
+        alone = segmenter.similarities([image], text)[0]
+        assert similarity.shape[0] == 20
+        torch.testing.assert_close(similarity, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_protocol_is_configurable(checkpoint: Path, weights: Path) -> None:
+    section = EvaluateSection(short_side=128)
+    large = load_segmenter(checkpoint, section, CPU, weights)
+    assert large.predict(picture()).similarity.shape == (3, 16, 21)
+
+
+def test_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    for name, module in (
+        ("tiny-clip", build_clip(tiny.architecture("clip"))),
+        ("tiny-encoder", build_encoder(tiny.architecture("encoder"))),
+    ):
+        state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
+        save_file(state, tmp_path / weights_record(name).file)
+    with pytest.raises(CheckpointError, match="other weights of tiny-encoder"):
+        load_segmenter(checkpoint, run=CPU, weights_dir=tmp_path)
+
+
+def test_mistakes_are_named(segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        load_segmenter(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        segmenter.predict(tmp_path / "none.jpg")
+    with pytest.raises(DataError, match=r"float64: give \[H, W, 3\] uint8"):
+        segmenter.predict(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="give"):
+        segmenter.predict(np.zeros((4, 4, 2), dtype=np.uint8))
+    with pytest.raises(VocabularyError, match="one of the two"):
+        segmenter.predict(picture(), classes=["dog"], vocabulary="voc20")
+    with pytest.raises(VocabularyError, match="twice"):
+        segmenter.predict(picture(), classes=["dog", "Dog "])
+    with pytest.raises(VocabularyError):
+        segmenter.predict(picture(), classes=[])
+
+
+def test_threads_stay_as_they_are(
+    checkpoint: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(weights))
+    threads = torch.get_num_threads()
+    load_segmenter(checkpoint, weights_dir=weights)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("size", [(40, 30), (7, 50), (3, 2), (8, 10)])
+def test_label_map_in_bands(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randn(5, 8, 10, generator=generator) * 0.2
+    scores = F.interpolate(similarity[None], size, mode="bilinear")[0]
+    probability = (40 * scores).softmax(dim=0).amax(dim=0)
+    expected = scores.argmax(dim=0)
+    with_background = torch.where(probability < 0.7, 3, expected)
+    assert (with_background != expected).any() or size == (3, 2)
+    whole = label_map(similarity, size)
+    for elements in (1, 5 * size[1] * 3, 1 << 24):
+        monkeypatch.setattr(predict, "_BAND_ELEMENTS", elements)
+        assert torch.equal(label_map(similarity, size), whole)
+        assert torch.equal(label_map(similarity, size), expected)
+        assert torch.equal(label_map(similarity, size, 3, 40.0, 0.7), with_background)
+
+
+def test_background_rule_needs_a_background() -> None:
+    similarity = torch.zeros(4, 2, 2)
+    similarity[1] = 0.001
+    assert (label_map(similarity, (4, 4), None, 40.0, 0.9) == 1).all()
+    assert (label_map(similarity, (4, 4), 2, 40.0, 0.9) == 2).all()
+    assert (label_map(similarity, (4, 4), 2, 40.0, 0.0) == 1).all()

@@ -1,0 +1,207 @@
+"""The pipeline through DVC, for real, in a scratch project with few scenes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from fmbseg.config import load_config
+from fmbseg.pipeline.table import STAGES
+from tests.project import Project, copy_project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Project]:
+    root = tmp_path_factory.mktemp("project") / "fmbseg"
+    yield copy_project(repository, root)
+    shutil.rmtree(root)
+
+
+BENCHMARKS = tuple(load_config(Path(__file__).parents[2] / "params.yaml").evaluate.benchmarks)
+ALL = {
+    f"{name}@{benchmark}" if stage.each_benchmark else name
+    for name, stage in STAGES.items()
+    for benchmark in BENCHMARKS
+}
+EVALUATE = {name for name in ALL if name.startswith("evaluate@")}
+
+
+# The tests go on from one another: the first pays for all of them.
+
+
+def test_first_run_makes_everything(project: Project) -> None:
+    assert project.repro() == ALL
+    for method in ("fmbseg", "maskclip", "pseudo", "oracle"):
+        for benchmark in BENCHMARKS:
+            found = project.metrics(method, benchmark)
+            assert (found["method"], found["benchmark"]) == (method, benchmark)
+            assert found["images"] == 4
+    assert "up to date" in project.run("dvc", "status")
+    assert project.repro() == set()
+    # Nothing under data/ nor any cache is offered to git.
+    changed = {line[3:] for line in project.run("git", "status", "--short").splitlines()}
+    assert changed == {"dvc.lock", "metrics/"}
+
+
+def test_metrics_and_plots_show(project: Project) -> None:
+    shown = project.run("dvc", "metrics", "show")
+    for method in ("fmbseg", "oracle", "maskclip"):
+        assert f"metrics/{method}/voc21.json" in shown.replace("\\", "/")
+    project.run("dvc", "plots", "show", "-o", "plots")
+    page = (project.root / "plots" / "index.html").read_text(encoding="utf-8")
+    for name in ("iou/voc21.csv", "confusions/voc21.csv", "curve.csv", "potted plant"):
+        assert name in page
+    assert len(list((project.root / "plots").rglob("*voc21.png"))) == 1
+    shutil.rmtree(project.root / "plots", ignore_errors=True)
+
+
+def test_another_head_reruns_what_depends_on_it(project: Project) -> None:
+    project.commit("results")
+    before = (project.root / "data" / "align" / "head.safetensors").read_bytes()
+    project.set("head: transformer", "head: linear")
+    assert project.repro() == {"align", "oracle", "plots"} | EVALUATE
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() != before
+
+    # Back again: everything comes out of the run-cache, the same bytes.
+    project.run("git", "checkout", "params.yaml", "dvc.lock")
+    assert project.repro() == set()
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == before
+
+
+def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
+    config = load_config(project.root / "params.yaml")
+    client = MlflowClient(tracking_uri=f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment is not None
+    wanted = "params.method = 'fmbseg'"
+    runs = client.search_runs([experiment.experiment_id], wanted)
+    assert sorted(run.data.params["align.head"] for run in runs) == ["linear", "transformer"]
+    for run in runs:
+        assert {f"miou/{benchmark}" for benchmark in BENCHMARKS} <= set(run.data.metrics)
+        figures = {
+            "images_per_second/masks",
+            "peak_memory_mb/detect",
+            "pseudo_labels/masks_per_image",
+        }
+        assert figures <= set(run.data.metrics)
+        data = {each.dataset.name for each in run.inputs.dataset_inputs}
+        assert {"coco_stuff/train2017", "pseudo labels", "voc21/val"} <= data
+        child = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        children = client.search_runs([experiment.experiment_id], child)
+        named = {found.info.run_name: found for found in children}
+        assert len(named) == len(children) == 1 + len(BENCHMARKS)  # the training is the other one
+        training = named["training-fmbseg"]
+        assert len(client.get_metric_history(training.info.run_id, "loss")) == 2
+        overlays = {file.path for file in client.list_artifacts(run.info.run_id, "overlay")}
+        assert len(overlays) == len(BENCHMARKS)
+
+
+KEYS = """
+import json
+from fmbseg.config import load_config
+from fmbseg.store.paths import Paths
+from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import stage_state
+config = load_config("params.yaml")
+states = {name: stage_state(name, config, Paths(), silent_progress())
+          for name in ("scenes", "detect", "masks", "features", "baselines@voc21")}
+print(json.dumps({name: state.key for name, state in states.items()}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [
+        ("data/textures.py", {"scenes"}),
+        ("pseudo/detection.py", {"detect", "baselines@voc21"}),
+        ("models/sam.py", {"masks", "baselines@voc21"}),
+        ("align/features.py", {"features"}),
+        ("view/overlay.py", set()),
+    ],
+)
+def test_a_changed_source_changes_the_keys_of_its_stages_only(
+    project: Project, source: str, changed: set[str]
+) -> None:
+    def keys() -> dict[str, str]:
+        said = project.run("python", "-c", KEYS).splitlines()
+        found: dict[str, str] = json.loads(next(line for line in said if line.startswith("{")))
+        return found
+
+    before = keys()
+    path = project.root / "fmbseg" / source
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(text + "\n# changed\n", encoding="utf-8")
+        after = keys()
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert {name for name, key in before.items() if after[name] != key} == changed
+
+
+def test_a_lost_out_comes_from_the_run_cache(project: Project) -> None:
+    shutil.rmtree(project.root / "data" / "pseudo" / "label")
+    assert project.repro() == set()
+    assert len(list((project.root / "data" / "pseudo" / "label" / "labels").iterdir())) == 8
+
+
+def test_stages_take_over_what_the_store_has(project: Project) -> None:
+    for name in ("detect", "query", "masks", "label", "features", "align"):
+        assert f"{name}: 0 computed" in project.run("fmbseg", "run", name)
+
+
+def test_experiments_with_other_heads_and_losses_are_queued(project: Project) -> None:
+    head = (project.root / "data" / "align" / "head.safetensors").read_bytes()
+    project.run("dvc", "exp", "run", "--queue", "-S", "align.head=mlp", "-S", "align.loss=text")
+    project.run(
+        "dvc", "exp", "run", "--queue", "-S", "align.head=linear", "-S", "align.loss=supcon"
+    )
+    project.run("dvc", "exp", "run", "--run-all")  # each in a folder of its own
+    shown = csv.DictReader(project.run("dvc", "exp", "show", "--csv").splitlines())
+    done = [row for row in shown if row["rev"] not in ("workspace", "main", "master")]
+    assert {(row["align.head"], row["align.loss"]) for row in done} == {
+        ("mlp", "text"),
+        ("linear", "supcon"),
+    }
+    # Scored, each for itself.
+    scores = [row["metrics/fmbseg/voc21.json:miou"] for row in done]
+    assert all(scores) and len(set(scores)) == 2
+    assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
+    assert project.repro() == set()
+
+
+def test_data_and_benchmark_outside_the_project(project: Project, tmp_path: Path) -> None:
+    outside = tmp_path / "coco"
+    shutil.copytree(project.root / "data" / "scenes" / "coco_stuff164k", outside)
+    root = os.path.relpath(outside, project.root)
+    before = project.metrics("fmbseg", "coco_stuff")
+
+    project.set("coco_stuff: {root: data/scenes/coco_stuff164k", f"coco_stuff: {{root: {root}")
+    assert project.repro("evaluate@coco_stuff") == {"evaluate@coco_stuff"}
+    assert project.metrics("fmbseg", "coco_stuff") == before
+    project.set("root: data/scenes/coco_stuff164k", f"root: {root}")
+    assert project.repro("features") == {"features"}
+
+    # A change of the images is seen, and their loss is one line.
+    (outside / "images" / "train2017" / "000000000001.jpg").unlink()
+    assert project.repro("features") == {"features"}
+    shutil.rmtree(outside / "images" / "train2017")
+    done = subprocess.run(
+        ["fmbseg", "run", "features"],
+        cwd=project.root,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fmbseg: ")
