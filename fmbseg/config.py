@@ -168,10 +168,9 @@ class BenchmarkRoot(Section):
     limit: int | None = Field(None, ge=1)
 
 
-class EvaluateSection(Section):
-    """Scoring: benchmarks, and the inference protocol of the alignment head and of MaskCLIP."""
+class InferenceSection(Section):
+    """How a head is asked: the protocol and the background rule. A checkpoint carries it."""
 
-    benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
     protocol: Literal["fmbseg", "tcl", "sclip", "proxyclip"] = "fmbseg"
     short_side: int = Field(128, ge=8, description="of the protocol fmbseg")
     background_rule: Literal["probability", "constant", "words"] | None = Field(
@@ -182,7 +181,19 @@ class EvaluateSection(Section):
     background_threshold: float = Field(
         0.1, ge=0, le=1, description="where a vocabulary has a background: below it, background"
     )
+
+
+class EvaluateSection(InferenceSection):
+    """Scoring: benchmarks, and how the methods that compare patches with words are asked."""
+
+    benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
     batch_size: int = Field(8, ge=1)
+
+    @property
+    def inference(self) -> InferenceSection:
+        """What a checkpoint carries of it."""
+        names = set(InferenceSection.model_fields)
+        return InferenceSection(**self.model_dump(include=names))
 
 
 class TrackingSection(Section):

@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
-from fmbseg.config import Config
+from fmbseg.config import Config, InferenceSection
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 HEAD = "head.safetensors"
 RECORD = "checkpoint.json"
 
@@ -42,6 +42,7 @@ class CheckpointInfo:
         vocabulary: classes it was trained on; it can be asked for any others.
         templates: prompt templates, where a vocabulary has none of its own.
         short_side: of the images the encoder saw, pixels.
+        inference: how it is to be asked, unless the asker says otherwise.
         training: parameters and seed.
         metrics: of the training, by name.
     """
@@ -51,6 +52,7 @@ class CheckpointInfo:
     vocabulary: Vocabulary
     templates: str
     short_side: int
+    inference: InferenceSection
     training: Mapping[str, Any]
     metrics: Mapping[str, float]
 
@@ -97,6 +99,7 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         },
         "templates": info.templates,
         "short_side": info.short_side,
+        "inference": info.inference.model_dump(),
         "training": dict(info.training),
         "metrics": dict(info.metrics),
     }
@@ -221,6 +224,7 @@ def _info(record: Mapping[str, Any]) -> CheckpointInfo:
         vocabulary=vocabulary,
         templates=record["templates"],
         short_side=int(record["short_side"]),
+        inference=InferenceSection(**record["inference"]),
         training=record["training"],
         metrics=record["metrics"],
     )

@@ -69,6 +69,11 @@ class Sample:
         return None if found is None else found[0]
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes its truth may hold; 0: the split has no truth."""
+        return 0 if self._truth is None else self._truth.num_classes
+
+    @property
     def expected_annotation(self) -> Path | None:
         """Where the annotation is looked for first; None: the split has no truth."""
         return None if self._truth is None else self._truth.candidates[0][0]

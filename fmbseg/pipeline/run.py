@@ -1,114 +1,93 @@
-"""Stages by name: found in the table, run, asked for their state or their shards.
+"""Stages by name: found in the table, opened, run, listed.
 
-A stage with `each_benchmark` is written `evaluate@voc21` for one benchmark, as DVC names it;
-without a benchmark it runs all of `evaluate.benchmarks`.
+A row with `each_benchmark` is written `evaluate@voc21` for one benchmark, as DVC names it; without
+a benchmark it runs all of `evaluate.benchmarks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
-from fmbseg.machine.progress import Progress, silent_progress
-from fmbseg.pipeline.table import STAGES, Stage, Workplace
+from fmbseg.machine.progress import Progress
+from fmbseg.pipeline.table import ROWS
+from fmbseg.stage.depends import flat_params
+from fmbseg.stage.row import Row
+from fmbseg.stage.stage import Stage
+from fmbseg.stage.tracker import Tracker
+from fmbseg.stage.workplace import Workplace
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import ShardedWork, StageReport, StageState
+from fmbseg.store.shards import StageReport
 from fmbseg.tracking.performance import measured, remember
-from fmbseg.tracking.tracker import Tracker
 
 
-def find_stage(name: str, config: Config) -> tuple[Stage, tuple[str, ...]]:
-    """A stage by its name, and the benchmarks it is to run on (none: it scores none).
+def open_stage(
+    name: str, config: Config, paths: Paths, progress: Progress, tracker: Tracker | None = None
+) -> Stage:
+    """A stage at work in a workspace; nothing is read or computed before it is asked to.
 
     Args:
         name: `detect`, `evaluate` (all benchmarks) or `evaluate@voc21` (one).
-        config: whose `evaluate.benchmarks` are looked up.
+        config: all sections.
+        paths: the workspace.
+        progress: where progress is shown.
+        tracker: what its run is logged with; None: nothing is logged.
 
     Raises:
         ConfigError: no such stage, no such benchmark, or a stage that takes no benchmark.
     """
-    base, at, benchmark = name.partition("@")
-    if base not in STAGES:
-        raise ConfigError(f"unknown stage {base!r}: use one of {', '.join(STAGES)}")
-    stage = STAGES[base]
-    if stage.each_benchmark and not config.evaluate.benchmarks:
-        raise ConfigError(f"{base!r} has nothing to score: evaluate.benchmarks is empty")
-    if not at:
-        return stage, tuple(config.evaluate.benchmarks)
-    if not stage.each_benchmark:
-        raise ConfigError(f"stage {base!r} is not run by benchmark: write {base!r} alone")
-    if benchmark not in config.evaluate.benchmarks:
-        known = ", ".join(config.evaluate.benchmarks) or "none"
-        raise ConfigError(
-            f"unknown benchmark {benchmark!r}: evaluate.benchmarks in params.yaml has {known}"
-        )
-    return stage, (benchmark,)
+    row, benchmarks = find_row(name, config)
+    work = Workplace(ROWS, config, paths, progress, tracker or Tracker(), benchmarks)
+    stage: Stage = stage_class(row)(row, work)
+    return stage
 
 
 def run_stage(
-    name: str,
-    config: Config,
-    paths: Paths,
-    progress: Progress,
-    tracker: Tracker | None = None,
+    name: str, config: Config, paths: Paths, progress: Progress, tracker: Tracker | None = None
 ) -> StageReport:
-    """Run one stage, `evaluate@voc21` form included; what is already there is taken over.
+    """Run one stage; what is already there is taken over. Arguments as `open_stage`.
 
     Raises:
-        ConfigError: see `find_stage`.
+        ConfigError: see `open_stage`.
         FmbsegError: an input or the weights of a model are missing or damaged.
     """
-    stage, benchmarks = find_stage(name, config)
-    work = Workplace(config, paths, progress, tracker or Tracker(), benchmarks)
+    stage = open_stage(name, config, paths, progress, tracker)
     with measured() as performance:
-        report = stage.function(work)
+        report = stage.run()
     performance.images = report.images
     if report.images:
         remember(paths, report.key, performance)
+    stage.track()
     return report
 
 
-def track_stage(name: str, config: Config, paths: Paths, tracker: Tracker) -> None:
-    """Log the result of a stage that was found done, as `run_stage` would; computes nothing.
-
-    Its run may be missing: MLflow was away or switched off, or its database is a new one.
-
-    Raises:
-        ConfigError: see `find_stage`.
-    """
-    stage, benchmarks = find_stage(name, config)
-    if stage.track is not None:
-        stage.track(Workplace(config, paths, silent_progress(), tracker, benchmarks))
-
-
-def stage_state(name: str, config: Config, paths: Paths, progress: Progress) -> StageState:
-    """The content key of what `run_stage` would make now, and whether it is there already.
-
-    Nothing is computed, but images are read to digest them.
-
-    Raises:
-        ConfigError, FmbsegError: as `run_stage`.
-    """
-    stage, benchmarks = find_stage(name, config)
-    return stage.state(Workplace(config, paths, progress, Tracker(), benchmarks))
+def find_row(name: str, config: Config) -> tuple[Row, tuple[str, ...]]:
+    """A row by its stage's name, and the benchmarks it is to run on; raises as `open_stage`."""
+    base, at, benchmark = name.partition("@")
+    if base not in ROWS:
+        raise ConfigError(f"unknown stage {base!r}: use one of {', '.join(ROWS)}")
+    row, known = ROWS[base], tuple(config.evaluate.benchmarks)
+    if row.each_benchmark and not known:
+        raise ConfigError(f"{base!r} has nothing to score: evaluate.benchmarks is empty")
+    if not at:
+        return row, known
+    if not row.each_benchmark:
+        raise ConfigError(f"stage {base!r} is not run by benchmark: write {base!r} alone")
+    if benchmark not in known:
+        raise ConfigError(
+            f"unknown benchmark {benchmark!r}: evaluate.benchmarks in params.yaml has "
+            f"{', '.join(known)}"
+        )
+    return row, (benchmark,)
 
 
-def stage_shards(
-    name: str, config: Config, paths: Paths, progress: Progress
-) -> ShardedWork[Any] | None:
-    """The shards of a stage, to be computed by any process; None where it has none to share out.
-
-    `run_stage` publishes them when they are there. Nothing is computed, but images are digested.
-
-    Raises:
-        ConfigError, FmbsegError: as `run_stage`.
-    """
-    stage, benchmarks = find_stage(name, config)
-    if stage.shards is None:
-        return None
-    return stage.shards(Workplace(config, paths, progress, Tracker(), benchmarks))
+def stage_class(row: Row) -> type[Stage]:
+    """The class that a row names; only now it is imported, and torch with it."""
+    module, _, name = row.stage.partition(":")
+    found: type[Stage] = getattr(import_module(module), name)
+    return found
 
 
 def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
@@ -119,20 +98,23 @@ def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
         wanted: stages, with or without a benchmark; none: all.
 
     Raises:
-        ConfigError: as `find_stage`.
+        ConfigError: as `open_stage`.
     """
-    chosen = set()
-    for name in wanted or STAGES:
-        stage, benchmarks = find_stage(name, config)
-        each = [f"{stage.name}@{key}" for key in benchmarks]
-        chosen.update(each if stage.each_benchmark else [stage.name])
-    order = [
-        name
-        for stage in STAGES.values()
-        for name in (
-            [f"{stage.name}@{key}" for key in config.evaluate.benchmarks]
-            if stage.each_benchmark
-            else [stage.name]
-        )
-    ]
-    return [name for name in order if name in chosen]
+    chosen = {single for name in wanted or ROWS for single in _single(*find_row(name, config))}
+    every = tuple(config.evaluate.benchmarks)
+    return [name for row in ROWS.values() for name in _single(row, every) if name in chosen]
+
+
+def makes_the_same(names: Iterable[str], config: Config, other: Config) -> bool:
+    """Whether two configurations mean the same results of these stages and of all before them."""
+    params: set[str] = set()
+    waiting = [name.partition("@")[0] for name in names]
+    while waiting:
+        row = ROWS[waiting.pop()]
+        params.update(name.removesuffix(".${key}") for name in row.depends.params)
+        waiting += [name for name in row.inputs if name in ROWS]
+    return flat_params(config, params) == flat_params(other, params)
+
+
+def _single(row: Row, benchmarks: Sequence[str]) -> list[str]:
+    return [f"{row.name}@{key}" for key in benchmarks] if row.each_benchmark else [row.name]

@@ -52,6 +52,11 @@ class Paths:
         return self.work / "performance"
 
     @property
+    def manifests(self) -> Path:
+        """What is known of images and annotations whose files have not changed."""
+        return self.work / "manifests"
+
+    @property
     def drawn_scenes(self) -> Path:
         """Scenes while they are drawn, by content key."""
         return self.work / "scenes"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
+from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_key
@@ -45,7 +46,6 @@ from fmbseg.tracking.run_content import (
     trained_labels,
     training_data,
 )
-from fmbseg.tracking.tracker import OnMetrics, Overlay, Tracker
 
 _LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmbseg.config import Config
-from fmbseg.tracking.tracker import Tracker
+from fmbseg.stage.tracker import Tracker
 
 
 def open_tracker(config: Config, root: Path = Path(".")) -> Tracker:

@@ -1,0 +1,158 @@
+"""Everything a stage is handed: parameters, folders, images, words, and the outs before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fmbseg.config import Config
+from fmbseg.data.datasets import SegmentationDataset, load_dataset
+from fmbseg.data.manifest import Manifest, build_manifest
+from fmbseg.data.truth import truth_digest
+from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
+from fmbseg.errors import StoreError
+from fmbseg.machine.progress import Progress
+from fmbseg.stage.depends import content_key
+from fmbseg.stage.row import IMAGES, TRUTH, WORDS, Row
+from fmbseg.stage.tracker import Tracker
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import is_published, published_digest, published_key
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """One workspace with one configuration.
+
+    Attributes:
+        rows: all stages, by name.
+        config: all sections.
+        paths: the workspace.
+        progress: where progress is shown.
+        tracker: what runs are logged with.
+        benchmarks: names out of `evaluate.benchmarks` that a scoring stage is to score.
+    """
+
+    rows: Mapping[str, Row]
+    config: Config
+    paths: Paths
+    progress: Progress
+    tracker: Tracker = field(default_factory=Tracker)
+    benchmarks: tuple[str, ...] = ()
+    _outs: dict[str, Out] = field(default_factory=dict)
+
+    @cached_property
+    def images(self) -> Manifest:
+        """The images, digested; no annotation is read.
+
+        Raises:
+            DataError: the layout is not as it should be, or an image is broken.
+        """
+        data = self.config.data
+        return build_manifest(
+            data.name, self.root, data.split, data.limit, self.progress, self.paths.manifests
+        )
+
+    @cached_property
+    def words(self) -> Vocabulary:
+        """The configured vocabulary, or the data set's own.
+
+        Raises:
+            VocabularyError, DataError: it is missing or damaged.
+        """
+        data = self.config.data
+        return (
+            self.dataset.vocabulary if data.vocabulary is None else load_vocabulary(data.vocabulary)
+        )
+
+    @property
+    def templates(self) -> str:
+        """The template set of the prompts: one that a vocabulary was made for comes first."""
+        return self.words.templates or self.config.clip.templates
+
+    @cached_property
+    def dataset(self) -> SegmentationDataset:
+        """The data set of the section data."""
+        data = self.config.data
+        return load_dataset(data.name, self.root, data.split)
+
+    @property
+    def root(self) -> Path:
+        """Folder of the data set."""
+        return self.paths.root / self.config.data.root
+
+    def out(self, name: str) -> Out:
+        """The out of a stage; asked for once."""
+        if name not in self._outs:
+            self._outs[name] = Out(self.rows[name], self)
+        return self._outs[name]
+
+    def header(self) -> dict[str, Any]:
+        """What an out's manifest says of the images it was made from."""
+        return {"images": len(self.images.records), "images_digest": self.images.digest}
+
+
+class Out:
+    """The out of a stage: its content key as things are now, and whether it is there.
+
+    Light: what the stage computes with is not imported.
+    """
+
+    def __init__(self, row: Row, work: Workplace) -> None:
+        self.row = row
+        self.work = work
+
+    @property
+    def place(self) -> Path:
+        """Its folder."""
+        return self.work.paths.root / self.row.outputs[0]
+
+    @cached_property
+    def key(self) -> str:
+        """Its content key. The only place where one is made of a row.
+
+        Raises:
+            StoreError: an earlier stage's out is missing, damaged or made from something else.
+            FmbsegError: images, words or weights are missing or damaged.
+        """
+        return content_key(self.row.name, self.row.depends, self.work.config, self.inputs())
+
+    @property
+    def published(self) -> bool:
+        """Whether the out is there under this key, undamaged: nothing is to be computed."""
+        return is_published(self.place, self.key)
+
+    def inputs(self) -> dict[str, Any]:
+        """The content of each input, by name; raises as `key`."""
+        return {name: self._input(name) for name in self.row.inputs}
+
+    def require(self, name: str) -> Path:
+        """Folder of an earlier stage's out, which is there and made from what is here now.
+
+        Raises:
+            StoreError: it is not.
+        """
+        earlier = self.work.out(name)
+        if published_key(earlier.place) is None:
+            raise StoreError(
+                f"{self.row.name} needs {earlier.place}: run `fmbseg run {name}` first"
+            )
+        if not earlier.published:
+            raise StoreError(
+                f"{self.row.name}: {earlier.place} is damaged or was made with other images, "
+                f"parameters, weights or code: run `fmbseg run {name}` again first"
+            )
+        return earlier.place
+
+    def _input(self, name: str) -> str:
+        work = self.work
+        if name == IMAGES:
+            return work.images.digest
+        if name == WORDS:
+            return work.words.digest
+        if name == TRUTH:
+            samples = work.dataset[: work.config.data.limit]
+            return truth_digest(samples, work.progress, work.paths.manifests)
+        return published_digest(self.require(name))

@@ -1,0 +1,125 @@
+"""What was read from files, remembered as long as the files do not change.
+
+This is a cache, not an out: losing it costs one more reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fmbseg.machine.progress import Progress
+from fmbseg.store.atomic import write_atomically
+
+Files = tuple[Path, ...]
+
+# A file changed this shortly before it was read may change again without a later time.
+_RECENT_NS = 2_000_000_000
+_SAVED_EVERY = 5000  # items; what a killed process had read beyond is read again
+_THREADS = 8  # reading, decoding and hashing release the interpreter lock
+_log = logging.getLogger(__name__)
+
+
+def remembered(
+    folder: Path | None,
+    name: str,
+    items: Sequence[Files],
+    read: Callable[[int], str],
+    progress: Progress,
+    description: str,
+) -> list[str]:
+    """What `read` says of each item; asked only where a file's size or time of change is new.
+
+    Args:
+        folder: of all such memories; None: everything is read.
+        name: of what is read and how, such as "manifest" and a digest of code; a memory each.
+        items: the files that each answer depends on.
+        read: position of an item -> what is to be known of it; raises what it likes.
+        progress: shown only where something is read.
+        description: of the work, for the bar.
+    """
+    place = None if folder is None else folder / f"{_short(name)}.parquet"
+    known = {} if place is None else _load(place)
+    # Before the reading: a change during it must not go unnoticed.
+    signatures = [_signature(files) for files in items]
+    keys = ["\n".join(os.path.abspath(file) for file in files) for files in items]
+    found: list[str | None] = [
+        known[key][1] if known.get(key, ("", ""))[0] == signature else None
+        for key, signature in zip(keys, signatures, strict=True)
+    ]
+    missing = [index for index, value in enumerate(found) if value is None]
+
+    def keep() -> None:
+        if place is not None:
+            _save(place, known)
+
+    if missing:
+        try:
+            with (
+                progress.task(description, len(missing)) as task,
+                ThreadPoolExecutor(_THREADS) as pool,
+            ):
+                answers = zip(missing, pool.map(read, missing), strict=True)
+                for count, (index, value) in enumerate(answers, start=1):
+                    found[index] = value
+                    if not _is_recent(items[index]):
+                        known[keys[index]] = signatures[index], value
+                    task.advance()
+                    if count % _SAVED_EVERY == 0:
+                        keep()
+        finally:
+            keep()
+    return [value for value in found if value is not None]
+
+
+def _signature(files: Files) -> str:
+    parts = []
+    for file in files:
+        try:
+            status = file.stat()
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+        except OSError:
+            parts.append("-")  # reading it says what is wrong
+    return " ".join(parts)
+
+
+def _is_recent(files: Files) -> bool:
+    return any(time.time_ns() - file.stat().st_mtime_ns < _RECENT_NS for file in files)
+
+
+def _load(place: Path) -> dict[str, tuple[str, str]]:
+    try:
+        columns = pq.read_table(place, columns=["files", "signature", "value"]).to_pydict()
+    except FileNotFoundError:
+        return {}
+    except (OSError, pa.ArrowException) as error:
+        _log.warning("%s is damaged and made again (%s)", place, " ".join(str(error).split())[:100])
+        return {}
+    values = zip(columns["signature"], columns["value"], strict=True)
+    return dict(zip(columns["files"], values, strict=True))
+
+
+def _save(place: Path, known: dict[str, tuple[str, str]]) -> None:
+    columns = {
+        "files": list(known),
+        "signature": [signature for signature, _ in known.values()],
+        "value": [value for _, value in known.values()],
+    }
+    stream = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), stream, compression="zstd")
+    try:
+        write_atomically(place, stream.getvalue().to_pybytes())
+    except OSError as error:
+        _log.warning("%s cannot be written (%s): files are read again", place, error.strerror)
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
