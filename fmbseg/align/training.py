@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fmbseg.align.features import FeatureSource
+from fmbseg.align.feature_store import FeatureSource
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import IGNORE, tsupcon
 from fmbseg.config import AlignSection

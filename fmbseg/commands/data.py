@@ -61,9 +61,9 @@ def scenes(
     Written are N images of the split train (train2017, training) and max(1, N // 4) of val
     (val2017, validation). COCO-Object is read from coco_stuff164k.
     """
-    from fmbseg.data.scene_files import write_scenes
-    from fmbseg.data.scenes import scene_seed
     from fmbseg.machine.progress import console_progress
+    from fmbseg.scenes.files import write_scenes
+    from fmbseg.scenes.render import scene_seed
 
     train, val = images, max(1, images // 4)
     scene_seed("training", images, seed)  # out of range: before any folder is made
@@ -242,8 +242,8 @@ def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path)
 
 def _refuse_other_content(root: Path, layout: str, images: int) -> None:
     """A folder may be empty, or hold a part of the very scenes that are asked for."""
-    from fmbseg.data.scene_layouts import image_count
     from fmbseg.errors import DataError
+    from fmbseg.scenes.layouts import image_count
 
     if not root.is_dir() or not any(root.iterdir()):
         return

@@ -13,6 +13,9 @@ import typer
 
 from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, WeightsDir, use_weights
 from fmbseg.config import Config, load_config
+from fmbseg.pipeline.table import ROWS
+
+_EACH = [f"`{row.name}@voc21`" for row in ROWS.values() if row.each_benchmark]
 
 
 def run(
@@ -20,8 +23,7 @@ def run(
         str,
         typer.Argument(
             metavar="STAGE",
-            help="scenes, detect, query, masks, label, features, align, evaluate, baselines, "
-            "oracle or plots; `evaluate@voc21` and `baselines@voc21` score one benchmark.",
+            help=f"{', '.join(ROWS)}; {' and '.join(_EACH)} score one benchmark.",
         ),
     ],
     overrides: Overrides = None,
@@ -35,11 +37,11 @@ def run(
     """
     use_weights(weights_dir)
     config = load_config(params, overrides or ())
-    from fmbseg.pipeline.run import find_stage
+    from fmbseg.pipeline.run import find_row, makes_the_same
 
-    find_stage(stage, config)
+    find_row(stage, config)
     recorded = load_config(DEFAULT_PARAMS if DEFAULT_PARAMS.is_file() else params)
-    if _results(config) != _results(recorded):
+    if not makes_the_same([stage], config, recorded):
         print(
             f"fmbseg: what `run {stage}` makes now is not the result of {DEFAULT_PARAMS}: the "
             "configuration differs; `dvc repro` will make it again",
@@ -65,8 +67,3 @@ def _run(
     paths = Paths()
     report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
     return [asdict(report) | {"stage": stage}]
-
-
-def _results(config: Config) -> dict[str, object]:
-    """The parameters that a result may depend on."""
-    return config.model_dump(exclude={"tracking"})

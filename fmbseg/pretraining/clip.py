@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.models.clip import build_clip, last_tokens, tiny_tokenizer
 from fmbseg.models.dense import dense_features
@@ -30,6 +29,7 @@ from fmbseg.pretraining.captions import words
 from fmbseg.pretraining.loop import Recipe, export_weights, origin, train
 from fmbseg.pretraining.samples import PATCH, captioned_crops, materialise
 from fmbseg.pretraining.teacher import Teacher
+from fmbseg.scenes.classes import SCENE_CLASSES
 
 LEAST_THING, LEAST_STUFF = 0.03, 0.12  # share of the crop from which a caption names a class
 POOLING = 8.0

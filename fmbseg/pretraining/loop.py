@@ -18,11 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.pretraining.samples import DONE
+from fmbseg.stage.depends import source_digests
 from fmbseg.store.atomic import write_atomically
-from fmbseg.store.digest import file_digest, json_digest, source_digests
+from fmbseg.store.digest import file_digest, json_digest
 
 Log = Callable[[str], None]
-_MODELS = tuple(FOLDER.parent / f"{m}.py" for m in ("build", "clip", "dense", "timm_features"))
+_SHARED = (
+    *(f"pretraining/{m}.py" for m in ("augment", "captions", "loop", "samples", "teacher")),
+    *(f"models/{m}.py" for m in ("build", "clip", "dense", "timm_features")),
+)
 _OUTWARD = ("work", "out", "threads", "steps")
 
 
@@ -193,10 +197,7 @@ def origin(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, st
         arguments: of the script; where things lie, how many threads compute and how many steps are
             done is left out.
     """
-    others = {f"{other}.py" for other in ("clip", "sam", "encoder") if other != name}
-    code = [file for file in Path(__file__).parent.glob("*.py") if file.name not in others] + list(
-        _MODELS
-    )
+    code = (f"pretraining/{name}.py", *_SHARED)
     settings = {k: v for k, v in vars(arguments).items() if k not in _OUTWARD}
     return {
         "code": json_digest(source_digests(code)),

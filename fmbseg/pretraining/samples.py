@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fmbseg.data import scene_classes, scenes, textures
-from fmbseg.data.scene_classes import SCENE_CLASSES
-from fmbseg.data.scenes import Scene, render_scene, scene_seed
 from fmbseg.machine.processes import process_pool
+from fmbseg.scenes.classes import SCENE_CLASSES
+from fmbseg.scenes.render import Scene, render_scene, scene_seed
+from fmbseg.stage.depends import source_digests
 from fmbseg.store.atomic import write_atomically
-from fmbseg.store.digest import json_digest, source_digests
+from fmbseg.store.digest import json_digest
 
 Arrays = dict[str, NDArray[np.generic]]
 CROP = 64
@@ -26,12 +26,7 @@ PATCH = 8
 GRID = CROP // PATCH
 THINGS = tuple(c for c in SCENE_CLASSES if c.kind == "thing")
 DONE = "done.json"
-_DRAWING = (
-    Path(__file__),
-    Path(scenes.__file__),
-    Path(textures.__file__),
-    Path(scene_classes.__file__),
-)
+_DRAWING = ("pretraining/samples.py", "scenes")
 
 
 def pretraining_glyphs() -> tuple[tuple[str, int], ...]:

@@ -4,45 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fmbseg.config import Config
+from fmbseg.config import ClipSection, Config
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.models.clip import ClipEncoding, ClipModel, load_clip
 from fmbseg.models.sam import AutomaticMasks, SamEncoding, SamModel, load_sam
-from fmbseg.models.weights import model_digest
-from fmbseg.store.digest import content_key
+from fmbseg.stage.depends import Depends, content_key
 from fmbseg.store.encoding_cache import EncodingCache
 
 _log = logging.getLogger(__name__)
-_SCHEMA = 1
-_PACKAGE = Path(__file__).parents[1]
-_MODELS = _PACKAGE / "models"
-_READING = (_PACKAGE / "data" / "images.py", _MODELS / "build.py")
-
-CLIP_SOURCES = (
-    _MODELS / "clip.py",
-    _MODELS / "dense.py",
-    _MODELS / "tiny" / "clip.json",
-    _PACKAGE / "data" / "windows.py",
-    *_READING,
+_SOURCES = ("data", "models", "pseudo/encodings.py")
+_RUN = ("run.threads",)
+_CLIP = Depends(
+    (*(f"clip.{name}" for name in ClipSection.model_fields if name != "templates"), *_RUN),
+    _SOURCES,
+    ("open_clip_torch", "pillow", "torch"),
 )
-SAM_SOURCES = (_MODELS / "sam.py", _MODELS / "tiny" / "sam.json", *_READING)
-TEXT_SOURCES = (
-    _MODELS / "text.py",
-    _PACKAGE / "data" / "vocabulary.py",
-    _PACKAGE / "data" / "templates.py",
+_SAM = Depends(
+    ("sam.model", *_RUN), _SOURCES, ("pillow", "segment-anything", "torch", "torchvision")
 )
+_MASKS = _SAM + Depends(("masks", "sam.batch_size"))
 
 
 class ClipEncodings:
@@ -61,15 +52,7 @@ class ClipEncodings:
         self.made = 0
         self._section = config.clip
         self._choice = choice
-        self._cache = _cache(
-            "clip-encoding",
-            config,
-            root,
-            choice,
-            params=config.clip.model_dump(exclude={"templates", "model"}),
-            weights=config.clip.model,
-            sources=CLIP_SOURCES,
-        )
+        self._cache = _cache("clip-encoding", _CLIP, config, root, choice)
 
     @cached_property
     def model(self) -> ClipModel:
@@ -83,6 +66,10 @@ class ClipEncodings:
     def encode_image(self, image: Image.Image, sha256: str) -> ClipEncoding:
         """The same of an image in memory, known by the sha256 of its pixels."""
         return self._encode(sha256, lambda: image)
+
+    def say_made_again(self, stage: str) -> None:
+        """One log line when a stage had to encode images that an earlier stage had encoded."""
+        _say_made_again(stage, self._section.model, self.made)
 
     def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> ClipEncoding:
         arrays = self._cache.get(sha256) if self._cache else None
@@ -124,15 +111,7 @@ class SamEncodings:
         self._section = config.sam
         self._root = root
         self._choice = choice
-        self._cache = _cache(
-            "sam-encoding",
-            config,
-            root,
-            choice,
-            params={},
-            weights=config.sam.model,
-            sources=SAM_SOURCES,
-        )
+        self._cache = _cache("sam-encoding", _SAM, config, root, choice)
 
     @cached_property
     def model(self) -> SamModel:
@@ -174,18 +153,13 @@ class SamEncodings:
             self._masks_cache.put(sha256, arrays)
         return found
 
+    def say_made_again(self, stage: str) -> None:
+        """One log line when a stage had to encode images that an earlier stage had encoded."""
+        _say_made_again(stage, self._section.model, self.made)
+
     @cached_property
     def _masks_cache(self) -> EncodingCache | None:
-        config = self._config
-        return _cache(
-            "automatic-masks",
-            config,
-            self._root,
-            self._choice,
-            params={"masks": config.masks.model_dump(), "batch_size": config.sam.batch_size},
-            weights=config.sam.model,
-            sources=SAM_SOURCES,
-        )
+        return _cache("automatic-masks", _MASKS, self._config, self._root, self._choice)
 
     def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> SamEncoding:
         arrays = self._cache.get(sha256) if self._cache else None
@@ -250,8 +224,7 @@ class ImageEncoder:
         )
 
 
-def say_made_again(stage: str, model: str, made: int) -> None:
-    """One log line when a stage had to encode images that an earlier stage had encoded."""
+def _say_made_again(stage: str, model: str, made: int) -> None:
     if made:
         _log.info(
             "%s: %d images encoded again by %s (not in the encoding cache)", stage, made, model
@@ -259,28 +232,13 @@ def say_made_again(stage: str, model: str, made: int) -> None:
 
 
 def _cache(
-    name: str,
-    config: Config,
-    root: Path | None,
-    choice: DeviceChoice,
-    *,
-    params: Mapping[str, Any],
-    weights: str,
-    sources: tuple[Path, ...],
+    name: str, depends: Depends, config: Config, root: Path | None, choice: DeviceChoice
 ) -> EncodingCache | None:
     if root is None:
         return None
     # Unlike an out, an encoding stays on this machine: what computed it is part of its key.
     computed_by = {"device": choice.device.type, "dtype": str(choice.dtype)}
-    key = content_key(
-        name,
-        schema=_SCHEMA,
-        params={**params, **computed_by},
-        inputs={},
-        weights={weights: model_digest(weights)},
-        sources=sources,
-        threads=config.run.threads,
-    )
+    key = content_key(name, depends, config, computed_by)
     return EncodingCache(root, name, key, int(config.run.cache_gb * 1e9))
 
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.config import Config, Dense
-from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
-from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_names
 from fmbseg.machine.progress import Progress
 from fmbseg.models.clip import ClipEncoding, ClipModel
@@ -26,6 +24,8 @@ from fmbseg.quality.figures import (
     percent,
 )
 from fmbseg.quality.probe import patch_truth
+from fmbseg.scenes.classes import SCENE_CLASSES, THING_CLASSES
+from fmbseg.scenes.render import render_scene, scene_seed
 
 CROPS = 6  # single-object crops of each thing class
 TEMPLATES = ("single", "subset7", "imagenet80")

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from fmbseg.config import Config
-from fmbseg.data.scene_classes import SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.windows import resize_to_short_side
 from fmbseg.machine.progress import Progress
 from fmbseg.models import tiny
@@ -22,6 +21,7 @@ from fmbseg.models.clip import ClipModel
 from fmbseg.models.weights import weights_record
 from fmbseg.quality.figures import PURITY, SIZE, Figure, held_out_scene, percent
 from fmbseg.quality.probe import fit_probe, patch_truth
+from fmbseg.scenes.classes import SCENE_CLASSES, THING_CLASSES
 
 NEIGHBOURS = 20
 BANK, QUERIES = 20_000, 5_000  # most patches that k-NN looks among and looks up

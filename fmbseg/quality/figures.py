@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fmbseg.data.scenes import Scene, render_scene, scene_seed
+from fmbseg.scenes.render import Scene, render_scene, scene_seed
 
 SIZE = 128  # px, side of a scene
 PURITY = 0.5  # a patch counts for the class that covers more than this share of it

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.data.scene_classes import SCENE_CLASSES
-from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.pretraining.augment import to_pixels
+from fmbseg.scenes.classes import SCENE_CLASSES
+from fmbseg.scenes.render import render_scene, scene_seed
 
 SIZE, PATCH = 128, 8
 SCENES = 1875  # a fifth of them is scored, on the others the probe is fitted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def content_key(name: str, depends: Depends, config: Config, inputs: Mapping[str
             "params": params,
             "inputs": dict(inputs),
             "sources": source_digests(depends.sources),
-            "libraries": {library: version(library) for library in depends.libraries},
+            "libraries": library_versions(depends.libraries),
         }
     )
 
@@ -120,6 +120,20 @@ def source_digests(sources: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         files.update(path for path in PACKAGE.glob(source) if path.is_file())
     named = sorted((path.relative_to(PACKAGE).as_posix(), path) for path in files)
     return tuple((name, file_digest(path)) for name, path in named)
+
+
+def library_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The installed version of each distribution."""
+    return {library: _version(library) for library in libraries}
+
+
+@cache
+def _version(library: str) -> str:
+    try:
+        # Without `+cpu`: builds of one version are taken for the same.
+        return version(library).partition("+")[0]
+    except PackageNotFoundError:
+        return "absent"  # an extra; who needs it says so
 
 
 def _once(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fmbseg.machine.progress import Progress
 from fmbseg.stage.depends import content_key
 from fmbseg.stage.row import IMAGES, TRUTH, WORDS, Row
 from fmbseg.stage.tracker import Tracker
+from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import is_published, published_digest, published_key
 
@@ -153,6 +154,8 @@ class Out:
         if name == WORDS:
             return work.words.digest
         if name == TRUTH:
+            work.dataset.require_labels()
             samples = work.dataset[: work.config.data.limit]
-            return truth_digest(samples, work.progress, work.paths.manifests)
+            truth = truth_digest(samples, work.progress, work.paths.manifests)
+            return json_digest([truth, work.dataset.vocabulary.digest])
         return published_digest(self.require(name))

@@ -24,25 +24,7 @@ import pyarrow.parquet as pq
 from fmbseg.errors import StoreError
 from fmbseg.machine.progress import Progress
 from fmbseg.store import atomic
-from fmbseg.store.digest import canonical_json, content_key, file_digest, json_digest
-from fmbseg.store.encoding_cache import EncodingCache
-
-# What stages need of the store comes from this one module.
-__all__ = [
-    "EncodingCache",
-    "ShardReport",
-    "ShardStore",
-    "ShardedWork",
-    "StageReport",
-    "StageState",
-    "content_key",
-    "file_digest",
-    "is_published",
-    "json_digest",
-    "published_digest",
-    "published_key",
-    "verify_published",
-]
+from fmbseg.store.digest import canonical_json, json_digest
 
 T = TypeVar("T")
 
@@ -82,19 +64,6 @@ class StageReport:
     computed: int
     taken_over: int
     images: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class StageState:
-    """What a stage would make now, and whether that is there already.
-
-    Attributes:
-        key: the content key of its result.
-        published: whether its out is there under this key and undamaged.
-    """
-
-    key: str
-    published: bool
 
 
 class ShardStore:

@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 from fmbseg.data import load_dataset
 from fmbseg.data.detail import CATEGORY_IDS
 from fmbseg.data.prepare import prepare
-from fmbseg.data.scene_files import write_scenes
 from fmbseg.errors import DataError
 from fmbseg.machine.progress import silent_progress
+from fmbseg.scenes.files import write_scenes
 
 MASKS = "SegmentationClassContext"
 

@@ -11,10 +11,10 @@ from PIL import Image
 
 from fmbseg.cli import _main
 from fmbseg.data.doctor import examine
-from fmbseg.data.scene_files import write_scenes
-from fmbseg.data.scene_layouts import SCENE_LAYOUTS
 from fmbseg.errors import DataError
 from fmbseg.machine.progress import silent_progress
+from fmbseg.scenes.files import write_scenes
+from fmbseg.scenes.layouts import SCENE_LAYOUTS
 
 
 def doctor(name: str, root: Path, sheet: Path) -> int:

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from fmbseg.data import load_dataset
-from fmbseg.data.scene_files import write_scenes
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
@@ -25,6 +24,7 @@ from fmbseg.evaluate.benchmark import (
 from fmbseg.evaluate.results import read_result, write_result
 from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import silent_progress
+from fmbseg.scenes.files import write_scenes
 from fmbseg.store.paths import Paths
 
 KEYS = {

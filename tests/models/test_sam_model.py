@@ -12,9 +12,9 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_
 from torch import Tensor
 
 from fmbseg.config import MasksSection
-from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.models.sam import SamEncoding, SamModel, load_sam
+from fmbseg.scenes.render import render_scene, scene_seed
 
 # Nothing filtered: each test closes what it is about.
 OPEN = MasksSection(

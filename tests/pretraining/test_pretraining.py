@@ -17,7 +17,6 @@ from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 
-from fmbseg.data.scene_classes import SCENE_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models.build import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
@@ -35,6 +34,7 @@ from fmbseg.pretraining.samples import (
     materialise,
 )
 from fmbseg.pretraining.teacher import Teacher
+from fmbseg.scenes.classes import SCENE_CLASSES
 
 
 def test_every_name_of_every_vocabulary_is_a_word() -> None:

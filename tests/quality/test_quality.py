@@ -13,7 +13,6 @@ from scipy.io import savemat
 from torch import Tensor
 
 from fmbseg.config import Config, DetectionSection, parse_config
-from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, THING_CLASSES
 from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError
 from fmbseg.machine.progress import silent_progress
@@ -45,6 +44,7 @@ from fmbseg.quality.sam import (
     random_points,
     tight_boxes,
 )
+from fmbseg.scenes.classes import CLASS_INDEX, SCENE_CLASSES, THING_CLASSES
 
 
 def test_scenes_have_no_held_out_glyph_and_parts_share_none() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fmbseg.config import load_config, parse_config
-from fmbseg.data.scene_classes import THING_CLASSES
 from fmbseg.machine.progress import silent_progress
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.clip import load_clip
@@ -17,6 +16,7 @@ from fmbseg.models.tiny import FOLDER
 from fmbseg.quality import evaluate_models, quality_table
 from fmbseg.quality.encoder import NEIGHBOURS, encoder_figures
 from fmbseg.quality.photos import find_photos, photo_figures
+from fmbseg.scenes.classes import THING_CLASSES
 
 ZERO_SHOT = f"zero-shot top-1 of {len(THING_CLASSES)}, crops of one object"
 DETECTION = "detection among 171 names, from 0.5 % of the scene"

@@ -19,12 +19,12 @@ from PIL import Image
 
 from fmbseg.config import parse_config
 from fmbseg.data import load_dataset
-from fmbseg.data.scene_classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scene_files import SIZES, scenes, scenes_state, write_scenes
-from fmbseg.data.scene_layouts import SCENE_LAYOUTS, voc_palette
-from fmbseg.data.scenes import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.machine.progress import silent_progress
+from fmbseg.scenes.classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
+from fmbseg.scenes.files import SIZES, scenes, scenes_state, write_scenes
+from fmbseg.scenes.layouts import SCENE_LAYOUTS, voc_palette
+from fmbseg.scenes.render import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageReport
 
@@ -153,7 +153,7 @@ def test_scenes_of_a_killed_run_are_as_those_of_a_quiet_one(tmp_path: Path) -> N
     write_scenes("voc2012", tmp_path / "quiet", train=2, val=12, processes=1)
     killed = tmp_path / "killed"
     code = (
-        "import sys; from pathlib import Path; from fmbseg.data.scene_files import write_scenes; "
+        "import sys; from pathlib import Path; from fmbseg.scenes.files import write_scenes; "
         "write_scenes('voc2012', Path(sys.argv[1]), train=2, val=12, processes=1)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(killed)]) as process:

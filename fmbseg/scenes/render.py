@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fmbseg.data.scene_classes import (
+from fmbseg.errors import DataError
+from fmbseg.scenes.classes import (
     CLASS_INDEX,
     SCENE_CLASSES,
     STUFF_CLASSES,
     THING_CLASSES,
     SceneClass,
 )
-from fmbseg.data.textures import texture
-from fmbseg.errors import DataError
+from fmbseg.scenes.textures import texture
 
 SPRITE = 128  # px, the largest size a glyph is rendered at
 ROTATION = 25.0  # degrees either way
@@ -171,7 +171,7 @@ def _random_objects(
 
 def _class(name: str) -> SceneClass:
     if name not in CLASS_INDEX:
-        raise DataError(f"scenes have no class {name!r}: see fmbseg/data/scene_classes.py")
+        raise DataError(f"scenes have no class {name!r}: see fmbseg/scenes/classes.py")
     return SCENE_CLASSES[CLASS_INDEX[name]]
 
 

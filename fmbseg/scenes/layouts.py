@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
-from fmbseg.data.scene_classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.data.scenes import Scene
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.scenes.classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
+from fmbseg.scenes.render import Scene
 
 UNLABELLED = 255
 

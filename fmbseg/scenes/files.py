@@ -1,4 +1,4 @@
-"""Scenes drawn and written: one data set in a benchmark's layout, and the stage of all of them."""
+"""Scenes drawn and written: one data set in a benchmark's layout."""
 
 from __future__ import annotations
 
@@ -14,24 +14,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fmbseg.config import Config
-from fmbseg.data.scene_layouts import SCENE_LAYOUTS
-from fmbseg.data.scenes import render_scene, scene_seed
 from fmbseg.errors import DataError
 from fmbseg.machine.processes import process_pool
 from fmbseg.machine.progress import Progress, silent_progress
-from fmbseg.store.atomic import remove_abandoned, replace_directory, seal, temporary_directory
-from fmbseg.store.digest import content_key
-from fmbseg.store.paths import Paths
-from fmbseg.store.shards import MANIFEST, StageReport, StageState, is_published
+from fmbseg.scenes.layouts import SCENE_LAYOUTS
+from fmbseg.scenes.render import render_scene, scene_seed
 
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
-SOURCES = (
-    *("layouts.py", "scene_classes.py", "textures.py", "scenes.py"),
-    *("scene_layouts.py", "scene_files.py"),
-)
-_CLAIM = "scenes.json"
-_DRAWING = ".drawing"  # folder of files not yet whole, gone when all scenes are there
+CLAIM = "scenes.json"
+DRAWING = ".drawing"  # folder of files not yet whole, gone when all scenes are there
 Row = dict[str, object]
 
 
@@ -85,66 +76,13 @@ def write_scenes(
             _atomically(out, file, partial(_write_text, lines))
     for note, text in record.notes.items():
         _atomically(out, out / note, partial(_write_text, text))
-    shutil.rmtree(out / _DRAWING, ignore_errors=True)
+    shutil.rmtree(out / DRAWING, ignore_errors=True)
     return len(jobs)
-
-
-def scenes(config: Config, paths: Paths, progress: Progress) -> StageReport:
-    """The stage `scenes`: every layout of `scenes.layouts` under data/scenes.
-
-    Scenes are drawn into .fmbseg/scenes/<key> and appear in data/scenes when all are there.
-    """
-    section = config.scenes
-    state = scenes_state(config, paths)
-    key = state.key
-    count = sum(layout.train + layout.val for layout in section.layouts.values())
-    if state.published:
-        return StageReport("scenes", key, 0, count)
-    drawn = paths.drawn_scenes / key
-    for name, layout in section.layouts.items():
-        folder = drawn / SCENE_LAYOUTS[name].folder
-        # The key says already what is drawn here; a damaged note must not stop the run.
-        (folder / _CLAIM).unlink(missing_ok=True)
-        write_scenes(
-            name,
-            folder,
-            train=layout.train,
-            val=layout.val,
-            seed=section.seed,
-            progress=progress,
-            processes=config.run.threads,
-        )
-    drawn.mkdir(parents=True, exist_ok=True)
-    header = {"stage": "scenes", "key": key, "images": count}
-    remove_abandoned(paths.scenes.parent)
-    with temporary_directory(paths.scenes.parent, "scenes") as staged:
-        whole = staged / "scenes"
-        # A process of a killed run may still be drawing.
-        shutil.copytree(drawn, whole, ignore=shutil.ignore_patterns(_DRAWING))
-        seal(whole, MANIFEST, header)
-        replace_directory(whole, paths.scenes)
-    return StageReport("scenes", key, count, 0)
-
-
-def scenes_state(config: Config, paths: Paths) -> StageState:
-    """The content key of the scenes, and whether they are all there undamaged; draws nothing."""
-    sources = [Path(__file__).with_name(name) for name in SOURCES]
-    sources += sorted(Path(__file__).with_name("vocabularies").glob("*.yaml"))
-    key = content_key(
-        "scenes",
-        schema=1,
-        params=config.scenes.model_dump(mode="json"),
-        inputs={},
-        weights={},
-        sources=sources,
-        threads=1,  # scenes do not depend on the number of threads
-    )
-    return StageState(key, is_published(paths.scenes, key))
 
 
 def _claim(out: Path, request: dict[str, object]) -> None:
     """Note in the folder what its scenes are, so that two sets are never mixed."""
-    note = out / _CLAIM
+    note = out / CLAIM
     try:
         there = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -218,8 +156,8 @@ def _atomically(out: Path, path: Path, write: Callable[[Path], object]) -> None:
     # Not brought to disk one by one, as `store.atomic` does: there are thousands of small files,
     # and the stage copies the whole folder when they are all there, and seals the copy.
     path.parent.mkdir(parents=True, exist_ok=True)
-    (out / _DRAWING).mkdir(exist_ok=True)
-    temporary = out / _DRAWING / f"{os.getpid()}-{path.name}"
+    (out / DRAWING).mkdir(exist_ok=True)
+    temporary = out / DRAWING / f"{os.getpid()}-{path.name}"
     try:
         write(temporary)
         os.replace(temporary, path)

@@ -1,0 +1,106 @@
+"""dvc.yaml and libraries.yaml, made from the stage table: `python -m fmbseg.pipeline.dvc`.
+
+libraries.yaml holds the installed versions of the libraries that results depend on: DVC follows it
+as a file of parameters, as the content keys follow the versions themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fmbseg.pipeline.table import ROWS
+from fmbseg.stage.depends import PACKAGE, library_versions
+from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, Row
+
+LIBRARIES = "libraries.yaml"
+_HEAD = """\
+# Made from fmbseg/pipeline/table.py by `make generated`: change the table, not this file.
+#
+# Code dependencies are whole folders: a stage that is called again without need finds its shards
+# under .fmbseg/ and takes a second or two. Outs hold no time, host or path, and none is
+# `persist: true`, which would switch DVC's run-cache off.
+"""
+_PLACES = {IMAGES: "${data.root}", TRUTH: "${data.root}", BENCHMARK: "${item.root}"}
+# What `dvc plots show` draws of the stage plots and of the training.
+_PLOTS = """\
+plots:
+- data/plots/iou:
+    template: bar_horizontal_sorted
+    x: iou
+    y: class
+    x_label: IoU, %
+- data/plots/confusions:
+    template: bar_horizontal_sorted
+    x: share
+    y: confusion
+    x_label: "% of the scored pixels"
+- data/plots/overlays
+- training loss:
+    x: epoch
+    y: {data/align/curve.csv: loss, data/oracle/curve.csv: loss}
+    title: Training loss of the alignment head
+    y_label: loss
+- learning rate:
+    x: epoch
+    y: {data/align/curve.csv: lr}
+"""
+
+
+def dvc_yaml() -> str:
+    """The pipeline in DVC's words."""
+    stages = {row.name: _stage(row) for row in ROWS.values()}
+    content = yaml.safe_dump({"stages": stages}, sort_keys=False, width=100)
+    return f"{_HEAD}\n{content}\n{_PLOTS}"
+
+
+def libraries_yaml() -> str:
+    """The versions of all libraries that a result may depend on."""
+    names = {library for row in ROWS.values() for library in row.depends.libraries}
+    return _HEAD.partition("\n")[0] + "\n" + yaml.safe_dump(library_versions(sorted(names)))
+
+
+def _stage(row: Row) -> dict[str, Any]:
+    benchmark = "@${key}" if row.each_benchmark else ""
+    stage: dict[str, Any] = {
+        "desc": row.summary,
+        "cmd": f"fmbseg run {row.name}{benchmark}",
+        "deps": [*_once(_inputs(row)), *_code(row)],
+        "params": [*sorted(row.depends.params), {LIBRARIES: sorted(row.depends.libraries)}],
+    }
+    if outs := [out for out in row.outputs if out not in row.metrics]:
+        stage["outs"] = outs
+    if row.metrics:
+        stage["metrics"] = [{metric: {"cache": False}} for metric in row.metrics]
+    return {"foreach": "${evaluate.benchmarks}", "do": stage} if row.each_benchmark else stage
+
+
+def _inputs(row: Row) -> Iterable[str]:
+    for name in row.inputs:
+        if name in ROWS:
+            # Of results that are made one by one, their folder.
+            yield from (out.partition("/${key}")[0] for out in ROWS[name].outputs)
+        elif name in _PLACES:
+            yield _PLACES[name]
+
+
+def _code(row: Row) -> list[str]:
+    sources = row.depends.sources
+    return [f"{PACKAGE.name}/{source}" for source in sorted(sources) if "*" not in source]
+
+
+def _once(names: Iterable[str]) -> Mapping[str, None]:
+    return dict.fromkeys(names)
+
+
+def main() -> None:
+    """Write both files into the current folder."""
+    for name, text in (("dvc.yaml", dvc_yaml()), (LIBRARIES, libraries_yaml())):
+        Path(name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

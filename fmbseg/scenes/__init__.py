@@ -1,0 +1,1 @@
+"""Synthetic scenes: glyphs on textures with exact ground truth, in the benchmarks' own layouts."""
