@@ -108,11 +108,12 @@ def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
 def makes_the_same(names: Iterable[str], config: Config, other: Config) -> bool:
     """Whether two configurations mean the same results of these stages and of all before them."""
     params: set[str] = set()
-    waiting = [name.partition("@")[0] for name in names]
+    waiting = list(names)
     while waiting:
-        row = ROWS[waiting.pop()]
-        params.update(name.removesuffix(".${key}") for name in row.depends.params)
-        waiting += [name for name in row.inputs if name in ROWS]
+        name, _, benchmark = waiting.pop().partition("@")
+        key = f".{benchmark}" if benchmark else ""
+        params.update(param.replace(".${key}", key) for param in ROWS[name].depends.params)
+        waiting += [earlier for earlier in ROWS[name].inputs if earlier in ROWS]
     return flat_params(config, params) == flat_params(other, params)
 
 

@@ -82,7 +82,7 @@ def content_key(name: str, depends: Depends, config: Config, inputs: Mapping[str
 
 
 def flat_params(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """`section.key` -> value, JSON, of the parameters below the given names."""
+    """`section.key` -> value, JSON, of the parameters below the given names; None: not there."""
     flat: dict[str, Any] = {}
 
     def walk(name: str, value: Any) -> None:
@@ -96,7 +96,7 @@ def flat_params(config: Config, names: Iterable[str]) -> dict[str, Any]:
     for name in names:
         value: Any = content
         for key in name.split("."):
-            value = value[key]
+            value = value.get(key) if isinstance(value, Mapping) else None
         walk(name, value)
     return flat
 

@@ -119,7 +119,7 @@ KILLED = """
     from fmbseg.machine.progress import silent_progress
     from fmbseg.store.shards import ShardedWork, ShardStore
     sys.path.insert(0, {tests!r})
-    from test_store import RECORDS, SHARD_SIZE, write_numbers
+    from test_shards import RECORDS, SHARD_SIZE, write_numbers
 
     def process(records, directory):
         write_numbers(records, directory)
