@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fmbseg.config import SceneLayoutName
 
 if TYPE_CHECKING:
     from fmbseg.data.doctor import SplitReport
@@ -21,18 +22,6 @@ Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="The data set
 app = typer.Typer(help="Data sets.", rich_markup_mode=None)
 
 
-class Layout(StrEnum):
-    """Layouts scenes can be written in."""
-
-    VOC2012 = "voc2012"
-    PASCAL_CONTEXT = "pascal_context"
-    COCO_STUFF164K = "coco_stuff164k"
-    CITYSCAPES = "cityscapes"
-    ADE20K = "ade20k"
-    CAMVID = "camvid"
-    FOLDER = "folder"
-
-
 @app.callback()
 def _data() -> None:
     """Data sets."""
@@ -40,7 +29,7 @@ def _data() -> None:
 
 @app.command("scenes")
 def scenes(
-    layout: Annotated[Layout, typer.Option("--layout", help="Benchmark layout on disk.")],
+    layout: Annotated[SceneLayoutName, typer.Option("--layout", help="Benchmark layout on disk.")],
     images: Annotated[
         int,
         typer.Option(
@@ -67,8 +56,8 @@ def scenes(
 
     train, val = images, max(1, images // 4)
     scene_seed("training", images, seed)  # out of range: before any folder is made
-    _refuse_other_content(out, layout.value, train + val)
-    write_scenes(layout.value, out, train=train, val=val, seed=seed, progress=console_progress())
+    _refuse_other_content(out, layout, train + val)
+    write_scenes(layout, out, train=train, val=val, seed=seed, progress=console_progress())
     print(f"{out}: {train} training and {val} validation scenes")
 
 

@@ -5,6 +5,10 @@ Several templates are an ensemble: each prompt's embedding is normalised, then t
 
 from __future__ import annotations
 
+from typing import get_args
+
+from fmbseg.config import Templates
+
 _SUBSET7 = (
     "itap of a {}.",
     "a bad photo of a {}.",
@@ -108,3 +112,4 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "custom9": (*_SUBSET7, "a photo of many {}.", "a photo of {}s."),
     "imagenet80": _IMAGENET80,
 }
+assert tuple(TEMPLATES) == get_args(Templates)

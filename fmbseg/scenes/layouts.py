@@ -1,7 +1,7 @@
 """The benchmarks' own layouts and label encodings, as scenes are written in them.
 
-Each layout is one record of `SCENE_LAYOUTS`; the adapters of `datasets.py` read what is written so
-(`scene_files.py`) exactly as they read the real data sets.
+Each layout is one record of `SCENE_LAYOUTS`; the adapters of `data/datasets.py` read what is
+written so (`files.py`) exactly as they read the real data sets.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fmbseg.config import SceneLayoutName
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.scenes.classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
@@ -164,7 +166,7 @@ _CITYSCAPES = benchmark_classes("cityscapes", _CITYSCAPES_NAMES)
 _ADE20K = benchmark_classes("ade20k", _ADE20K_NAMES)
 _CAMVID = benchmark_classes("camvid", _CAMVID_NAMES)
 
-SCENE_LAYOUTS = {
+SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
     "voc2012": SceneLayout(
         folder="VOC2012",
         image="JPEGImages/{name}.jpg",
@@ -232,6 +234,7 @@ SCENE_LAYOUTS = {
         notes={"classes.txt": "".join(f"{c.name}\n" for c in SCENE_CLASSES)},
     ),
 }
+assert tuple(SCENE_LAYOUTS) == get_args(SceneLayoutName)
 
 
 def image_count(layout: str, root: Path) -> int:

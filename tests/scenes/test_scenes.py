@@ -313,16 +313,6 @@ def test_most_objects_are_classes_of_the_benchmark(layout: str, tmp_path: Path) 
     assert 0.7 < objects["name"].isin(SCENE_LAYOUTS[layout].things).mean() < 1
 
 
-def test_the_command_knows_every_layout() -> None:
-    from typing import get_args
-
-    from fmbseg.commands.data import Layout
-    from fmbseg.config import SceneLayoutName
-
-    assert [entry.value for entry in Layout] == list(SCENE_LAYOUTS)
-    assert list(get_args(SceneLayoutName)) == list(SCENE_LAYOUTS)
-
-
 def test_backgrounds_can_be_chosen() -> None:
     for seed in range(10):
         scene = render_scene(seed, stuff=["sky", "road"])
