@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
@@ -38,7 +39,6 @@ from fmbseg.config import Config, parse_config
 from fmbseg.errors import ConfigError, StoreError
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import stage_shards
-from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
 from fmbseg.store.digest import file_digest, json_digest, source_digests
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import DIGEST, MANIFEST, ShardedWork, verify_published

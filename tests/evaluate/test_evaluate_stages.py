@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fmbseg.evaluate.everything import evaluate_all
+from fmbseg.evaluate.predictors import load_predictor
 from PIL import Image
 
 from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
@@ -16,8 +18,6 @@ from fmbseg.data import load_dataset
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError, DataError, StoreError
 from fmbseg.evaluate.benchmark import evaluate_benchmark
-from fmbseg.evaluate.everything import evaluate_all
-from fmbseg.evaluate.predictors import load_predictor
 from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.stages import evaluate, scoring_state
 from fmbseg.machine.progress import silent_progress

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
 from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
-from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
 from fmbseg.inference.decision import Labels
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.device import choose_device

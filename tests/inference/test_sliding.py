@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fmbseg.evaluate.predictors import MaskClip, load_predictor
 from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg.config import Config, Dense, EvaluateSection, parse_config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate.predictors import MaskClip, load_predictor
 from fmbseg.inference.decision import decide
 from fmbseg.inference.protocol import PROTOCOLS, Sizes, protocol_of
 from fmbseg.inference.segmenter import load_segmenter
