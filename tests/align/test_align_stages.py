@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,12 @@ from PIL import Image
 from fmbseg.align.checkpoint import load_checkpoint
 from fmbseg.align.features import features, features_state
 from fmbseg.align.stages import align, align_state, oracle_state, train_oracle
-from fmbseg.config import Config
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError, StoreError
 from fmbseg.machine.progress import silent_progress
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageState
-
-MakeConfig = Callable[..., Config]
+from tests.workspace import MakeConfig
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -30,15 +28,15 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def ready(workspace: Paths, config: MakeConfig) -> Paths:
-    features(config(), workspace, silent_progress())
-    return workspace
+def ready(labelled: Paths, make_config: MakeConfig) -> Paths:
+    features(make_config(), labelled, silent_progress())
+    return labelled
 
 
-def test_trains_and_publishes(ready: Paths, config: MakeConfig) -> None:
+def test_trains_and_publishes(ready: Paths, make_config: MakeConfig) -> None:
     rows: list[tuple[int, Mapping[str, float]]] = []
     report = align(
-        config(), ready, silent_progress(), lambda epoch, values: rows.append((epoch, values))
+        make_config(), ready, silent_progress(), lambda epoch, values: rows.append((epoch, values))
     )
     assert (report.stage, report.computed, report.taken_over) == ("align", 3, 0)
     assert set(files(ready.align)) == {
@@ -64,43 +62,43 @@ def test_trains_and_publishes(ready: Paths, config: MakeConfig) -> None:
     )
 
 
-def test_second_run_computes_nothing(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_second_run_computes_nothing(ready: Paths, make_config: MakeConfig) -> None:
+    align(make_config(), ready, silent_progress())
     before = files(ready.align)
     # As after a pull on a clone: the outs are there, nothing else; no feature is made for nothing.
     shutil.rmtree(ready.root / ".fmbseg")
-    report = align(config(), ready, silent_progress())
+    report = align(make_config(), ready, silent_progress())
     assert (report.computed, report.taken_over) == (0, 3)
     assert files(ready.align) == before
     assert not (ready.root / ".fmbseg").exists()
 
 
-def test_the_state_is_what_a_run_would_find(ready: Paths, config: MakeConfig) -> None:
+def test_the_state_is_what_a_run_would_find(ready: Paths, make_config: MakeConfig) -> None:
     quiet = silent_progress()
     for run, state, out in (
         (align, align_state, ready.align),
         (train_oracle, oracle_state, ready.oracle),
     ):
-        before = state(config(), ready, quiet)
+        before = state(make_config(), ready, quiet)
         assert not before.published
-        assert run(config(), ready, quiet).key == before.key
-        assert state(config(), ready, quiet) == StageState(before.key, published=True)
+        assert run(make_config(), ready, quiet).key == before.key
+        assert state(make_config(), ready, quiet) == StageState(before.key, published=True)
         weights = out / "head.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1])
-        assert not state(config(), ready, quiet).published
-        assert state(config(align={"epochs": 4}), ready, quiet).key != before.key
+        assert not state(make_config(), ready, quiet).published
+        assert state(make_config(align={"epochs": 4}), ready, quiet).key != before.key
 
-    found = features_state(config(), ready, quiet)
-    assert found == StageState(features(config(), ready, quiet).key, published=True)
+    found = features_state(make_config(), ready, quiet)
+    assert found == StageState(features(make_config(), ready, quiet).key, published=True)
     (ready.features / "index.parquet").unlink()
-    assert not features_state(config(), ready, quiet).published
+    assert not features_state(make_config(), ready, quiet).published
 
 
-def test_publishes_again_what_is_stored(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_publishes_again_what_is_stored(ready: Paths, make_config: MakeConfig) -> None:
+    align(make_config(), ready, silent_progress())
     before = files(ready.align)
     shutil.rmtree(ready.align)
-    report = align(config(), ready, silent_progress())
+    report = align(make_config(), ready, silent_progress())
     assert report.computed == 0
     assert files(ready.align) == before
 
@@ -109,8 +107,8 @@ class Killed(Exception):
     pass
 
 
-def test_resumes_to_the_byte(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_resumes_to_the_byte(ready: Paths, make_config: MakeConfig) -> None:
+    align(make_config(), ready, silent_progress())
     before = files(ready.align)
     for place in (ready.align, ready.training):
         shutil.rmtree(place)
@@ -120,62 +118,64 @@ def test_resumes_to_the_byte(ready: Paths, config: MakeConfig) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        align(config(), ready, silent_progress(), kill)
+        align(make_config(), ready, silent_progress(), kill)
     assert not ready.align.exists()
-    report = align(config(), ready, silent_progress())
+    report = align(make_config(), ready, silent_progress())
     assert (report.computed, report.taken_over) == (1, 2)
     assert files(ready.align) == before
 
 
-def test_parameters_and_labels_are_in_the_key(ready: Paths, config: MakeConfig) -> None:
-    keys = {align(config(), ready, silent_progress()).key}
+def test_parameters_and_labels_are_in_the_key(ready: Paths, make_config: MakeConfig) -> None:
+    keys = {align(make_config(), ready, silent_progress()).key}
     for change in (
         {"align": {"temperature": 0.2}},
         {"align": {"loss": "text"}},
         {"run": {"seed": 1}},
     ):
-        report = align(config(**change), ready, silent_progress())
+        report = align(make_config(**change), ready, silent_progress())
         assert report.computed == 3
         keys.add(report.key)
     assert len(keys) == 4
 
 
-def test_ground_truth_is_not_read(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_ground_truth_is_not_read(ready: Paths, make_config: MakeConfig) -> None:
+    align(make_config(), ready, silent_progress())
     before = files(ready.align)
     for place in (ready.align, ready.training, ready.root / "coco" / "annotations"):
         shutil.rmtree(place)
-    align(config(), ready, silent_progress())
+    align(make_config(), ready, silent_progress())
     assert files(ready.align) == before
     with pytest.raises(DataError, match="annotation"):
-        train_oracle(config(), ready, silent_progress())
+        train_oracle(make_config(), ready, silent_progress())
 
 
-def test_needs_labels_of_this_configuration(ready: Paths, config: MakeConfig) -> None:
+def test_needs_labels_of_this_configuration(ready: Paths, make_config: MakeConfig) -> None:
     with pytest.raises(StoreError, match="run `fmbseg run label` again"):
-        align(config(label={"min_similarity": 0.1}), ready, silent_progress())
+        align(make_config(label={"min_similarity": 0.1}), ready, silent_progress())
     shutil.rmtree(ready.label)
     with pytest.raises(StoreError, match="run `fmbseg run label` first"):
-        align(config(), ready, silent_progress())
+        align(make_config(), ready, silent_progress())
 
 
-def test_oracle_learns_from_truth_without_pseudo_labels(ready: Paths, config: MakeConfig) -> None:
+def test_oracle_learns_from_truth_without_pseudo_labels(
+    ready: Paths, make_config: MakeConfig
+) -> None:
     shutil.rmtree(ready.pseudo)
-    report = train_oracle(config(), ready, silent_progress())
+    report = train_oracle(make_config(), ready, silent_progress())
     assert (report.stage, report.computed) == ("oracle", 3)
     assert load_checkpoint(ready.oracle).info.vocabulary.name == "coco_stuff"
     # A quarter of each image is unlabelled; a patch on the border of two rows is half so.
     labelled = load_checkpoint(ready.oracle).info.metrics["labelled_patches"]
     assert 0.7 < labelled < 0.85
-    again = train_oracle(config(), ready, silent_progress())
+    again = train_oracle(make_config(), ready, silent_progress())
     assert (again.computed, again.key) == (0, report.key)
-    truth = ready.root / "coco" / "annotations" / "train2017" / f"{0:012d}.png"
+    truth = ready.root / "coco" / "annotations" / "val2017" / f"{0:012d}.png"
     label = np.array(Image.open(truth))
-    Image.fromarray(np.where(label == 30, 31, label).astype(np.uint8)).save(truth)
-    assert train_oracle(config(), ready, silent_progress()).key != report.key
+    Image.fromarray(np.where(label == 16, 17, label).astype(np.uint8)).save(truth)
+    assert train_oracle(make_config(), ready, silent_progress()).key != report.key
 
 
-def test_manifests_hold_no_time_and_no_place(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_manifests_hold_no_time_and_no_place(ready: Paths, make_config: MakeConfig) -> None:
+    align(make_config(), ready, silent_progress())
     manifest = json.loads((ready.align / "manifest.json").read_text())
     assert set(manifest) == {"stage", "key", "shards", "files"}
