@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
-from fmbseg.config import AlignSection
+from fmbseg.config import AlignSection, InferenceSection
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models import tiny
 from fmbseg.models.weights import weights_digest
@@ -29,6 +29,7 @@ def write_head(
         vocabulary=load_vocabulary(vocabulary),
         templates="single",
         short_side=64,
+        inference=InferenceSection(short_side=64),
         training={**align.model_dump(), "seed": 0},
         metrics={},
     )

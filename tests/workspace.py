@@ -13,8 +13,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fmbseg.config import Config, parse_config
+from fmbseg.machine.progress import silent_progress
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, build_encoder, build_sam
+from fmbseg.pipeline.run import open_stage, run_stage
+from fmbseg.stage.stage import Stage
+from fmbseg.stage.tracker import Tracker
+from fmbseg.store.paths import Paths
+from fmbseg.store.shards import StageReport
 
 SPLIT = "val2017"
 # Two of one size, so that they share batches; the others divide by neither patch nor cell.
@@ -98,3 +104,13 @@ def make_config(root: Path, **sections: dict[str, Any]) -> Config:
     for name, values in sections.items():
         raw[name] = raw.get(name, {}) | values
     return parse_config(raw)
+
+
+def run(name: str, config: Config, paths: Paths, tracker: Tracker | None = None) -> StageReport:
+    """Run a stage."""
+    return run_stage(name, config, paths, silent_progress(), tracker)
+
+
+def opened(name: str, config: Config, paths: Paths) -> Stage:
+    """A stage that has not run, to be asked for its key and whether its result is there."""
+    return open_stage(name, config, paths, silent_progress())

@@ -14,17 +14,24 @@ import torch
 from torch import nn
 
 from fmbseg.align import feature_store
-from fmbseg.align.features import features, features_state, published_features, resize_for_encoder
+from fmbseg.align.feature_store import StoredFeatures
+from fmbseg.align.features import PublishedFeatures, resize_for_encoder
+from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
-from fmbseg.machine.progress import silent_progress
 from fmbseg.models import records
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.records import weights_record
 from fmbseg.store.paths import Paths
-from tests.workspace import MakeConfig
+from tests.workspace import MakeConfig, opened, run
 
 GRIDS = [(8, 12), (8, 12), (10, 8), (11, 8), (8, 8)]  # short side 64, patch 8
+
+
+def stored_features(config: Config, paths: Paths) -> StoredFeatures:
+    """What a training opens."""
+    training = opened("align", config, paths)
+    return PublishedFeatures(training.require("features"), training.work).open()
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -36,9 +43,9 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def test_stores_what_the_encoder_says(labelled: Paths, make_config: MakeConfig) -> None:
-    report = features(make_config(), labelled, silent_progress())
+    report = run("features", make_config(), labelled)
     assert (report.stage, report.computed, report.taken_over) == ("features", 3, 0)
-    stored = published_features(make_config(), labelled, silent_progress()).open()
+    stored = stored_features(make_config(), labelled)
     assert len(stored) == len(GRIDS)
     assert stored.image_ids == tuple(f"{index:012d}" for index in range(len(GRIDS)))
     encoder = load_backbone("tiny-encoder")
@@ -55,7 +62,7 @@ def test_stores_what_the_encoder_says(labelled: Paths, make_config: MakeConfig) 
 
 
 def test_out_is_only_an_index(labelled: Paths, make_config: MakeConfig) -> None:
-    features(make_config(), labelled, silent_progress())
+    run("features", make_config(), labelled)
     assert set(files(labelled.features)) == {"index.parquet", "manifest.json"}
     table = pq.read_table(labelled.features / "index.parquet").to_pylist()
     assert [(row["height"], row["width"]) for row in table] == GRIDS
@@ -65,43 +72,43 @@ def test_out_is_only_an_index(labelled: Paths, make_config: MakeConfig) -> None:
 
 
 def test_second_run_computes_nothing(labelled: Paths, make_config: MakeConfig) -> None:
-    features(make_config(), labelled, silent_progress())
+    run("features", make_config(), labelled)
     before = files(labelled.features)
     # As after a pull on a clone: the out is there, the shards are not.
     shutil.rmtree(labelled.root / ".fmbseg")
-    report = features(make_config(), labelled, silent_progress())
+    report = run("features", make_config(), labelled)
     assert (report.computed, report.taken_over) == (0, 3)
     assert files(labelled.features) == before
     assert not labelled.feature_store.exists()
 
 
 def test_goes_on_after_a_kill(labelled: Paths, make_config: MakeConfig) -> None:
-    first = features(make_config(), labelled, silent_progress())
+    first = run("features", make_config(), labelled)
     before = files(labelled.features)
     shutil.rmtree(labelled.features)
     shutil.rmtree(labelled.shards / "features")
     shutil.rmtree(labelled.feature_store / first.key / "000001")
-    report = features(make_config(), labelled, silent_progress())
+    report = run("features", make_config(), labelled)
     assert (report.computed, report.taken_over) == (1, 2)
     assert files(labelled.features) == before
 
 
 def test_missing_shards_are_made_again(labelled: Paths, make_config: MakeConfig) -> None:
-    features(make_config(), labelled, silent_progress())
+    run("features", make_config(), labelled)
     before = files(labelled.feature_store)
     shutil.rmtree(labelled.feature_store)
-    stored = published_features(make_config(), labelled, silent_progress()).open()
+    stored = stored_features(make_config(), labelled)
     assert len(stored) == len(GRIDS)
     assert files(labelled.feature_store) == before
 
 
 def test_annotations_are_not_needed(labelled: Paths, make_config: MakeConfig) -> None:
-    features(make_config(), labelled, silent_progress())
+    run("features", make_config(), labelled)
     before = files(labelled.root / ".fmbseg" / "features")
     for place in (labelled.features, labelled.root / ".fmbseg"):
         shutil.rmtree(place)
     shutil.rmtree(labelled.root / "coco" / "annotations")
-    features(make_config(), labelled, silent_progress())
+    run("features", make_config(), labelled)
     assert files(labelled.root / ".fmbseg" / "features") == before
 
 
@@ -115,8 +122,8 @@ def test_each_image_is_encoded_once(labelled: Paths, make_config: MakeConfig) ->
 
     handle = nn.modules.module.register_module_forward_hook(count)
     try:
-        features(make_config(), labelled, silent_progress())
-        published_features(make_config(), labelled, silent_progress()).open()
+        run("features", make_config(), labelled)
+        stored_features(make_config(), labelled)
     finally:
         handle.remove()
     assert seen == len(GRIDS)
@@ -124,13 +131,13 @@ def test_each_image_is_encoded_once(labelled: Paths, make_config: MakeConfig) ->
 
 def test_refuses_missing_and_stale_features(labelled: Paths, make_config: MakeConfig) -> None:
     with pytest.raises(StoreError, match="run `fmbseg run features` first"):
-        published_features(make_config(), labelled, silent_progress()).open()
-    features(make_config(), labelled, silent_progress())
+        stored_features(make_config(), labelled)
+    run("features", make_config(), labelled)
     with pytest.raises(StoreError, match="run `fmbseg run features` again"):
-        published_features(make_config(features={"short_side": 72}), labelled, silent_progress())
+        stored_features(make_config(features={"short_side": 72}), labelled)
     (labelled.features / "index.parquet").write_bytes(b"")
     with pytest.raises(StoreError, match="damaged"):
-        published_features(make_config(), labelled, silent_progress()).open()
+        stored_features(make_config(), labelled)
 
 
 def test_what_the_encoders_record_says_is_in_the_key(
@@ -145,7 +152,7 @@ def test_what_the_encoders_record_says_is_in_the_key(
         replace(record, layer=1),
     ):
         monkeypatch.setattr(records, "registry", lambda changed=changed: {record.name: changed})
-        keys.append(features_state(make_config(), labelled, silent_progress()).key)
+        keys.append(opened("features", make_config(), labelled).key)
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 
@@ -154,8 +161,8 @@ def test_many_shards_do_not_exhaust_file_descriptors(
     labelled: Paths, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_store, "_OPEN_SHARDS", 1)
-    features(make_config(), labelled, silent_progress())
-    stored = published_features(make_config(), labelled, silent_progress()).open()
+    run("features", make_config(), labelled)
+    stored = stored_features(make_config(), labelled)
     first = np.array(stored.load(0))
     for index in (4, 2, 0):
         stored.load(index)

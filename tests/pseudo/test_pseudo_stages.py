@@ -21,23 +21,21 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import StoreError
 from fmbseg.machine.device import choose_device
-from fmbseg.machine.progress import silent_progress
 from fmbseg.models import records
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
-from fmbseg.pseudo.stages import detect, label, masks, query, state
 from fmbseg.pseudo.tables import DETECTIONS_SCHEMA, MASKS_SCHEMA, StoredMasks
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageReport, verify_published
 from tests.encodings import count_encodings
-from tests.workspace import SIZES, SPLIT, MakeConfig
+from tests.workspace import SIZES, SPLIT, MakeConfig, opened, run
 
-STAGES = {"detect": detect, "query": query, "masks": masks, "label": label}
+STAGES = ("detect", "query", "masks", "label")
 
 
 def run_all(config: Config, paths: Paths) -> dict[str, StageReport]:
-    return {name: stage(config, paths, silent_progress()) for name, stage in STAGES.items()}
+    return {name: run(name, config, paths) for name in STAGES}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -101,28 +99,26 @@ def test_a_published_stage_computes_nothing(tmp_path: Path, make_config: MakeCon
     assert {name: report.key for name, report in again.items()} == {
         name: report.key for name, report in first.items()
     }
-    assert not (tmp_path / ".fmbseg").exists()
+    assert not paths.shards.exists()
     assert files_of(paths.pseudo) == before
 
 
 def test_the_state_is_what_a_run_would_find(
     coco: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
-    config, paths, quiet = make_config(), Paths(tmp_path), silent_progress()
-    before = state("detect", config, paths, quiet)
+    config, paths = make_config(), Paths(tmp_path)
+    before = opened("detect", config, paths)
     assert not before.published
     with pytest.raises(StoreError, match="fmbseg run detect"):
-        state("query", config, paths, quiet)
-    assert detect(config, paths, quiet).key == before.key
-    after = state("detect", config, paths, quiet)
-    assert (after.key, after.published) == (before.key, True)
+        _ = opened("query", config, paths).key
+    assert run("detect", config, paths).key == before.key
+    assert before.published
     # Another parameter of the stage is another key; one of another stage is not.
-    other = make_config(query={"points": 3})
-    assert state("detect", other, paths, quiet) != after
-    assert state("detect", make_config(masks={"points_per_side": 2}), paths, quiet) == after
+    assert opened("detect", make_config(query={"points": 3}), paths).key != before.key
+    assert opened("detect", make_config(masks={"points_per_side": 2}), paths).key == before.key
     table = paths.detect / "detections.parquet"
     table.write_bytes(table.read_bytes()[:-1])
-    assert not state("detect", config, paths, quiet).published
+    assert not opened("detect", config, paths).published
 
 
 @pytest.mark.parametrize("name", ["detect", "query", "masks", "label"])
@@ -138,7 +134,7 @@ def test_a_killed_stage_goes_on_where_it_was(
     shutil.rmtree(shards / "000001")
     next((shards / "000002").glob("*.parquet")).write_bytes(b"damaged")
 
-    report = STAGES[name](config, paths, silent_progress())
+    report = run(name, config, paths)
 
     assert (report.computed, report.taken_over) == (2, 1)
     assert files_of(paths.pseudo) == before
@@ -266,14 +262,14 @@ def test_stages_refuse_inputs_made_with_other_parameters(
 ) -> None:
     config, paths = make_config(), Paths(tmp_path)
     with pytest.raises(StoreError, match=r"query needs .*detect: run `fmbseg run detect` first"):
-        query(config, paths, silent_progress())
-    detect(config, paths, silent_progress())
+        run("query", config, paths)
+    run("detect", config, paths)
     other = make_config(query={"points": 2})
     with pytest.raises(StoreError, match="run `fmbseg run detect` again first"):
-        query(other, paths, silent_progress())
+        run("query", other, paths)
     fewer = make_config(data={"limit": 4})
     with pytest.raises(StoreError, match="other images"):
-        query(fewer, paths, silent_progress())
+        run("query", fewer, paths)
 
 
 def test_keys_follow_what_matters_only(tmp_path: Path, make_config: MakeConfig) -> None:
@@ -313,9 +309,7 @@ def test_another_way_to_the_dense_features_encodes_again(
         assert counts["clip"] == windows_of(coco, config)
         keys |= {reports[name].key for name in ("detect", "query", "label")}
         with count_encodings() as counts:
-            detect(
-                make_config(clip={"dense": variant}, query={"points": 2}), paths, silent_progress()
-            )
+            run("detect", make_config(clip={"dense": variant}, query={"points": 2}), paths)
         assert counts["clip"] == 0  # its own encodings are found again
     assert len(keys) == 3 * len(get_args(Dense))
 
