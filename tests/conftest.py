@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 # Before anything imports the libraries that read them.
@@ -17,8 +19,22 @@ os.environ.update(
     }
 )
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from fmbseg.machine.progress import silent_progress
+from fmbseg.models import tiny
+from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.sam import SamModel, load_sam
+from fmbseg.models.weights import WEIGHTS_VARIABLE
+from fmbseg.pipeline.run import run_stage
+from fmbseg.store.paths import Paths
+from tests import workspace as small
+from tests.heads import write_head
+from tests.workspace import MakeConfig, write_coco, write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,3 +61,109 @@ def realdata() -> Path:
     if not path.is_dir():
         pytest.skip(f"the benchmarks' sample files are not at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights of the tiny models."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_weights(folder)
+    return folder
+
+
+@pytest.fixture
+def random_models(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny models have random weights, so that no result depends on what they have learned."""
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(random_weights))
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Five pictures and their truth in COCO-Stuff's layout."""
+    write_coco(tmp_path / "coco")
+    return tmp_path / "coco"
+
+
+@pytest.fixture
+def make_config(coco: Path, random_models: None) -> MakeConfig:
+    """A config for `coco`, with sections overridden: make_config(run={"shard_size": 2})."""
+    return partial(small.make_config, coco)
+
+
+@pytest.fixture(scope="session")
+def stage_1(tmp_path_factory: pytest.TempPathFactory, random_weights: Path) -> Path:
+    """A workspace in which stage 1 has run."""
+    root = tmp_path_factory.mktemp("stage-1")
+    write_coco(root / "coco")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEIGHTS_VARIABLE, str(random_weights))
+        config = small.make_config(root / "coco")
+        for stage in ("detect", "query", "masks", "label"):
+            run_stage(stage, config, Paths(root), silent_progress())
+    return root
+
+
+@pytest.fixture
+def labelled(stage_1: Path, coco: Path, random_models: None) -> Paths:
+    """The workspace beside `coco`, with the outs of stage 1."""
+    shutil.copytree(stage_1, coco.parent, dirs_exist_ok=True)
+    return Paths(coco.parent)
+
+
+@pytest.fixture
+def workspace(coco: Path, make_config: MakeConfig) -> Paths:
+    """The workspace beside `coco`, with a head of random weights in data/align."""
+    paths = Paths(coco.parent)
+    write_head(paths.align, seed=0, align=make_config().align)
+    return paths
+
+
+@pytest.fixture
+def folder(random_weights: Path, tmp_path: Path) -> Path:
+    """A copy of the random weights that a test may damage."""
+    return Path(shutil.copytree(random_weights, tmp_path / "weights"))
+
+
+@pytest.fixture
+def no_package_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The package without its weights, and no folder named."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for path in tiny.FOLDER.glob("*.json"):
+        shutil.copy(path, package)
+    monkeypatch.setattr(tiny, "FOLDER", package)
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="session")
+def clip(random_weights: Path) -> ClipModel:
+    """CLIP with random weights."""
+    return load_clip("tiny-clip", weights_dir=random_weights)
+
+
+@pytest.fixture(scope="session")
+def sam() -> SamModel:
+    """The shipped weights: random ones of this depth give all or nothing as masks."""
+    return load_sam("tiny-sam")
+
+
+@pytest.fixture(scope="session")
+def backbone(random_weights: Path) -> Backbone:
+    """The encoder with random weights."""
+    return load_backbone("tiny-encoder", weights_dir=random_weights)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Image.Image:
+    """A 150 x 90 px picture with structure at several scales."""
+    rng = np.random.default_rng(3)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (rows, columns, 3), dtype=np.uint8)).resize(
+                (150, 90), Image.Resampling.BICUBIC
+            ),
+            dtype=float,
+        )
+        for rows, columns in ((3, 5), (9, 15), (90, 150))
+    ]
+    return Image.fromarray((0.5 * layers[0] + 0.35 * layers[1] + 0.15 * layers[2]).astype(np.uint8))

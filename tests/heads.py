@@ -6,16 +6,20 @@ from pathlib import Path
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
-from fmbseg.config import AlignSection
+from fmbseg.config import AlignSection, InferenceSection
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models import tiny
 from fmbseg.models.weights import weights_digest
 
+LINEAR = AlignSection(head="linear")
 
-def write_head(folder: Path, seed: int, vocabulary: str = "coco_stuff") -> None:
-    """A checkpoint of a linear head with random weights, on the package's models.
 
-    Its record fits a configuration with `align.head=linear` and `features.short_side=64`.
+def write_head(
+    folder: Path, seed: int, vocabulary: str = "coco_stuff", align: AlignSection = LINEAR
+) -> None:
+    """A checkpoint of a head with random weights, on the tiny models as they are found.
+
+    Its record fits a configuration with this section `align` and `features.short_side=64`.
     """
     encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
     space = tiny.architecture("clip")["embed_dim"]
@@ -25,8 +29,10 @@ def write_head(folder: Path, seed: int, vocabulary: str = "coco_stuff") -> None:
         vocabulary=load_vocabulary(vocabulary),
         templates="single",
         short_side=64,
-        training={**AlignSection(head="linear").model_dump(), "seed": 0},
+        inference=InferenceSection(short_side=64),
+        training={**align.model_dump(), "seed": 0},
         metrics={},
     )
+    head = HeadConfig(align.head, encoder, space, align.attention_heads)
     folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder, seeded_head(HeadConfig("linear", encoder, space, 4), seed), info)
+    save_checkpoint(folder, seeded_head(head, seed), info)

@@ -58,8 +58,6 @@ class DatasetLayout:
         root: what the root folder is, for messages.
         images: patterns of the image files; the first whose fixed leading folder exists is used.
         annotations: forms of annotation, the first that exists for an image is used.
-        split_list: pattern of a text file whose lines begin with an image's stem or path; None:
-            the split is every file that fits the image pattern.
         splits: names of the splits; the first is the one scored by default. A data set with the
             single split "all" is not divided.
         vocabulary: name of a vocabulary; None: the data set brings `OWN_VOCABULARY` or

@@ -55,11 +55,16 @@ def compose(
 
 def save_label(path: Path, label: npt.NDArray[np.uint8]) -> None:
     """Write a label map [H, W] uint8 as an indexed PNG with a palette, atomically."""
+    write_atomically(path, label_png(label))
+
+
+def label_png(label: npt.NDArray[np.uint8]) -> bytes:
+    """A label map [H, W] uint8 as an indexed PNG with a palette."""
     image = Image.fromarray(label)
     image.putpalette(_PALETTE)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_label(path: Path) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from fmbseg.data.manifest import ImageRecord
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.encodings import ClipEncodings, SamEncodings
-from fmbseg.pseudo.labels import save_label
+from fmbseg.pseudo.labels import label_png
 from fmbseg.pseudo.pipeline import classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.tables import (
@@ -181,7 +181,9 @@ class Label(_PseudoStage):
             (record.height, record.width),
             (query_masks.areas, masks.areas),
         )
-        save_label(directory / "labels" / f"{record.image_id}.png", found.label)
+        path = directory / "labels" / f"{record.image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(label_png(found.label))  # the shard appears as a whole
         rows = [
             row | {"similarity": float(value)}
             for row, value in zip(queried, found.query_similarity, strict=True)

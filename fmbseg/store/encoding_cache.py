@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.errors import may_pass
 from fmbseg.store.atomic import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -77,7 +78,11 @@ class EncodingCache:
             os.utime(self.directory)  # the last opened of its kind
 
     def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
-        """The arrays as they were put, or None; a damaged entry is removed and absent."""
+        """The arrays as they were put, or None; a damaged entry is removed and absent.
+
+        Raises:
+            OSError: the disk failed, and may not a little later; nothing is removed for it.
+        """
         path = self._path(image_sha)
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -86,6 +91,8 @@ class EncodingCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            if may_pass(error):
+                raise
             _log.warning("damaged encoding %s removed (%s)", path.name, error)
             path.unlink(missing_ok=True)
             return None

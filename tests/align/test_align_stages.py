@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,33 +14,38 @@ import pytest
 from PIL import Image
 
 from fmbseg.align.checkpoint import load_checkpoint
-from fmbseg.align.features import features, features_state
-from fmbseg.align.stages import align, align_state, oracle_state, train_oracle
-from fmbseg.config import Config
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import DataError, StoreError
-from fmbseg.machine.progress import silent_progress
+from fmbseg.stage.tracker import OnMetrics, Tracker
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import StageState
-
-MakeConfig = Callable[..., Config]
+from tests.workspace import MakeConfig, opened, run
 
 
 def files(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+class Listening(Tracker):
+    """Hands each epoch's metrics to a test."""
+
+    def __init__(self, on_metrics: OnMetrics) -> None:
+        self._on_metrics = on_metrics
+
+    @contextmanager
+    def training(self, *_: object) -> Iterator[OnMetrics | None]:
+        yield self._on_metrics
+
+
 @pytest.fixture
-def ready(workspace: Paths, config: MakeConfig) -> Paths:
-    features(config(), workspace, silent_progress())
-    return workspace
+def ready(labelled: Paths, make_config: MakeConfig) -> Paths:
+    run("features", make_config(), labelled)
+    return labelled
 
 
-def test_trains_and_publishes(ready: Paths, config: MakeConfig) -> None:
+def test_trains_and_publishes(ready: Paths, make_config: MakeConfig) -> None:
     rows: list[tuple[int, Mapping[str, float]]] = []
-    report = align(
-        config(), ready, silent_progress(), lambda epoch, values: rows.append((epoch, values))
-    )
+    tracker = Listening(lambda epoch, values: rows.append((epoch, values)))
+    report = run("align", make_config(), ready, tracker)
     assert (report.stage, report.computed, report.taken_over) == ("align", 3, 0)
     assert set(files(ready.align)) == {
         "checkpoint.json",
@@ -64,43 +70,52 @@ def test_trains_and_publishes(ready: Paths, config: MakeConfig) -> None:
     )
 
 
-def test_second_run_computes_nothing(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_second_run_computes_nothing(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
     before = files(ready.align)
     # As after a pull on a clone: the outs are there, nothing else; no feature is made for nothing.
     shutil.rmtree(ready.root / ".fmbseg")
-    report = align(config(), ready, silent_progress())
+    report = run("align", make_config(), ready)
     assert (report.computed, report.taken_over) == (0, 3)
     assert files(ready.align) == before
-    assert not (ready.root / ".fmbseg").exists()
+    assert not ready.training.exists() and not ready.feature_store.exists()
 
 
-def test_the_state_is_what_a_run_would_find(ready: Paths, config: MakeConfig) -> None:
-    quiet = silent_progress()
-    for run, state, out in (
-        (align, align_state, ready.align),
-        (train_oracle, oracle_state, ready.oracle),
-    ):
-        before = state(config(), ready, quiet)
+def test_the_state_is_what_a_run_would_find(ready: Paths, make_config: MakeConfig) -> None:
+    for name, out in (("align", ready.align), ("oracle", ready.oracle)):
+        before = opened(name, make_config(), ready)
         assert not before.published
-        assert run(config(), ready, quiet).key == before.key
-        assert state(config(), ready, quiet) == StageState(before.key, published=True)
+        assert run(name, make_config(), ready).key == before.key
+        assert before.published
         weights = out / "head.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1])
-        assert not state(config(), ready, quiet).published
-        assert state(config(align={"epochs": 4}), ready, quiet).key != before.key
-
-    found = features_state(config(), ready, quiet)
-    assert found == StageState(features(config(), ready, quiet).key, published=True)
+        assert not before.published
+        assert opened(name, make_config(align={"epochs": 4}), ready).key != before.key
+    found = opened("features", make_config(), ready)
+    assert found.published
     (ready.features / "index.parquet").unlink()
-    assert not features_state(config(), ready, quiet).published
+    assert not found.published
 
 
-def test_publishes_again_what_is_stored(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_another_threshold_is_published_without_a_training(
+    ready: Paths, make_config: MakeConfig
+) -> None:
+    first = run("align", make_config(), ready)
+    head = files(ready.align)["head.safetensors"]
+    report = run("align", make_config(evaluate={"background_threshold": 0.7}), ready)
+    assert (report.computed, report.taken_over) == (0, 3)
+    assert report.key != first.key
+    assert load_checkpoint(ready.align).info.inference.background_threshold == 0.7
+    assert files(ready.align)["head.safetensors"] == head
+    # What does not say how the head is asked changes nothing.
+    assert run("align", make_config(evaluate={"batch_size": 3}), ready).key == first.key
+
+
+def test_publishes_again_what_is_stored(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
     before = files(ready.align)
     shutil.rmtree(ready.align)
-    report = align(config(), ready, silent_progress())
+    report = run("align", make_config(), ready)
     assert report.computed == 0
     assert files(ready.align) == before
 
@@ -109,8 +124,8 @@ class Killed(Exception):
     pass
 
 
-def test_resumes_to_the_byte(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_resumes_to_the_byte(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
     before = files(ready.align)
     for place in (ready.align, ready.training):
         shutil.rmtree(place)
@@ -120,62 +135,64 @@ def test_resumes_to_the_byte(ready: Paths, config: MakeConfig) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        align(config(), ready, silent_progress(), kill)
+        run("align", make_config(), ready, Listening(kill))
     assert not ready.align.exists()
-    report = align(config(), ready, silent_progress())
+    report = run("align", make_config(), ready)
     assert (report.computed, report.taken_over) == (1, 2)
     assert files(ready.align) == before
 
 
-def test_parameters_and_labels_are_in_the_key(ready: Paths, config: MakeConfig) -> None:
-    keys = {align(config(), ready, silent_progress()).key}
+def test_parameters_and_labels_are_in_the_key(ready: Paths, make_config: MakeConfig) -> None:
+    keys = {run("align", make_config(), ready).key}
     for change in (
         {"align": {"temperature": 0.2}},
         {"align": {"loss": "text"}},
         {"run": {"seed": 1}},
     ):
-        report = align(config(**change), ready, silent_progress())
+        report = run("align", make_config(**change), ready)
         assert report.computed == 3
         keys.add(report.key)
     assert len(keys) == 4
 
 
-def test_ground_truth_is_not_read(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_ground_truth_is_not_read(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
     before = files(ready.align)
     for place in (ready.align, ready.training, ready.root / "coco" / "annotations"):
         shutil.rmtree(place)
-    align(config(), ready, silent_progress())
+    run("align", make_config(), ready)
     assert files(ready.align) == before
     with pytest.raises(DataError, match="annotation"):
-        train_oracle(config(), ready, silent_progress())
+        run("oracle", make_config(), ready)
 
 
-def test_needs_labels_of_this_configuration(ready: Paths, config: MakeConfig) -> None:
+def test_needs_labels_of_this_configuration(ready: Paths, make_config: MakeConfig) -> None:
     with pytest.raises(StoreError, match="run `fmbseg run label` again"):
-        align(config(label={"min_similarity": 0.1}), ready, silent_progress())
+        run("align", make_config(label={"min_similarity": 0.1}), ready)
     shutil.rmtree(ready.label)
     with pytest.raises(StoreError, match="run `fmbseg run label` first"):
-        align(config(), ready, silent_progress())
+        run("align", make_config(), ready)
 
 
-def test_oracle_learns_from_truth_without_pseudo_labels(ready: Paths, config: MakeConfig) -> None:
+def test_oracle_learns_from_truth_without_pseudo_labels(
+    ready: Paths, make_config: MakeConfig
+) -> None:
     shutil.rmtree(ready.pseudo)
-    report = train_oracle(config(), ready, silent_progress())
+    report = run("oracle", make_config(), ready)
     assert (report.stage, report.computed) == ("oracle", 3)
     assert load_checkpoint(ready.oracle).info.vocabulary.name == "coco_stuff"
     # A quarter of each image is unlabelled; a patch on the border of two rows is half so.
     labelled = load_checkpoint(ready.oracle).info.metrics["labelled_patches"]
     assert 0.7 < labelled < 0.85
-    again = train_oracle(config(), ready, silent_progress())
+    again = run("oracle", make_config(), ready)
     assert (again.computed, again.key) == (0, report.key)
-    truth = ready.root / "coco" / "annotations" / "train2017" / f"{0:012d}.png"
+    truth = ready.root / "coco" / "annotations" / "val2017" / f"{0:012d}.png"
     label = np.array(Image.open(truth))
-    Image.fromarray(np.where(label == 30, 31, label).astype(np.uint8)).save(truth)
-    assert train_oracle(config(), ready, silent_progress()).key != report.key
+    Image.fromarray(np.where(label == 16, 17, label).astype(np.uint8)).save(truth)
+    assert run("oracle", make_config(), ready).key != report.key
 
 
-def test_manifests_hold_no_time_and_no_place(ready: Paths, config: MakeConfig) -> None:
-    align(config(), ready, silent_progress())
+def test_manifests_hold_no_time_and_no_place(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
     manifest = json.loads((ready.align / "manifest.json").read_text())
     assert set(manifest) == {"stage", "key", "shards", "files"}

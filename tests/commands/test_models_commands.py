@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import timm
-from local_hub import Hub, running_hub
 from safetensors.torch import save
 
 from fmbseg import cli
@@ -18,6 +17,7 @@ from fmbseg.models.backbone import load_backbone
 from fmbseg.models.weights import registry, resolve
 from fmbseg.presets import preset
 from fmbseg.quality import quality_table
+from tests.models.local_hub import Hub, running_hub
 
 NAME = "timm/test_vit.r160_in1k"
 FILE = "test_vit.r160_in1k.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,7 @@ from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import run_stage, stage_state
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageReport, StageState
-
-MakeConfig = Callable[..., Config]
+from tests.workspace import MakeConfig
 
 
 def run(config: Config, paths: Paths, method: str = "fmbseg") -> StageReport:
@@ -205,7 +203,7 @@ def test_another_head_is_scored_again(workspace: Paths, make_config: MakeConfig)
     ("section", "values"),
     [
         ("align", {"head": "mlp"}),
-        ("align", {"epochs": 3}),
+        ("align", {"epochs": 4}),
         ("run", {"seed": 1}),
         ("features", {"encoder": "dinov2-vit-b-14"}),
         ("features", {"short_side": 128}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
 from PIL import Image
 
-from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
 from fmbseg.inference.decision import Labels
@@ -24,8 +22,8 @@ from fmbseg.models.text import class_similarity
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
 from fmbseg.store.paths import Paths
+from tests.workspace import MakeConfig
 
-MakeConfig = Callable[..., Config]
 PLAIN = Vocabulary("plain", tuple(map(VocabularyClass, ("dog", "grass", "sky"))))
 WITH_BACKGROUND = Vocabulary("background", PLAIN.classes, background=1)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from fmbseg.evaluate.predictors import MaskClip, load_predictor
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg.config import Config, Dense, EvaluateSection, parse_config
+from fmbseg.config import Dense, EvaluateSection, parse_config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import ConfigError
 from fmbseg.inference.decision import decide
@@ -21,8 +19,8 @@ from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.inference.sliding import fitted, scaled_image, scaled_size, window_logits
 from fmbseg.models.clip import load_clip
 from fmbseg.store.paths import Paths
+from tests.workspace import MakeConfig
 
-MakeConfig = Callable[..., Config]
 CLASSES = (
     VocabularyClass("dog"),
     VocabularyClass("grass", ("lawn", "meadow")),

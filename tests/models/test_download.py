@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from local_hub import Hub, running_hub
 
 from fmbseg.errors import WeightsError
 from fmbseg.machine.progress import LineProgress, silent_progress
 from fmbseg.models.download import NotFoundError, fetch, stated_digest
+from tests.models.local_hub import Hub, running_hub
 
 CONTENT = random.Random(0).randbytes(3 * 2**20 + 77)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

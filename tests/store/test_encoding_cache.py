@@ -247,3 +247,13 @@ def _earlier(root: Path, days: int) -> None:
 
 def _held(root: Path) -> dict[str, int]:
     return {path.name: len(list(path.rglob("*.npz"))) for path in root.iterdir()}
+
+
+def test_a_disk_error_that_may_pass_removes_nothing(cache: EncodingCache) -> None:
+    cache.put(SHA, encoding())
+    path = cache._path(SHA)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # reading its first bytes is a real input/output error
+    with pytest.raises(OSError, match="Input/output error"):
+        cache.get(SHA)
+    assert path.is_symlink()
