@@ -90,7 +90,7 @@ stack-stop: install  ## stop what `make stack` started
 
 clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	find fmbseg flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fmbseg flows pretraining tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: .venv/.installed-slow  ## write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg import scenes
 from fmbseg.machine.processes import process_pool
 from fmbseg.scenes.classes import SCENE_CLASSES
 from fmbseg.scenes.render import Scene, render_scene, scene_seed
-from fmbseg.stage.depends import source_digests
 from fmbseg.store.atomic import write_atomically
-from fmbseg.store.digest import json_digest
+from fmbseg.store.digest import file_digest, json_digest
 
 Arrays = dict[str, NDArray[np.generic]]
 CROP = 64
@@ -26,7 +26,12 @@ PATCH = 8
 GRID = CROP // PATCH
 THINGS = tuple(c for c in SCENE_CLASSES if c.kind == "thing")
 DONE = "done.json"
-_DRAWING = ("pretraining/samples.py", "scenes")
+_DRAWING = (Path(__file__), *sorted(Path(scenes.__file__).parent.glob("*.py")))
+
+
+def code_digest(files: Sequence[Path]) -> str:
+    """The sha256 of some source files, hex; where they lie does not count."""
+    return json_digest(sorted([file.name, file_digest(file)] for file in files))
 
 
 def pretraining_glyphs() -> tuple[tuple[str, int], ...]:
@@ -163,7 +168,7 @@ def materialise(
         "first": indices[0],
         "last": indices[-1],
         "count": len(indices),
-        "code": json_digest(source_digests(_DRAWING)),
+        "code": code_digest(_DRAWING),
     }
     done = folder / DONE
     if not (done.is_file() and json.loads(done.read_text()) == want):

@@ -1,4 +1,4 @@
-"""Pretrain the tiny self-supervised encoder: `python -m fmbseg.pretraining.encoder`.
+"""Pretrain the tiny self-supervised encoder: `python -m pretraining.encoder`.
 
 Supervision: what the generator knows of its own pasting. The same glyphs are pasted, moved, turned
 and recoloured into two scenes; patches on the same spot of a glyph are positives, and so are all
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from fmbseg.models.build import build_encoder
 from fmbseg.models.timm_features import feature_info, patch_features
 from fmbseg.models.tiny import FOLDER, architecture
-from fmbseg.pretraining.augment import recolour, to_pixels
-from fmbseg.pretraining.loop import Recipe, export_weights, origin, train
-from fmbseg.pretraining.samples import corresponding_pair, materialise
 from fmbseg.quality.encoder import probe_figures
 from fmbseg.quality.probe import probe_scenes
+from pretraining.augment import recolour, to_pixels
+from pretraining.loop import Recipe, export_weights, origin, train
+from pretraining.samples import corresponding_pair, materialise
 
 NEAR = 0.25  # two patches are at the same spot when both glyph coordinates differ by less
 TEMPERATURE = 0.1

@@ -1,4 +1,4 @@
-"""Pretrain the tiny CLIP: `python -m fmbseg.pretraining.clip`.
+"""Pretrain the tiny CLIP: `python -m pretraining.clip`.
 
 Supervision: crops with captions, i.e. the names of what is in them; no position and no mask. Loss:
 the sigmoid loss of image-text pairs (Zhai et al., 2023) between every crop and the prompt of every
@@ -24,12 +24,12 @@ from fmbseg.data.templates import TEMPLATES
 from fmbseg.models.clip import build_clip, last_tokens, tiny_tokenizer
 from fmbseg.models.dense import dense_features
 from fmbseg.models.tiny import FOLDER, architecture
-from fmbseg.pretraining.augment import recolour, to_pixels
-from fmbseg.pretraining.captions import words
-from fmbseg.pretraining.loop import Recipe, export_weights, origin, train
-from fmbseg.pretraining.samples import PATCH, captioned_crops, materialise
-from fmbseg.pretraining.teacher import Teacher
 from fmbseg.scenes.classes import SCENE_CLASSES
+from pretraining.augment import recolour, to_pixels
+from pretraining.captions import words
+from pretraining.loop import Recipe, export_weights, origin, train
+from pretraining.samples import PATCH, captioned_crops, materialise
+from pretraining.teacher import Teacher
 
 LEAST_THING, LEAST_STUFF = 0.03, 0.12  # share of the crop from which a caption names a class
 POOLING = 8.0

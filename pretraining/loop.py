@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fmbseg.models.tiny import FOLDER, architecture
-from fmbseg.pretraining.samples import DONE
-from fmbseg.stage.depends import source_digests
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import file_digest, json_digest
+from pretraining.samples import DONE, code_digest
 
 Log = Callable[[str], None]
 _SHARED = (
-    *(f"pretraining/{m}.py" for m in ("augment", "captions", "loop", "samples", "teacher")),
-    *(f"models/{m}.py" for m in ("build", "clip", "dense", "timm_features")),
+    *("pretraining/augment.py", "pretraining/captions.py", "pretraining/loop.py"),
+    *("pretraining/samples.py", "pretraining/teacher.py"),
+    *(f"fmbseg/models/{name}.py" for name in ("build", "clip", "dense", "timm_features")),
 )
 _OUTWARD = ("work", "out", "threads", "steps")
 
@@ -197,10 +197,10 @@ def origin(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, st
         arguments: of the script; where things lie, how many threads compute and how many steps are
             done is left out.
     """
-    code = (f"pretraining/{name}.py", *_SHARED)
+    code = [Path(__file__).parents[1] / file for file in (f"pretraining/{name}.py", *_SHARED)]
     settings = {k: v for k, v in vars(arguments).items() if k not in _OUTWARD}
     return {
-        "code": json_digest(source_digests(code)),
+        "code": code_digest(code),
         "settings": json_digest(settings),
         "architecture": json_digest(architecture(name)),
         "data": file_digest(data / DONE),

@@ -1,4 +1,4 @@
-"""Pretrain the tiny SAM: `python -m fmbseg.pretraining.sam`.
+"""Pretrain the tiny SAM: `python -m pretraining.sam`.
 
 Supervision: the visible masks of scenes' instances, without their classes. Prompts: one to five
 points inside an instance, or its box. Loss, as in SAM (Kirillov et al., 2023): focal-weighted
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from fmbseg.models.sam import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
-from fmbseg.pretraining.augment import recolour, to_pixels
-from fmbseg.pretraining.loop import Recipe, export_weights, origin, train
-from fmbseg.pretraining.samples import instance_scene, materialise
-from fmbseg.pretraining.teacher import Teacher
+from pretraining.augment import recolour, to_pixels
+from pretraining.loop import Recipe, export_weights, origin, train
+from pretraining.samples import instance_scene, materialise
+from pretraining.teacher import Teacher
 
 SCENE = 128  # longer side of the scenes in pixels, and side of Sam's input in the first phase
 LEAST_PIXELS = 24
