@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fmbseg.data.templates import TEMPLATES
-from fmbseg.models.clip import build_clip, last_tokens, tiny_tokenizer
+from fmbseg.models.build import build_clip, tiny_tokenizer
+from fmbseg.models.clip import last_tokens
 from fmbseg.models.dense import dense_features
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.scenes.classes import SCENE_CLASSES

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fmbseg.models.sam import build_sam
+from fmbseg.models.build import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
 from pretraining.augment import recolour, to_pixels
 from pretraining.loop import Recipe, export_weights, origin, train

@@ -22,12 +22,11 @@ from torchvision.ops import nms
 
 from fmbseg.config import MasksSection
 from fmbseg.errors import DataError
-from fmbseg.machine.device import batches_with_backoff
+from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_sam
-from fmbseg.models.weights import load_weights, resolve, weights_record
-
-__all__ = ["AutomaticMasks", "SamEncoding", "SamMasks", "SamModel", "build_sam", "load_sam"]
+from fmbseg.models.loading import load_module
+from fmbseg.models.records import WeightsRecord, weights_record
 
 # Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
 _LOGITS_AT_ONCE = 2**25
@@ -116,8 +115,7 @@ class SamModel:
             raise DataError(f"image is {image.dtype} {image.shape}: give uint8 [H, W, 3] RGB")
         resized = torch.as_tensor(self._transform.apply_image(image), device=self.device)
         inputs = self.module.preprocess(resized.permute(2, 0, 1).contiguous()[None])
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+        with autocast(self.device, self.dtype):
             features = self.module.image_encoder(inputs)
         return SamEncoding(
             features=features[0].to(torch.float16).cpu().numpy(),
@@ -291,15 +289,15 @@ def load_sam(
     Raises:
         WeightsError: the name is no SAM, or its weights are missing, damaged or do not fit.
     """
-    record = weights_record(name, "segment_anything")
-    resolve(name, weights_dir)  # a missing file is reported before the slow building
-    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
-        if record.architecture == "tiny":
-            module = build_sam(tiny.architecture("sam"))
-        else:
-            module = sam_model_registry[record.architecture]()
-    load_weights(module, record, weights_dir)
-    return SamModel(module, device, dtype)
+    record = weights_record(name, "mask model")
+    return SamModel(load_module(record, lambda: _build(record), weights_dir), device, dtype)
+
+
+def _build(record: WeightsRecord) -> Sam:
+    """The architecture of a record, with random weights."""
+    if record.architecture == "tiny":
+        return build_sam(tiny.architecture("sam"))
+    return sam_model_registry[record.architecture]()
 
 
 @dataclass(frozen=True)
