@@ -215,7 +215,8 @@ def test_the_table_and_its_keys_need_no_torch(tmp_path: Path) -> None:
         "from fmbseg.stage.workplace import Workplace; from fmbseg.store.paths import Paths; "
         f"config = load_config({str(ROOT / 'params.yaml')!r}); "
         "work = Workplace(ROWS, config, Paths(Path(sys.argv[1])), silent_progress()); "
-        "assert makes_the_same(['align'], config, config); assert len(work.out('scenes').key) == 64; "
+        "assert makes_the_same(['align'], config, config); "
+        "assert len(work.out('scenes').key) == 64; "
         "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", asks, str(tmp_path)], check=True, cwd=ROOT)
