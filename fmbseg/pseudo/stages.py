@@ -20,7 +20,7 @@ from fmbseg.data.manifest import ImageRecord
 from fmbseg.machine.progress import Progress
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes
-from fmbseg.pseudo.encodings import ClipEncodings, SamEncodings, say_made_again
+from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings, say_made_again
 from fmbseg.pseudo.labels import save_label
 from fmbseg.pseudo.pipeline import classify_and_compose
 from fmbseg.pseudo.plan import Plan
@@ -123,8 +123,8 @@ class _Stage:
         return ClipEncodings(self.config, self.paths.encodings, self.plan.device)
 
     @cached_property
-    def sam(self) -> SamEncodings:
-        return SamEncodings(self.config, self.paths.encodings, self.plan.device)
+    def sam(self) -> MaskEncodings:
+        return MaskEncodings(self.config, self.paths.encodings, self.plan.device)
 
     @cached_property
     def text(self) -> TextEmbeddings:
