@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: stack deploy stack-stop
+.PHONY: stack deploy stack-stop generated
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -76,6 +76,10 @@ format: install  ## format the code and correct what can be corrected safely
 typecheck: install  ## check types (mypy, strict)
 	mypy
 
+generated: install  ## write dvc.yaml, libraries.yaml and prefect.yaml anew from the stage table
+	python -m fmbseg.pipeline.dvc
+	python -m flows.deployments
+
 ui: install  ## show the tracked runs on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
@@ -90,7 +94,7 @@ stack-stop: install  ## stop what `make stack` started
 
 clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	find fmbseg flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fmbseg flows pretraining tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: .venv/.installed-slow  ## write the installed versions into constraints.txt
 	sed -n '/^#/p' constraints.txt > constraints.new

@@ -3,47 +3,41 @@
 Everything they keep lies in `.stack/` of the project (Prefect) and in its `mlflow.db` and
 `mlruns/` (MLflow, the same that plain runs log to). `prefect.toml`, written here, tells the
 `prefect` command in this folder where the server is.
+
+Which processes are a stack's, their environment says: it names the project, and whatever they start
+inherits that. So there is no note of process numbers that a kill or a restart could make wrong.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-import typer
+import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.common import slot_name
-from flows.processes import (
-    HOST,
-    Started,
-    end,
-    is_taken,
-    noted,
-    remember,
-    running,
-    serves,
-    spawn,
-    wait,
-)
 from fmbseg.errors import ConfigError, FmbsegError
 
+HOST = "127.0.0.1"
 POOL = "fmbseg"
-# Files in `concurrency_leases/` of the server's Prefect home.
-_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
-_SERVERS = ("prefect", "mlflow")
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_PORTS = {"FMBSEG_PREFECT_PORT": 4200, "FMBSEG_MLFLOW_PORT": 5000}
+_MARK = "FMBSEG_STACK"
+_START_SECONDS = 300.0
+_STOP_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -66,15 +60,6 @@ class Stack:
         return self.root / ".stack"
 
     @property
-    def processes(self) -> Path:
-        """Notes of the processes that were started."""
-        return self.folder / "processes.json"
-
-    def log(self, name: str) -> Path:
-        """What a process of the stack prints."""
-        return self.folder / f"{name}.log"
-
-    @property
     def api(self) -> str:
         """Prefect's API."""
         return f"http://{HOST}:{self.prefect_port}/api"
@@ -84,9 +69,30 @@ class Stack:
         """MLflow."""
         return f"http://{HOST}:{self.mlflow_port}"
 
+    def log(self, part: str) -> Path:
+        """What a part prints."""
+        return self.folder / f"{part}.log"
+
+    @property
+    def commands(self) -> Mapping[str, list[str]]:
+        """Module and arguments of each part, in the order of their start."""
+        # Clients on this machine write artefacts straight into mlruns/, as plain runs do: a run
+        # looks the same whether it was logged through the server or into the database.
+        own = f"sqlite:///{self.root / 'mlflow.db'}"
+        places = ["--backend-store-uri", os.environ.get("MLFLOW_BACKEND_STORE_URI") or own]
+        places += ["--default-artifact-root", (self.root / "mlruns").as_uri()]
+        mlflow = ["--host", HOST, "--port", str(self.mlflow_port), "--workers", "1"]
+        prefect = ["--host", HOST, "--port", str(self.prefect_port)]
+        return {
+            "prefect": ["prefect", "server", "start", *prefect],
+            "mlflow": ["mlflow", "server", *places, "--no-serve-artifacts", *mlflow],
+            # One run at a time: all of them work in this one folder.
+            "worker": f"prefect worker start --pool {POOL} --type process --limit 1".split(),
+        }
+
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes, and the runs that the worker starts, find in their environment."""
+        """What the parts, and the runs that the worker starts, find in their environment."""
         places = [str(self.root), os.environ.get("PYTHONPATH", "")]
         defaults = {
             "DO_NOT_TRACK": "1",
@@ -99,11 +105,16 @@ class Stack:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # Which slots are taken is in the database; until when, by default in the server's
             # memory: the slot of a run that was killed would stay taken after a restart.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES,
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
         }
         return {
             **defaults,
             **os.environ,
+            _MARK: str(self.root),
+            "FMBSEG_MLFLOW_PORT": str(self.mlflow_port),
+            "FMBSEG_PREFECT_PORT": str(self.prefect_port),
             "MLFLOW_TRACKING_URI": self.tracking,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "PREFECT_API_URL": self.api,
@@ -121,65 +132,54 @@ def open_stack(root: Path = Path(".")) -> Stack:
     Raises:
         ConfigError: a port is no port.
     """
+    root = root.resolve()
+    # What was given when it was started need not be given again: at another port there may be
+    # another project's stack.
+    running = _family(root)
+    own = running[0].environ() if running else os.environ
     ports = []
-    for name, default in (("FMBSEG_PREFECT_PORT", 4200), ("FMBSEG_MLFLOW_PORT", 5000)):
-        text = os.environ.get(name) or str(default)
+    for name, default in _PORTS.items():
+        text = own.get(name) or str(default)
         if not text.isdigit() or not 0 < int(text) < 65536:
             raise ConfigError(f"{name} is {text!r}: give a port, such as {default}")
         ports.append(int(text))
-    stack = Stack(root.resolve(), *ports)
-    if not running(stack.processes):
-        return stack
-    # What was given when it was started need not be given again: at another port there may be
-    # another project's stack.
-    own = {item.name: item.port for item in noted(stack.processes)}
-    prefect, mlflow = (own.get(name) or port for name, port in zip(_SERVERS, ports, strict=True))
-    return Stack(stack.root, prefect, mlflow)
+    return Stack(root, *ports)
 
 
 def start(stack: Stack) -> None:
-    """Start what does not run, and return when everything answers.
+    """Start all parts and return when everything answers; a stack that runs is left as it is.
 
     Raises:
-        ConfigError: a port is taken, or a process ended or did not answer in time.
+        ConfigError: a port is taken, or a part ended or did not answer in time.
     """
+    addresses = f"Prefect {stack.api.removesuffix('/api')}, MLflow {stack.tracking}"
     if _is_whole(stack):
-        print(f"the stack runs already: {_addresses(stack)}")
+        print(f"the stack runs already: {addresses}")
         return
-    if running(stack.processes):
-        stop(stack)
-    for name, port in (("PREFECT", stack.prefect_port), ("MLFLOW", stack.mlflow_port)):
-        if is_taken(port):
+    stop(stack)
+    for name, port in zip(_PORTS, (stack.prefect_port, stack.mlflow_port), strict=True):
+        try:
+            socket.create_server((HOST, port)).close()
+        except OSError as error:
             raise ConfigError(
-                f"port {port} is in use: stop what uses it, or choose another with "
-                f"FMBSEG_{name}_PORT"
-            )
+                f"port {port} is in use: stop what uses it, or choose another with {name}"
+            ) from error
     stack.folder.mkdir(parents=True, exist_ok=True)
-    started: list[Started] = []
-
-    def add(name: str, command: list[str], port: int | None = None) -> Started:
-        item = spawn(
-            name,
-            command,
-            cwd=stack.root,
-            environment=stack.environment,
-            log=stack.log(name),
-            port=port,
-        )
-        started.append(item)
-        remember(stack.processes, started)
-        return item
-
     try:
-        prefect = add("prefect", _prefect(stack), stack.prefect_port)
-        mlflow = add("mlflow", _mlflow(stack), stack.mlflow_port)
-        wait(prefect, stack.log("prefect"), lambda: serves(prefect, f"{stack.api}/health"))
-        _create_limit(stack)
-        worker = add("worker", _worker())
+        spawn(stack, "prefect")
+        spawn(stack, "mlflow")
+        wait(stack, "prefect", lambda: serves(stack, stack.prefect_port, f"{stack.api}/health"))
+        with (
+            temporary_settings({PREFECT_API_URL: stack.api}),
+            get_client(sync_client=True) as client,
+        ):
+            if name := slot_name():
+                client.upsert_global_concurrency_limit_by_name(name, 1)
+            spawn(stack, "worker")
+            wait(stack, "worker", lambda: _has_worker(client))
         # Not /health: it is exempt from the checks that a client's calls go through.
         experiment = f"{stack.tracking}/api/2.0/mlflow/experiments/get?experiment_id=0"
-        wait(mlflow, stack.log("mlflow"), lambda: serves(mlflow, experiment))
-        wait(worker, stack.log("worker"), lambda: _worker_is_online(stack))
+        wait(stack, "mlflow", lambda: serves(stack, stack.mlflow_port, experiment))
     except BaseException:
         stop(stack)
         raise
@@ -189,19 +189,19 @@ def start(stack: Stack) -> None:
         f"[api]\nurl = {json.dumps(stack.api)}\n",
         encoding="utf-8",
     )
-    print(f"{_addresses(stack)}, pool {POOL}")
+    print(f"{addresses}, pool {POOL}")
     if os.environ.get("PREFECT_API_URL", stack.api).rstrip("/") != stack.api:
         print("PREFECT_API_URL names another server, and `prefect` asks that one: unset it")
 
 
 def stop(stack: Stack) -> None:
-    """End the processes that `start` started, and their children; no others."""
+    """End the parts and whatever they have started: politely, and after a while not so."""
     (stack.root / "prefect.toml").unlink(missing_ok=True)
     # The worker first: it tells the server what became of its runs.
-    for item in reversed(running(stack.processes)):
-        end(item)
-        print(f"stopped {item.name}")
-    stack.processes.unlink(missing_ok=True)
+    for name, process in reversed(parts(stack).items()):
+        _end([process], psutil.Process.terminate)
+        print(f"stopped {name}")
+    _end(_family(stack.root), psutil.Process.kill)
 
 
 def deploy(stack: Stack) -> None:
@@ -219,81 +219,103 @@ def deploy(stack: Stack) -> None:
         raise ConfigError("`prefect deploy` failed: see its message above")
 
 
-def _prefect(stack: Stack) -> list[str]:
-    return ["prefect", "server", "start", "--host", HOST, "--port", str(stack.prefect_port)]
+def spawn(stack: Stack, part: str) -> None:
+    """Start a part, which outlives this process; what it prints is appended to its log."""
+    # As a module: what is on the PATH under its name may belong to another environment.
+    command = [sys.executable, "-m", *stack.commands[part]]
+    with stack.log(part).open("ab") as output:
+        subprocess.Popen(
+            command,
+            cwd=stack.root,
+            env=stack.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
-def _mlflow(stack: Stack) -> list[str]:
-    # Clients on this machine write artefacts straight into mlruns/, as plain runs do: a run looks
-    # the same whether it was logged through the server or into the database.
-    own = f"sqlite:///{stack.root / 'mlflow.db'}"
-    places = ["--backend-store-uri", os.environ.get("MLFLOW_BACKEND_STORE_URI") or own]
-    places += ["--default-artifact-root", (stack.root / "mlruns").as_uri(), "--no-serve-artifacts"]
-    address = ["--host", HOST, "--port", str(stack.mlflow_port), "--workers", "1"]
-    return ["mlflow", "server", *places, *address]
+def parts(stack: Stack) -> dict[str, psutil.Process]:
+    """The parts that run, by name, in the order of their start."""
+    running = {}
+    for process in _family(stack.root):
+        with suppress(psutil.Error):
+            running[(*process.cmdline()[2:4],)] = process
+    # By module and first argument: what a part has started may outlive it.
+    heads = {name: (*command[:2],) for name, command in stack.commands.items()}
+    return {name: running[head] for name, head in heads.items() if head in running}
 
 
-def _worker() -> list[str]:
-    # One run at a time: all of them work in this one folder.
-    return ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
+def wait(stack: Stack, part: str, ready: Callable[[], bool]) -> None:
+    """Return when `ready` says so.
+
+    Raises:
+        ConfigError: the part ended, or did not get ready in time.
+    """
+    end_of_patience = time.monotonic() + _START_SECONDS
+    while not ready():
+        if part not in parts(stack):
+            raise ConfigError(f"{part} ended when it started: see {stack.log(part)}")
+        if time.monotonic() > end_of_patience:
+            raise ConfigError(f"{part} did not answer in time: see {stack.log(part)}")
+        time.sleep(0.5)
 
 
-def _create_limit(stack: Stack) -> None:
-    if name := slot_name():
-        with _client(stack) as client:
-            client.upsert_global_concurrency_limit_by_name(name, 1)
+def serves(stack: Stack, port: int, url: str) -> bool:
+    """Whether a URL answers, and it is one of the stack's processes that listens on the port.
+
+    Whoever took the port between our look at it and the server's would answer as well.
+    """
+    listening = set()
+    for process in _family(stack.root):
+        with suppress(psutil.Error):
+            found = process.net_connections(kind="tcp")
+            listening |= {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+    # No proxy stands between this machine and itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(OSError):
+        return port in listening and opener.open(url, timeout=10).status == HTTPStatus.OK
+    return False
 
 
-def _worker_is_online(stack: Stack) -> bool:
-    with _client(stack) as client:
-        try:
-            workers = client.read_workers_for_work_pool(POOL)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != HTTPStatus.NOT_FOUND:
-                raise
-            return False  # the worker makes the pool when it starts
-    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
+def _family(root: Path) -> list[psutil.Process]:
+    """The processes of a project's stack, this one aside."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # gone meanwhile, or another user's
+            if process.environ().get(_MARK) == str(root) and process.pid != os.getpid():
+                found.append(process)
+    return found
 
 
-@contextmanager
-def _client(stack: Stack) -> Iterator[SyncPrefectClient]:
-    with (
-        temporary_settings({PREFECT_API_URL: stack.api}),
-        get_client(sync_client=True) as client,
-    ):
-        yield client
+def _end(processes: list[psutil.Process], how: Callable[[psutil.Process], None]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            how(process)
+    psutil.wait_procs(processes, timeout=_STOP_SECONDS)
 
 
 def _is_whole(stack: Stack) -> bool:
-    return {item.name for item in running(stack.processes)} == {*_SERVERS, "worker"}
+    return parts(stack).keys() == stack.commands.keys()
 
 
-def _addresses(stack: Stack) -> str:
-    return f"Prefect {stack.api.removesuffix('/api')}, MLflow {stack.tracking}"
-
-
-@app.command("start")
-def _start_command() -> None:
-    """Start the servers and a worker; return when all answer."""
-    start(open_stack())
-
-
-@app.command("deploy")
-def _deploy_command() -> None:
-    """Register the deployments of prefect.yaml."""
-    deploy(open_stack())
-
-
-@app.command("stop")
-def _stop_command() -> None:
-    """Stop what `start` started."""
-    stop(open_stack())
+def _has_worker(client: SyncPrefectClient) -> bool:
+    try:
+        workers = client.read_workers_for_work_pool(POOL)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        return False  # the worker makes the pool when it starts
+    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
 
 
 def main() -> None:
-    """Entry point of `python -m flows.stack`."""
+    """Entry point of `python -m flows.stack start|deploy|stop`."""
+    actions = {"start": start, "deploy": deploy, "stop": stop}
     try:
-        app(prog_name="python -m flows.stack")
+        if sys.argv[1:] not in [[name] for name in actions]:
+            raise ConfigError("use `python -m flows.stack start`, `deploy` or `stop`")
+        actions[sys.argv[1]](open_stack())
     except FmbsegError as error:
         print("fmbseg: " + " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

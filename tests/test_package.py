@@ -29,7 +29,14 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = fmbseg.segmenter
 
 
-@pytest.mark.parametrize("statement", ["import fmbseg", "import fmbseg.config"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import fmbseg",
+        "import fmbseg.config",
+        "from fmbseg.models.weights import model_digest; model_digest('tiny-clip')",
+    ],
+)
 def test_import_is_light(statement: str) -> None:
     heavy = {"torch", "open_clip", "timm", "mlflow", "prefect", "dvc", "pandas"}
     assert not modules_after(statement) & heavy

@@ -46,9 +46,9 @@ def test_a_presets_sizes_fit_its_models(name: str) -> None:
     import timm
 
     sections = preset(name)
-    clip = weights_record(sections["clip"]["model"], "open_clip")
-    weights_record(sections["sam"]["model"], "segment_anything")
-    encoder = weights_record(sections["features"]["encoder"], "timm")
+    clip = weights_record(sections["clip"]["model"], "CLIP")
+    weights_record(sections["sam"]["model"], "mask model")
+    encoder = weights_record(sections["features"]["encoder"], "frozen encoder")
     assert sections["clip"]["window"] == clip.size
     if name == "tiny":
         return

@@ -40,7 +40,7 @@ def list_models(
     Brought by other means, a file has to have the name shown: hubs call many files alike.
     """
     use_weights(weights_dir)
-    from fmbseg.models.weights import registry, weights_record
+    from fmbseg.models.records import registry, weights_record
 
     rows = [("name", "library", "size", "licence", "file", "here", "from")]
     for name in names or registry():
@@ -71,7 +71,8 @@ def pull_models(
     """
     use_weights(weights_dir, made=True)
     from fmbseg.machine.progress import console_progress
-    from fmbseg.models.weights import pinned_digest, pull, weights_record
+    from fmbseg.models.records import weights_record
+    from fmbseg.models.weights import pinned_digest, pull
 
     progress = console_progress()
 
@@ -96,7 +97,8 @@ def verify_models(
     """Check the weights' sha256 against the published one; a model that is named must be here."""
     use_weights(weights_dir)
     from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import pinned_digest, registry, resolve, verify, weights_record
+    from fmbseg.models.records import registry, weights_record
+    from fmbseg.models.weights import pinned_digest, resolve, verify
 
     def check(name: str) -> str:
         digest = verify(name)
@@ -122,7 +124,7 @@ def _place(name: str) -> Path | None:
 def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
     """Do all, print what each gives, and name at the end what failed; unknown names come first."""
     from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import weights_record
+    from fmbseg.models.records import weights_record
 
     wanted = [weights_record(name).name for name in names]
     problems = []

@@ -84,6 +84,12 @@ def set_threads(count: int) -> None:
     torch.backends.cudnn.deterministic = True
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Mixed precision for a model with float32 weights; none where `dtype` is float32."""
+    mixed = dtype != torch.float32
+    return torch.autocast(device.type, dtype if mixed else None, enabled=mixed)
+
+
 def with_oom_backoff(batch_size: int, work: Callable[[int], T]) -> T:
     """Return `work(batch_size)`; after an out-of-memory error try again with half the batch.
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fmbseg.errors import ConfigError, WeightsError
+from fmbseg.machine.device import autocast
 from fmbseg.models import tiny
 from fmbseg.models.build import build_encoder
+from fmbseg.models.loading import load_module
+from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.timm_features import feature_info, patch_features, small_picture
 from fmbseg.models.timm_layouts import as_timm_reads
-from fmbseg.models.weights import WeightsRecord, load_weights, resolve, weights_record
 
 __all__ = ["Backbone", "load_backbone"]
 
@@ -83,8 +85,7 @@ class Backbone:
             )
         mean, std = (torch.tensor(value, device=self.device) for value in (self.mean, self.std))
         inputs = (pixels.to(self.device).float() / 255 - mean) / std
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+        with autocast(self.device, self.dtype):
             pixels = inputs.permute(0, 3, 1, 2).contiguous()
             maps = patch_features(self.module, pixels, self._layer)
         return maps.float().permute(0, 2, 3, 1)
@@ -102,26 +103,22 @@ def load_backbone(
         WeightsError: the name is no frozen encoder that gives patch features, or its weights are
             missing, damaged or do not fit.
     """
-    record = weights_record(name, "timm")
-    resolve(name, weights_dir)  # a missing file is reported before the slow building
-    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
-        if record.architecture == "tiny":
-            module = build_encoder(tiny.architecture("encoder"))
-        else:
-            module = _build_published(record)
-    load_weights(
-        module,
+    record = weights_record(name, "frozen encoder")
+    module = load_module(
         record,
+        partial(_build, record),
         weights_dir,
         unused=_PRETRAINING_ONLY,
         nested=_NESTED,
-        convert=partial(as_timm_reads, record, module),
+        convert=partial(as_timm_reads, record),
     )
     return Backbone(module, record, device, dtype)
 
 
-def _build_published(record: WeightsRecord) -> nn.Module:
-    """A published encoder with random weights, its classifier included if it has one."""
+def _build(record: WeightsRecord) -> nn.Module:
+    """The encoder with random weights, a published one with its classifier if it has one."""
+    if record.architecture == "tiny":
+        return build_encoder(tiny.architecture("encoder"))
     config = {"architecture": record.architecture, "model_args": {"dynamic_img_size": True}}
     try:
         module = build_encoder(config)

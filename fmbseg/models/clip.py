@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,31 +23,16 @@ from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import ConfigError
-from fmbseg.machine.device import batches_with_backoff
+from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
 from fmbseg.models.dense import dense_features
-from fmbseg.models.text import TextEmbeddings, class_similarity
+from fmbseg.models.loading import load_module
+from fmbseg.models.records import WeightsRecord, weights_record
+from fmbseg.models.text import TextEmbeddings
 from fmbseg.models.text_cache import TextCache, project_text_cache
-from fmbseg.models.weights import (
-    WeightsRecord,
-    load_weights,
-    model_digest,
-    resolve,
-    weights_record,
-)
-
-__all__ = [
-    "ClipEncoding",
-    "ClipModel",
-    "TextEmbeddings",
-    "build_clip",
-    "class_similarity",
-    "last_tokens",
-    "load_clip",
-    "tiny_tokenizer",
-    "visual_tokens",
-]
+from fmbseg.models.weights import model_digest
+from fmbseg.store.encoding_cache import Arrays
 
 _log = logging.getLogger(__name__)
 _PROMPTS_AT_ONCE = 256
@@ -72,6 +57,22 @@ class ClipEncoding:
     dense: npt.NDArray[np.float16]
     size: tuple[int, int]
     offsets: list[tuple[int, int]]
+
+    def arrays(self) -> Arrays:
+        """See `Encoded`."""
+        return {
+            "windows": self.windows,
+            "dense": self.dense,
+            "size": np.array(self.size, dtype=np.int32),
+            "offsets": np.array(self.offsets, dtype=np.int32).reshape(-1, 2),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """See `Encoded`."""
+        width, height = arrays["size"].tolist()
+        offsets = [(top, left) for top, left in arrays["offsets"].tolist()]
+        return cls(arrays["windows"], arrays["dense"], (width, height), offsets)
 
 
 class ClipModel:
@@ -174,8 +175,7 @@ class ClipModel:
         if inputs.shape[1:] != (3, side, side):
             found = " x ".join(str(length) for length in inputs.shape[:1:-1])
             raise ConfigError(f"windows are {found} px: this CLIP takes {side} x {side}")
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+        with autocast(self.device, self.dtype):
             return visual_tokens(self.module.visual, inputs, dense)
 
     def encode_image_windows(self, image: Image.Image, section: ClipSection) -> ClipEncoding:
@@ -292,16 +292,14 @@ def load_clip(
     Raises:
         WeightsError: the name is no CLIP, or its weights are missing, damaged or do not fit.
     """
-    record = weights_record(name, "open_clip")
-    resolve(name, weights_dir)  # a missing file is reported before the slow building
+    record = weights_record(name, "CLIP")
     if record.architecture == "tiny":
         config, tokenizer = tiny.architecture("clip"), tiny_tokenizer()
     else:
         config = open_clip.get_model_config(record.architecture)
         tokenizer = SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-    with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
-        module = build_clip({**config, "quick_gelu": record.activation == "quick_gelu"})
-    load_weights(module, record, weights_dir, unused=_ARCHIVE_FIELDS)
+    config = {**config, "quick_gelu": record.activation == "quick_gelu"}
+    module = load_module(record, lambda: build_clip(config), weights_dir, unused=_ARCHIVE_FIELDS)
     model = ClipModel(module, tokenizer, record, device, dtype)
     model.text_cache = project_text_cache(lambda: model_digest(name, weights_dir))
     return model

@@ -27,14 +27,11 @@ from huggingface_hub import hf_hub_url
 
 from fmbseg.errors import WeightsError
 
-Library = Literal["open_clip", "segment_anything", "timm"]
-_KINDS: dict[str, str] = {
-    "open_clip": "CLIP",
-    "segment_anything": "SAM",
-    "timm": "frozen encoder",
-}
-# How models outside the registry are written, by library.
-_FORMS: dict[str, str] = {"open_clip": "open_clip/NAME/TAG", "timm": "timm/NAME"}
+Kind = Literal["CLIP", "mask model", "frozen encoder"]
+# Mask models are of any library: their records name the class that builds them.
+_KINDS: Mapping[str, Kind] = {"open_clip": "CLIP", "timm": "frozen encoder"}
+# How models outside the registry are written.
+_FORMS: Mapping[Kind, str] = {"CLIP": "open_clip/NAME/TAG", "frozen encoder": "timm/NAME"}
 # A plain CLIP: two transformers and OpenAI's tokenizer. `ClipModel` reads dense features from its
 # parts, and its tokenizer has these many tokens.
 _CLIP_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -63,10 +60,11 @@ class WeightsRecord:
         megabytes: size of the published file (10^6 bytes); None where it is not known beforehand.
         layer: index into timm's `feature_info` of the features taken; None: the last.
         spare: URL of the same weights in another format, for where `source` has no file.
+        implementation: class of a mask model, `package.module:Class`; None: no mask model.
     """
 
     name: str
-    library: Library
+    library: str
     architecture: str
     activation: str
     mean: tuple[float, float, float]
@@ -79,6 +77,12 @@ class WeightsRecord:
     megabytes: float | None = None
     layer: int | None = None
     spare: str | None = None
+    implementation: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the model is for."""
+        return "mask model" if self.implementation else _KINDS[self.library]
 
     @property
     def origin(self) -> str:
@@ -109,12 +113,12 @@ def registry() -> Mapping[str, WeightsRecord]:
     }
 
 
-def weights_record(name: str, library: Library | None = None) -> WeightsRecord:
+def weights_record(name: str, kind: Kind | None = None) -> WeightsRecord:
     """The record of a model.
 
     Args:
         name: of the registry, or of a hub (see the module).
-        library: the one the caller builds with; another one is an error.
+        kind: the one the caller builds; another one is an error.
 
     Raises:
         WeightsError: the name is unknown, or names a model of another kind.
@@ -125,12 +129,12 @@ def weights_record(name: str, library: Library | None = None) -> WeightsRecord:
         found = _open_clip_record(name)
     else:
         found = registry().get(name)
-    if found is None or (library is not None and found.library != library):
-        fitting = [entry.name for entry in registry().values() if library in (None, entry.library)]
-        forms = [form for kind, form in _FORMS.items() if library in (None, kind)]
+    if found is None or (kind is not None and found.kind != kind):
+        fitting = [entry.name for entry in registry().values() if kind in (None, entry.kind)]
+        forms = [form for other, form in _FORMS.items() if kind in (None, other)]
         problem = f"unknown model {name!r}"
-        if found is not None and library is not None:
-            problem = f"{name} is a {_KINDS[found.library]}, where a {_KINDS[library]} is needed"
+        if found is not None:
+            problem = f"{name} is a {found.kind}, where a {kind} is needed"
         raise WeightsError(f"{problem}: choose one of {', '.join([*fitting, *forms])}")
     return found
 

@@ -18,7 +18,7 @@ from fmbseg.models import tiny
 from fmbseg.models.backbone import Backbone
 from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import ClipModel
-from fmbseg.models.weights import weights_record
+from fmbseg.models.records import weights_record
 from fmbseg.quality.figures import PURITY, SIZE, Figure, held_out_scene, percent
 from fmbseg.quality.probe import fit_probe, patch_truth
 from fmbseg.scenes.classes import SCENE_CLASSES, THING_CLASSES
@@ -69,7 +69,7 @@ def encoder_figures(
     sources: dict[str, Callable[[list[Images]], Tensor]] = {
         "": lambda batch: encoder.features(resized(batch))
     }
-    record = weights_record(name, "timm")
+    record = weights_record(name, "frozen encoder")
     if record.architecture == "tiny":
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(0)

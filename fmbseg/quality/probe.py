@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmbseg.pretraining.augment import to_pixels
 from fmbseg.scenes.classes import SCENE_CLASSES
 from fmbseg.scenes.render import render_scene, scene_seed
 
@@ -30,7 +29,8 @@ def probe_scenes() -> tuple[Tensor, Tensor, Tensor]:
         images.append(scene.image)
         truths.append(patch_truth(scene.label, (SIZE // PATCH, SIZE // PATCH)))
     majority, purity = (torch.stack(part) for part in zip(*truths, strict=True))
-    return to_pixels(np.stack(images)), majority, purity
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return pixels, majority, purity
 
 
 def patch_truth(label: np.ndarray, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

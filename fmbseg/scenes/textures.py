@@ -103,7 +103,9 @@ def _stone(rng: Rng, h: int, w: int) -> Pattern:
     count = max(6, h * w // 180)
     centres = rng.random((count, 2)).astype(np.float32) * np.array([h, w], np.float32)
     marks = np.ones((h, w), np.uint8)
-    rows, columns = centres[:, 0].astype(int), centres[:, 1].astype(int)
+    # A draw next to 1 is 1 in float32.
+    rows = np.minimum(centres[:, 0].astype(int), h - 1)
+    columns = np.minimum(centres[:, 1].astype(int), w - 1)
     marks[rows, columns] = 0
     _, cells = cv2.distanceTransformWithLabels(
         marks, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL

@@ -171,7 +171,7 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 def test_models_list_names_every_model_and_its_place(tmp_path: Path) -> None:
-    from fmbseg.models.weights import registry
+    from fmbseg.models.records import registry
 
     done = fmbseg("models", "list", cwd=tmp_path)
     assert done.returncode == 0

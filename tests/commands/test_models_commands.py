@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from safetensors.torch import save
 from fmbseg import cli
 from fmbseg.models import records, tiny
 from fmbseg.models.backbone import load_backbone
-from fmbseg.models.weights import registry, resolve
+from fmbseg.models.records import registry
+from fmbseg.models.weights import resolve
 from fmbseg.presets import preset
 from fmbseg.quality import quality_table
 from tests.models.local_hub import Hub, running_hub
@@ -87,6 +90,16 @@ def test_pull_list_verify(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"{tmp_path / FILE} is damaged or another file" in err
     assert _main(capsys, f"pull {NAME} {where}")[0] == 0
     assert _main(capsys, f"verify {NAME} {where}")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["list", "verify tiny-sam", "pull tiny-sam"])
+def test_files_are_looked_after_without_torch(command: str) -> None:
+    arguments = ["models", *command.split()]
+    code = (
+        f"import sys; from fmbseg import cli; assert cli._main({arguments}) == 0; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_own_weights_are_not_fetched_over(

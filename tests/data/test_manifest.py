@@ -95,8 +95,8 @@ def test_a_picture_that_is_broken_is_named(photos: Path) -> None:
             read_image(broken)
 
 
-def test_annotations_are_not_read(realdata: Path, tmp_path: Path) -> None:
-    real = realdata / "coco_stuff164k"
+def test_annotations_are_not_read(samples: Path, tmp_path: Path) -> None:
+    real = samples / "coco_stuff164k"
     with_truth = build_manifest("coco_stuff", real, "val2017")
     images = tmp_path / "images" / "val2017"
     shutil.copytree(real / "images" / "val2017", images)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.stack import open_stack, parts
 from tests.project import Project
 
 
@@ -55,8 +55,7 @@ class Stack(Project):
 
     def processes(self) -> dict[str, int]:
         """Process id of each server, and of the worker, by name."""
-        noted = json.loads((self.root / ".stack" / "processes.json").read_text(encoding="utf-8"))
-        return {entry["name"]: entry["pid"] for entry in noted}
+        return {name: part.pid for name, part in parts(open_stack(self.root)).items()}
 
     @contextmanager
     def running(self) -> Iterator[Stack]:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,16 +15,44 @@ from threading import Thread
 import psutil
 import pytest
 
-from flows.processes import Started, remember, serves, wait
-from flows.stack import Stack, deploy, open_stack, start, stop
+from flows.stack import Stack, deploy, main, open_stack, parts, serves, spawn, start, stop, wait
 from fmbseg.errors import ConfigError
+
+# In the place of Prefect and MLflow: starts one more process, says so, and waits.
+PART = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("ready", flush=True)
+time.sleep(600)
+"""
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path, 1, 2)
+    """A stack whose parts are processes that do nothing."""
+    made = Stack(tmp_path, 4300, 5300)
     made.folder.mkdir()
+    for name in ("prefect", "mlflow"):  # run in this folder, where a module of it comes first
+        (tmp_path / f"{name}.py").write_text(PART)
     yield made
+    stop(made)
+
+
+def begin(stack: Stack, *names: str) -> list[psutil.Process]:
+    """Start parts; returns each with its child."""
+    for name in names:
+        spawn(stack, name)
+    end = time.monotonic() + 60
+    while any("ready" not in stack.log(name).read_text() for name in names):
+        assert time.monotonic() < end, "a part did not start"
+        time.sleep(0.05)
+    found = parts(stack)
+    assert [*found] == [*names]
+    return [each for part in found.values() for each in (part, *part.children())]
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_ports_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -34,11 +66,9 @@ def test_ports_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} is in use.*FMBSEG_PREFECT_PORT"):
+        with pytest.raises(ConfigError, match=rf"port {port} is in use.*FMBSEG_PREFECT_PORT"):
             start(Stack(tmp_path, port, 1))
     assert not (tmp_path / ".stack").exists()
 
@@ -48,12 +78,9 @@ def test_a_running_stack_keeps_its_ports(
 ) -> None:
     monkeypatch.setenv("FMBSEG_PREFECT_PORT", "4400")
     monkeypatch.delenv("FMBSEG_MLFLOW_PORT", raising=False)
-    me = psutil.Process()
-    servers = [
-        Started("prefect", me.pid, me.create_time(), 4300),
-        Started("mlflow", me.pid, me.create_time(), 5300),
-    ]
-    remember(stack.processes, [*servers, Started("worker", me.pid, me.create_time())])
+    begin(stack, "prefect", "mlflow", "worker")
+    # Where its database is need not be given again either.
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:///elsewhere.db")
     found = open_stack(stack.root)
     assert (found.prefect_port, found.mlflow_port) == (4300, 5300)
     start(found)
@@ -61,18 +88,25 @@ def test_a_running_stack_keeps_its_ports(
     assert told == (
         "the stack runs already: Prefect http://127.0.0.1:4300, MLflow http://127.0.0.1:5300\n"
     )
-    # Its numbers have gone to other processes: it does not run any more.
-    gone = [Started(one.name, one.pid, one.created - 100.0, one.port) for one in servers]
-    remember(stack.processes, gone)
+    stop(found)
     found = open_stack(stack.root)
     assert (found.prefect_port, found.mlflow_port) == (4400, 5000)
 
 
 def test_nothing_is_deployed_where_its_own_server_is_gone(stack: Stack) -> None:
-    me = psutil.Process()
-    remember(stack.processes, [Started("worker", me.pid, me.create_time())])
+    begin(stack, "mlflow", "worker")
     with pytest.raises(ConfigError, match="does not run, or not all of it"):
         deploy(stack)
+
+
+def test_what_a_part_has_started_is_not_the_part(stack: Stack) -> None:
+    part, child = begin(stack, "worker")
+    part.kill()
+    part.wait()
+    assert lives(child)
+    assert parts(stack) == {}
+    stop(stack)  # and yet it is the stack's
+    assert not lives(child)
 
 
 def test_another_stacks_server_on_the_port_is_not_taken_for_our_own(stack: Stack) -> None:
@@ -84,47 +118,62 @@ def test_another_stacks_server_on_the_port_is_not_taken_for_our_own(stack: Stack
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         port = other.server_address[1]
-        me = psutil.Process()
         url = f"http://127.0.0.1:{port}"
-        assert serves(Started("prefect", me.pid, me.create_time(), port), url)
         # Ours, which could not have the port, ends a little later.
-        ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"])
-        created = psutil.Process(ours.pid).create_time()
-        item = Started("prefect", ours.pid, created, port)
-        with pytest.raises(ConfigError, match="prefect ended when it started"):
-            wait(item, stack.log("prefect"), lambda: serves(item, url))
-        ours.wait()
+        (stack.root / "prefect.py").write_text("import time; time.sleep(2)")
+        spawn(stack, "prefect")
+        with pytest.raises(ConfigError, match=r"prefect ended when it started: see .*prefect\.log"):
+            wait(stack, "prefect", lambda: serves(stack, port, url))
         other.shutdown()
 
 
-def test_stop_ends_its_own_processes_with_their_children_and_no_other(stack: Stack) -> None:
-    # A child of its own, and a grandchild.
-    code = (
-        "import subprocess, sys, time;"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
-        "print('ready', flush=True); time.sleep(600)"
+def test_a_server_of_our_own_is_waited_for(stack: Stack) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (stack.root / "prefect.py").write_text(
+        "import time, http.server; time.sleep(1)\n"
+        f"server = http.server.HTTPServer(('127.0.0.1', {port}), "
+        "http.server.SimpleHTTPRequestHandler)\nserver.serve_forever()"
     )
-    own = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    spawn(stack, "prefect")
+    wait(stack, "prefect", lambda: serves(stack, port, f"http://127.0.0.1:{port}"))
+    assert not serves(Stack(stack.root / "other", 1, 2), port, f"http://127.0.0.1:{port}")
+
+
+def test_stop_ends_its_own_processes_with_their_children_and_no_other(stack: Stack) -> None:
+    family = begin(stack, "prefect", "worker")
+    assert len(family) == 4
+    other = Stack(stack.root / "other", 1, 2)
+    environment = os.environ | {"FMBSEG_STACK": str(other.root)}
+    code = [sys.executable, "-c", "import time; time.sleep(600)"]
+    others = [subprocess.Popen(code, env=environment), subprocess.Popen(code)]
     try:
-        assert own.stdout is not None and own.stdout.readline() == "ready\n"
-        process = psutil.Process(own.pid)
-        family = [process, *process.children(recursive=True)]
-        assert len(family) == 2
-        # The second entry is a process of before a restart, whose number `other` has now.
-        noted = [
-            Started("mlflow", own.pid, process.create_time()),
-            Started("worker", other.pid, psutil.Process(other.pid).create_time() - 100.0),
-        ]
-        remember(stack.processes, noted)
         stop(stack)
-        assert not any(one.is_running() and one.status() != "zombie" for one in family)
-        assert other.poll() is None
-        assert not (stack.folder / "processes.json").exists()
+        assert not any(lives(one) for one in family)
+        assert [one.poll() for one in others] == [None, None]
         stop(stack)  # nothing left: nothing to do
     finally:
-        for left in (own, other):
+        for left in others:
             left.kill()
             left.wait()
-        if own.stdout is not None:
-            own.stdout.close()
+
+
+def test_a_part_that_does_not_listen_to_reason_is_killed(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stack.root / "mlflow.py").write_text(
+        f"import signal; signal.signal({int(signal.SIGTERM)}, signal.SIG_IGN)\n{PART}"
+    )
+    monkeypatch.setattr("flows.stack._STOP_SECONDS", 0.5)
+    family = begin(stack, "mlflow")
+    stop(stack)
+    assert not any(lives(one) for one in family)
+
+
+def test_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["flows.stack", "restart"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert re.fullmatch("fmbseg: use .*start.*\n", capsys.readouterr().err)

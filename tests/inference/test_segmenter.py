@@ -21,9 +21,9 @@ from fmbseg.errors import CheckpointError, DataError, VocabularyError
 from fmbseg.inference import maps
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.models import tiny
-from fmbseg.models.build import build_encoder
-from fmbseg.models.clip import build_clip
-from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest, weights_record
+from fmbseg.models.build import build_clip, build_encoder
+from fmbseg.models.records import weights_record
+from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest
 
 CPU = RunSection(device="cpu", threads=1)
 

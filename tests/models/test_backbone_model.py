@@ -13,7 +13,7 @@ from torch import Tensor
 from fmbseg.errors import ConfigError
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.build import build_encoder
-from fmbseg.models.weights import weights_record
+from fmbseg.models.records import weights_record
 
 
 def _images(count: int, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -60,7 +60,7 @@ def test_a_learned_position_embedding_is_interpolated_to_the_grid() -> None:
             "model_args": {**arguments, "num_classes": 0, "dynamic_img_size": True},
         }
     )
-    vit = Backbone(module, weights_record("tiny-encoder", "timm"))
+    vit = Backbone(module, weights_record("tiny-encoder", "frozen encoder"))
     images = _images(1, 128, 96)
     prefix, grid = module.pos_embed[:, :1], module.pos_embed[:, 1:]
     moved = F.interpolate(

@@ -19,13 +19,9 @@ from fmbseg.config import ClipSection
 from fmbseg.data.vocabulary import vocabulary_from_names
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
-from fmbseg.models.clip import (
-    ClipModel,
-    build_clip,
-    class_similarity,
-    load_clip,
-    visual_tokens,
-)
+from fmbseg.models.build import build_clip
+from fmbseg.models.clip import ClipModel, load_clip, visual_tokens
+from fmbseg.models.text import class_similarity
 
 Array = npt.NDArray[np.float64]
 SECTION = ClipSection(short_side=128, window=64, stride=32)

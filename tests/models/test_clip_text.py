@@ -13,12 +13,9 @@ import torch.nn.functional as F
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, vocabulary_from_names
 from fmbseg.errors import ConfigError
-from fmbseg.models.clip import (
-    ClipModel,
-    TextEmbeddings,
-    class_similarity,
-    tiny_tokenizer,
-)
+from fmbseg.models.build import tiny_tokenizer
+from fmbseg.models.clip import ClipModel
+from fmbseg.models.text import TextEmbeddings, class_similarity
 
 Array = npt.NDArray[np.float64]
 

@@ -10,9 +10,7 @@ from PIL import Image
 
 from fmbseg.config import ClipSection
 from fmbseg.errors import ConfigError
-from fmbseg.models.clip import (
-    ClipModel,
-)
+from fmbseg.models.clip import ClipModel
 
 Array = npt.NDArray[np.float64]
 SECTION = ClipSection(short_side=128, window=64, stride=32)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from fmbseg import cli
 from fmbseg.errors import WeightsError
 from fmbseg.models.backbone import load_backbone
-from fmbseg.models.build import build_encoder
-from fmbseg.models.clip import build_clip, load_clip
+from fmbseg.models.build import build_clip, build_encoder
+from fmbseg.models.clip import load_clip
 from fmbseg.models.records import weights_record
 from fmbseg.models.sam import load_sam
 

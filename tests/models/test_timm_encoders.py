@@ -316,8 +316,8 @@ def test_a_name_that_cannot_be_used_is_refused(tmp_path: Path, name: str, reason
 
 
 def test_open_clips_tags_are_records_with_their_activation() -> None:
-    laion = weights_record("open_clip/ViT-B-16/laion2b_s34b_b88k", "open_clip")
-    openai = weights_record("open_clip/ViT-B-16/openai", "open_clip")
+    laion = weights_record("open_clip/ViT-B-16/laion2b_s34b_b88k", "CLIP")
+    openai = weights_record("open_clip/ViT-B-16/openai", "CLIP")
     assert (laion.activation, openai.activation) == ("gelu", "quick_gelu")
     assert (laion.size, laion.mean, laion.std) == (224, openai.mean, openai.std)
     assert laion.file == "ViT-B-16.laion2b_s34b_b88k.safetensors"

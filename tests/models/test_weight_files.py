@@ -15,13 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from fmbseg.models import records, tiny
 from fmbseg.models.backbone import load_backbone
-from fmbseg.models.build import build_encoder
-from fmbseg.models.clip import build_clip, load_clip
-from fmbseg.models.sam import build_sam, load_sam
-from fmbseg.models.weights import (
-    read_state,
-    weights_record,
-)
+from fmbseg.models.build import build_clip, build_encoder, build_sam
+from fmbseg.models.clip import load_clip
+from fmbseg.models.loading import read_state
+from fmbseg.models.records import weights_record
+from fmbseg.models.sam import load_sam
 from tests.models.refusals import LOADERS, refused
 
 # Strict loading
@@ -129,7 +127,7 @@ def test_a_file_larger_than_memory_is_not_called_damaged(tmp_path: Path, suffix:
         save_file(state, path)
     code = (
         "import resource, sys; from pathlib import Path;"
-        "from fmbseg.models.weights import read_state;"
+        "from fmbseg.models.loading import read_state;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 10**7, resource.RLIM_INFINITY));"
         "read_state(Path(sys.argv[1]))"

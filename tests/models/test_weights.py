@@ -17,16 +17,9 @@ from segment_anything import sam_model_registry
 from fmbseg.models import records, tiny
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.clip import load_clip
+from fmbseg.models.records import registry, weights_record
 from fmbseg.models.sam import load_sam
-from fmbseg.models.weights import (
-    model_digest,
-    pull,
-    registry,
-    resolve,
-    verify,
-    weights_digest,
-    weights_record,
-)
+from fmbseg.models.weights import model_digest, pull, resolve, verify, weights_digest
 from tests.models.refusals import LOADERS, refused
 
 SMALL = "timm/test_vit.r160_in1k"
@@ -89,13 +82,15 @@ def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
 
 def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
     assert refused(lambda: load_clip("tiny-sam", weights_dir=folder)) == (
-        "tiny-sam is a SAM, where a CLIP is needed: "
+        "tiny-sam is a mask model, where a CLIP is needed: "
         "choose one of tiny-clip, clip-vit-b-16, clip-vit-l-14, open_clip/NAME/TAG"
     )
     assert "is a CLIP, where a frozen encoder is needed" in refused(
         lambda: load_backbone("tiny-clip", weights_dir=folder)
     )
-    assert "where a SAM is needed" in refused(lambda: load_sam("tiny-encoder", weights_dir=folder))
+    assert "where a mask model is needed" in refused(
+        lambda: load_sam("tiny-encoder", weights_dir=folder)
+    )
 
 
 # Places

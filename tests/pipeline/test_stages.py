@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.dvc import LIBRARIES, dvc_yaml, libraries_yaml
 from fmbseg.pipeline.run import (
     find_row,
+    leading_to,
     makes_the_same,
     open_stage,
     run_stage,
@@ -195,6 +198,19 @@ def test_a_result_is_another_where_a_parameter_it_depends_on_is(
     assert makes_the_same(stages, config, other) is same
 
 
+def test_a_benchmark_that_the_other_does_not_have_is_another_result(config: Config) -> None:
+    root = "evaluate.benchmarks.camvid={root: data/camvid, split: val}"
+    more = override_config(config, [root])
+    assert not makes_the_same(["evaluate@camvid"], more, config)
+    assert makes_the_same(["evaluate@voc21"], more, config)
+
+
+def test_what_leads_to_a_stage_is_what_it_reads_and_what_that_was_made_from() -> None:
+    assert leading_to(["label"]) == ["detect", "query", "masks", "label"]
+    head = ["detect", "query", "masks", "label", "features", "align"]
+    assert leading_to(["evaluate@voc21", "detect"]) == [*head, "evaluate"]
+
+
 def test_device_and_cache_are_in_no_key(tmp_path: Path) -> None:
     config = parse_config({"scenes": {"layouts": {"voc2012": {"val": 1}}}})
     other = override_config(config, ["run.device=cpu", "run.cache_gb=9", "tracking.enabled=false"])
@@ -203,3 +219,18 @@ def test_device_and_cache_are_in_no_key(tmp_path: Path) -> None:
         for each in (config, other)
     }
     assert len(keys) == 1
+
+
+def test_the_table_and_its_keys_need_no_torch(tmp_path: Path) -> None:
+    asks = (
+        "import sys; from pathlib import Path; from fmbseg.config import load_config; "
+        "from fmbseg.machine.progress import silent_progress; "
+        "from fmbseg.pipeline.run import makes_the_same; from fmbseg.pipeline.table import ROWS; "
+        "from fmbseg.stage.workplace import Workplace; from fmbseg.store.paths import Paths; "
+        f"config = load_config({str(ROOT / 'params.yaml')!r}); "
+        "work = Workplace(ROWS, config, Paths(Path(sys.argv[1])), silent_progress()); "
+        "assert makes_the_same(['align'], config, config); "
+        "assert len(work.out('scenes').key) == 64; "
+        "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", asks, str(tmp_path)], check=True, cwd=ROOT)

@@ -21,20 +21,20 @@ from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models.build import build_sam
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.models.weights import resolve
-from fmbseg.pretraining import samples
-from fmbseg.pretraining.augment import to_pixels
-from fmbseg.pretraining.captions import VOCABULARIES, words
-from fmbseg.pretraining.encoder import NEAR, TEMPERATURE, correspondence_loss
-from fmbseg.pretraining.loop import Recipe, make_optimisers, origin, train
-from fmbseg.pretraining.sam import BOX, Promptable, draw_kind, draw_prompts, enlarge
-from fmbseg.pretraining.samples import (
+from fmbseg.scenes.classes import SCENE_CLASSES
+from pretraining import samples
+from pretraining.augment import to_pixels
+from pretraining.captions import VOCABULARIES, words
+from pretraining.encoder import NEAR, TEMPERATURE, correspondence_loss
+from pretraining.loop import Recipe, make_optimisers, origin, train
+from pretraining.sam import BOX, Promptable, draw_kind, draw_prompts, enlarge
+from pretraining.samples import (
     captioned_crops,
     corresponding_pair,
     instance_scene,
     materialise,
 )
-from fmbseg.pretraining.teacher import Teacher
-from fmbseg.scenes.classes import SCENE_CLASSES
+from pretraining.teacher import Teacher
 
 
 def test_every_name_of_every_vocabulary_is_a_word() -> None:
@@ -319,7 +319,7 @@ def test_data_drawn_by_other_code_are_drawn_anew(
 )
 def test_scripts_run_from_zero(script: str, size: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "weights.safetensors"
-    command = [sys.executable, "-m", f"fmbseg.pretraining.{script}", *size]
+    command = [sys.executable, "-m", f"pretraining.{script}", *size]
     command += ["--steps=2", "--threads=1", f"--work={tmp_path}", f"--out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

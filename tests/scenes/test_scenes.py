@@ -20,13 +20,13 @@ from PIL import Image
 from fmbseg.config import parse_config
 from fmbseg.data import load_dataset
 from fmbseg.errors import DataError
-from fmbseg.machine.progress import silent_progress
 from fmbseg.scenes.classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
-from fmbseg.scenes.files import SIZES, scenes, scenes_state, write_scenes
+from fmbseg.scenes.files import SIZES, write_scenes
 from fmbseg.scenes.layouts import SCENE_LAYOUTS, voc_palette
 from fmbseg.scenes.render import GLYPHS, SEED_RANGES, render_scene, scene_seed
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageReport
+from tests.workspace import opened, run
 
 
 def _digests(root: Path) -> dict[str, str]:
@@ -46,8 +46,8 @@ def test_enough_classes_with_the_benchmarks_names() -> None:
     assert len(set(glyphs)) == len(glyphs), "a glyph stands for two classes"
 
 
-def test_coco_ids_are_those_of_the_real_pixel_maps(realdata: Path) -> None:
-    names = json.loads((realdata / "coco_stuff164k" / "labels_raw182.json").read_text())
+def test_coco_ids_are_those_of_the_real_pixel_maps(samples: Path) -> None:
+    names = json.loads((samples / "coco_stuff164k" / "labels_raw182.json").read_text())
     for scene_class in SCENE_CLASSES:
         raw = names[str(scene_class.coco_id)].removesuffix("-other").removesuffix("-stuff")
         # "floor-wood" is the raw list's way of writing "wood floor".
@@ -122,7 +122,7 @@ def test_held_out_glyphs_never_appear_in_pretraining() -> None:
 
 
 def test_pretraining_samples_show_no_held_out_glyph() -> None:
-    from fmbseg.pretraining.samples import pretraining_glyphs
+    from pretraining.samples import pretraining_glyphs
 
     held_out = {c.held_out_glyph for c in SCENE_CLASSES if c.held_out_glyph}
     shown = {SCENE_CLASSES[CLASS_INDEX[name]].glyphs[i] for name, i in pretraining_glyphs()}
@@ -169,11 +169,11 @@ def test_scenes_of_a_killed_run_are_as_those_of_a_quiet_one(tmp_path: Path) -> N
 
 def test_what_a_killed_run_still_draws_is_not_published(tmp_path: Path) -> None:
     config = parse_config({"scenes": {"layouts": {"voc2012": {"val": 2}}}})
-    half = Paths(tmp_path).drawn_scenes / scenes_state(config, Paths(tmp_path)).key
+    half = Paths(tmp_path).drawn_scenes / opened("scenes", config, Paths(tmp_path)).key
     (half / "ade20k" / ".drawing").mkdir(parents=True)
     (half / "ade20k" / ".drawing" / "1-half.png").write_bytes(b"half")
-    scenes(config, Paths(tmp_path), silent_progress())
-    assert scenes_state(config, Paths(tmp_path)).published
+    run("scenes", config, Paths(tmp_path))
+    assert opened("scenes", config, Paths(tmp_path)).published
     assert not [path for path in (tmp_path / "data").rglob("*") if path.name.startswith(".")]
 
 
@@ -184,8 +184,8 @@ def test_a_lost_or_cut_picture_is_noticed_and_drawn_again(
     """Also in the drawn copy, which a run that was killed goes on with."""
     config = parse_config({"scenes": {"layouts": {"voc2012": {"val": 3}}}})
     paths = Paths(tmp_path)
-    first = scenes(config, paths, silent_progress())
-    assert scenes(config, paths, silent_progress()) == StageReport("scenes", first.key, 0, 3)
+    first = run("scenes", config, paths)
+    assert run("scenes", config, paths) == StageReport("scenes", first.key, 0, 3)
     before = _digests(paths.scenes)
     drawn = paths.drawn_scenes / first.key
     assert set(before) == {*_digests(drawn), "manifest.json"}
@@ -204,16 +204,16 @@ def test_a_lost_or_cut_picture_is_noticed_and_drawn_again(
                 path.write_bytes(data[:left])
         if not drawing_kept:
             shutil.rmtree(drawn)
-        assert not scenes_state(config, paths).published, name
-        assert scenes(config, paths, silent_progress()).computed == 3
-        assert scenes_state(config, paths).published
+        assert not opened("scenes", config, paths).published, name
+        assert run("scenes", config, paths).computed == 3
+        assert opened("scenes", config, paths).published
         assert _digests(paths.scenes) == before, name
 
 
-def test_voc_palette_is_that_of_the_benchmark(realdata: Path) -> None:
-    real = sorted((realdata / "voc2012").rglob("*.png"))
+def test_voc_palette_is_that_of_the_benchmark(samples: Path) -> None:
+    real = sorted((samples / "voc2012").rglob("*.png"))
     palettes = [Image.open(p).getpalette() for p in real if Image.open(p).mode == "P"]
-    assert palettes, "no palette PNG in the real VOC sample"
+    assert palettes, "no palette PNG in the VOC sample"
     assert palettes[0] == voc_palette().reshape(-1).tolist()[: len(palettes[0])]
 
 

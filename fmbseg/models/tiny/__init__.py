@@ -1,4 +1,4 @@
-"""Architectures and weights of the three small models; `fmbseg.pretraining` made them."""
+"""Architectures and weights of the three small models; `pretraining` made them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""How the tiny models were pretrained: `python -m pretraining.clip`, `.sam` and `.encoder`."""
