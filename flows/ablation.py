@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
@@ -14,7 +14,7 @@ from prefect.states import Failed
 
 from flows.parameters import Overrides, Preset, effective_config
 from flows.stages import call_task
-from fmbseg.config import Config, override_config
+from fmbseg.config import Config, HeadName, LossName, override_config
 from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
@@ -26,8 +26,8 @@ Row = dict[str, object]
 
 # Each variant by name: what it changes.
 STUDIES: Mapping[Study, Mapping[str, tuple[str, ...]]] = {
-    "heads": {name: (f"align.head={name}",) for name in ("transformer", "mlp", "linear")},
-    "losses": {name: (f"align.loss={name}",) for name in ("tsupcon", "supcon", "text")},
+    "heads": {name: (f"align.head={name}",) for name in get_args(HeadName)},
+    "losses": {name: (f"align.loss={name}",) for name in get_args(LossName)},
     "labels": {
         "1.1 + 1.2": (),
         "1.1 alone": ("label.use_masks=false",),

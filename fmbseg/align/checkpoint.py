@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
+from fmbseg.align.heads import AlignmentHead, HeadConfig
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
@@ -124,8 +124,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             "run `fmbseg run align`"
         )
     try:
-        config = HeadConfig(**record["head"])
-        head = build_head(config.kind, config.in_dim, config.out_dim, config.heads)
+        head = AlignmentHead(HeadConfig(**record["head"]))
         head.load_state_dict(load(data))
         info = _info(record)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
