@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from fmbseg.align.heads import AlignmentHead, HeadConfig
 from fmbseg.config import Config
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
@@ -85,16 +85,7 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         "head": asdict(head.config),
         "encoder": asdict(info.encoder),
         "clip": asdict(info.clip),
-        "vocabulary": {
-            "name": info.vocabulary.name,
-            "classes": [
-                {"name": entry.name, "synonyms": list(entry.synonyms)}
-                for entry in info.vocabulary.classes
-            ],
-            "background": info.vocabulary.background,
-            "templates": info.vocabulary.templates,
-            "digest": info.vocabulary.digest,
-        },
+        "vocabulary": info.vocabulary.record(),
         "templates": info.templates,
         "short_side": info.short_side,
         "training": dict(info.training),
@@ -205,19 +196,10 @@ def _read_record(directory: Path) -> dict[str, Any]:
 
 
 def _info(record: Mapping[str, Any]) -> CheckpointInfo:
-    entry = record["vocabulary"]
-    vocabulary = Vocabulary(
-        name=entry["name"],
-        classes=tuple(
-            VocabularyClass(item["name"], tuple(item["synonyms"])) for item in entry["classes"]
-        ),
-        background=entry["background"],
-        templates=entry["templates"],
-    )
     return CheckpointInfo(
         encoder=ModelReference(**record["encoder"]),
         clip=ModelReference(**record["clip"]),
-        vocabulary=vocabulary,
+        vocabulary=Vocabulary.from_record(record["vocabulary"]),
         templates=record["templates"],
         short_side=int(record["short_side"]),
         training=record["training"],
