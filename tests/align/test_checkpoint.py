@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.models.weights import weights_digest
 
@@ -55,6 +56,28 @@ def test_round_trip(tmp_path: Path) -> None:
     x = torch.randn(1, 3, 4, 16)
     with torch.no_grad():
         assert torch.equal(found.head(x), trained.eval()(x))
+
+
+def test_the_words_asked_with_come_back(tmp_path: Path) -> None:
+    for name in ("sclip/voc21", "proxyclip/voc21", "voc21", "coco_stuff"):
+        trained = replace(info(), vocabulary=load_vocabulary(name))
+        save_checkpoint(tmp_path, head(), trained)
+        found = load_checkpoint(tmp_path).info.vocabulary
+        assert found == trained.vocabulary
+        assert found.queries == trained.vocabulary.queries
+
+
+def test_a_record_without_all_its_words_is_refused(tmp_path: Path) -> None:
+    trained = replace(info(), vocabulary=load_vocabulary("sclip/voc21"))
+    save_checkpoint(tmp_path, head(), trained)
+    path = tmp_path / "checkpoint.json"
+    record = json.loads(path.read_text())
+    for entry in record["vocabulary"]["classes"]:
+        entry.pop("ask", None)
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="its words are not those that its digest is of") as e:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(e.value)
 
 
 def test_record_says_what_it_fits(tmp_path: Path) -> None:
