@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: stack deploy stack-stop
+.PHONY: stack deploy stack-stop generated
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -75,6 +75,10 @@ format: install  ## format the code and correct what can be corrected safely
 
 typecheck: install  ## check types (mypy, strict)
 	mypy
+
+generated: install  ## write dvc.yaml, libraries.yaml and prefect.yaml anew from the stage table
+	python -m fmbseg.pipeline.dvc
+	python -m flows.deployments
 
 ui: install  ## show the tracked runs on http://127.0.0.1:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000

@@ -4,42 +4,69 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, get_args
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.parameters import Overrides, Preset, effective_config
+from flows.parameters import Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
-from fmbseg.config import Config, override_config
+from fmbseg.config import AlignSection, Config, override_config
 from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import stage_names, stage_state
+from fmbseg.pipeline.run import leading_to, open_stage, stage_names
+from fmbseg.pipeline.table import ROWS
 from fmbseg.store.paths import Paths
 
-Study = Literal["heads", "losses", "labels"]
+METHOD = "fmbseg"
 Row = dict[str, object]
 
-# Each variant by name: what it changes.
-STUDIES: Mapping[Study, Mapping[str, tuple[str, ...]]] = {
-    "heads": {name: (f"align.head={name}",) for name in ("transformer", "mlp", "linear")},
-    "losses": {name: (f"align.loss={name}",) for name in ("tsupcon", "supcon", "text")},
-    "labels": {
-        "1.1 + 1.2": (),
-        "1.1 alone": ("label.use_masks=false",),
-        "1.2 alone": ("label.use_queries=false",),
-    },
+
+@dataclass(frozen=True)
+class Study:
+    """Variants that are held side by side.
+
+    Attributes:
+        about: what is varied.
+        variants: by name, what each changes: section.key=value.
+    """
+
+    about: str
+    variants: Mapping[str, tuple[str, ...]]
+
+
+def _each(field: str) -> dict[str, tuple[str, ...]]:
+    """A variant for each value that a parameter of the section align may have."""
+    values = get_args(AlignSection.model_fields[field].annotation)
+    return {value: (f"align.{field}={value}",) for value in values}
+
+
+STUDIES: Mapping[str, Study] = {
+    "heads": Study("the alignment head", _each("head")),
+    "losses": Study("the loss that the head is trained with", _each("loss")),
+    "labels": Study(
+        "the pseudo labels of stage",
+        {
+            "1.1 + 1.2": (),
+            "1.1 alone": ("label.use_masks=false",),
+            "1.2 alone": ("label.use_queries=false",),
+        },
+    ),
 }
-_STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align", "evaluate", "plots")
+# What the trained segmenter's scores come from; rows without inputs draw the images.
+_STAGES = [name for name, row in ROWS.items() if not row.inputs] + leading_to(
+    name for name, row in ROWS.items() if METHOD in row.methods
+)
 
 
 @flow(name="fmbseg-ablation", description="One change a variant, scored side by side.")
 def ablation(
-    study: Study, preset: Preset = None, overrides: Overrides = ()
+    study: Annotated[str, one_of(STUDIES)], preset: Preset = None, overrides: Overrides = ()
 ) -> list[Row] | State[object]:
     """Train and score each variant of a study; stages that a variant shares are taken over.
 
@@ -48,22 +75,22 @@ def ablation(
     ablation could not put back because it was killed.
 
     Args:
-        study: heads, losses, or labels (1.1 alone, 1.2 alone, both).
+        study: what is varied.
         preset: set of models; empty: that of params.yaml.
         overrides: section.key=value, for all variants.
     """
     root = Path(os.curdir)
     rows: list[Row] = []
     try:
-        config, _ = effective_config(preset, overrides, root)
-        recorded, _ = effective_config(None, (), root)
+        config = effective_config(preset, overrides, root)
+        recorded = effective_config(None, (), root)
         # Kept on disk: a killed run leaves a variant's results, and the next one puts back.
         mark = Paths(root).work / "ablation-restores"
         if _is_done(recorded, root):
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         try:
-            for name, change in STUDIES[study].items():
+            for name, change in STUDIES[study].variants.items():
                 rows.append({"variant": name} | _scores(override_config(config, change), root))
         finally:
             if mark.exists():
@@ -84,18 +111,16 @@ def ablation(
 def _scores(config: Config, root: Path) -> Row:
     for stage in stage_names(config, _STAGES):
         call_task(stage, config, root)
-    paths = Paths(root)
+    results = Paths(root).metrics / METHOD
     return {
-        name: read_result(paths.metrics / "fmbseg" / f"{name}.json")["miou"]
-        for name in config.evaluate.benchmarks
+        name: read_result(results / f"{name}.json")["miou"] for name in config.evaluate.benchmarks
     }
 
 
 def _is_done(config: Config, root: Path) -> bool:
-    paths = Paths(root)
     try:
         return all(
-            stage_state(name, config, paths, silent_progress()).published
+            open_stage(name, config, Paths(root), silent_progress()).published
             for name in stage_names(config, _STAGES)
         )
     except FmbsegError:  # an earlier stage was never run

@@ -43,8 +43,5 @@ def show_results(config: Config, root: Path, reports: Sequence[dict[str, Any]]) 
     link = open_tracker(config, root).run_link(config, paths)
     if link and link.startswith("http"):
         link = f"[{link}]({link})"
-    report = paths.root / "report" / "index.html"
     lines += ["", f"MLflow: {link or 'no run (tracking is off, or nothing was scored yet)'}"]
-    if report.is_file():
-        lines += ["", f"Report: `{report.resolve()}`"]
     create_markdown_artifact("\n".join(lines), key="fmbseg-run", description="What this run did")

@@ -8,9 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID
 
 import aiohttp
 import httpx
@@ -23,17 +21,14 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.tasks import Task
 
-from fmbseg.errors import ConfigError, may_pass
+from fmbseg.errors import ConfigError, StoreError, may_pass
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
+# The stack shows what the logger `fmbseg` and those below it say.
+_log = logging.getLogger("fmbseg.flows")
 
-RETRIES = 3
 RETRY_DELAYS = [2.0, 4.0, 8.0]  # seconds
 RETRY_JITTER = 0.5
-# A stage's task has thousands of shards to get through. Prefect counts its tries over all of them;
-# what is allowed is `RETRIES` without a shard finished in between, see `retry_stage`.
-STAGE_RETRIES = 1_000_000
 _LEASE_SECONDS = 60.0
 # Connections of Prefect's client and of fsspec's web storages; these are no OSError.
 _CONNECTION = (
@@ -66,61 +61,49 @@ def retry_transient(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) 
     return is_transient(state.result(raise_on_failure=False))
 
 
-@dataclass
-class _Failures:
-    """Of a task run in this process: how often it failed since a shard was last finished.
-
-    Attributes:
-        missing: shards that were missing at the last failure.
-    """
-
-    count: int = 0
-    missing: int | None = None
+# Of every task.
+RETRIES: Mapping[str, Any] = {
+    "retries": len(RETRY_DELAYS),
+    "retry_delay_seconds": RETRY_DELAYS,
+    "retry_jitter_factor": RETRY_JITTER,
+    "retry_condition_fn": retry_transient,
+}
 
 
-_FAILURES: dict[UUID, _Failures] = {}
-
-
-def count_failure(missing: int | None) -> None:
-    """Count a failure of the task run that this is called in, from one when shards were gained.
+def try_again(what: str, call: Callable[[], T]) -> T:
+    """What a call returns, tried again as a task is: for a shard, and for work outside of tasks.
 
     Args:
-        missing: shards of the stage that are missing now; None: it has none.
+        what: the work, for the messages.
+        call: does it.
+
+    Raises:
+        StoreError: it failed every time in a way that may pass.
     """
-    context = TaskRunContext.get()
-    if context is None:
-        return
-    failures = _FAILURES.setdefault(context.task_run.id, _Failures())
-    before, failures.missing = failures.missing, missing
-    gained = before is not None and missing is not None and missing < before
-    failures.count = 1 if gained else failures.count + 1
-
-
-def retry_stage(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's retry condition of stages: as often as of a shard, for each shard."""
-    tried_too_often = _FAILURES.get(task_run.id, _Failures()).count > RETRIES
-    return retry_transient(task, task_run, state) and not tried_too_often
-
-
-def try_again(call: Callable[[], T]) -> T:
-    """What a call returns, tried again as a task is: for work that belongs to no task."""
     for delay in RETRY_DELAYS:
         try:
             return call()
         except Exception as error:
             if not is_transient(error):
                 raise
-            _log.warning("tried again in %.0f s: %s", delay, error)
-            time.sleep(delay * random.uniform(1, 1 + RETRY_JITTER))
-    return call()
+            reason = one_line(error)
+        # Outside the handler: its traceback holds the tensors of the failed try.
+        _log.warning("%s: tried again in %.0f s (%s)", what, delay, reason)
+        time.sleep(delay * random.uniform(1, 1 + RETRY_JITTER))
+    try:
+        return call()
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        tries = len(RETRY_DELAYS) + 1
+        raise StoreError(
+            f"{what} failed {tries} times in a row ({one_line(error)}): run it again"
+        ) from error
 
 
-def slot_name() -> str:
-    """Name of the concurrency limit whose slot a stage holds.
-
-    `FMBSEG_GPU_LIMIT` overrides it: give each worker machine a limit of its own. Empty: none.
-    """
-    return os.environ.get("FMBSEG_GPU_LIMIT", "gpu")
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
@@ -136,7 +119,14 @@ def gpu_slot() -> Iterator[None]:
     if not name:
         yield
         return
-    require_slot(name)
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"Prefect has no concurrency limit {name!r}: start `make stack`, or run "
+                f"`prefect gcl create {name} --limit 1`"
+            ) from error
     # A renewal that fails must not end hours of work; at worst two stages then share the GPU.
     with concurrency(
         name,
@@ -148,17 +138,9 @@ def gpu_slot() -> Iterator[None]:
         yield
 
 
-def require_slot(name: str) -> None:
-    """Check that the Prefect server has the concurrency limit.
+def slot_name() -> str:
+    """Name of the concurrency limit whose slot a stage holds.
 
-    Raises:
-        ConfigError: it has not.
+    `FMBSEG_GPU_LIMIT` overrides it: give each worker machine a limit of its own. Empty: none.
     """
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_global_concurrency_limit_by_name(name)
-        except ObjectNotFound as error:
-            raise ConfigError(
-                f"Prefect has no concurrency limit {name!r}: start `make stack`, or run "
-                f"`prefect gcl create {name} --limit 1`"
-            ) from error
+    return os.environ.get("FMBSEG_GPU_LIMIT", "gpu")

@@ -10,9 +10,18 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.artifacts import show_results
-from flows.parameters import Overrides, Preset, Stages, effective_config
+from flows.parameters import (
+    Overrides,
+    Preset,
+    Runner,
+    Stages,
+    Storage,
+    Workers,
+    effective_config,
+    is_params_yaml,
+)
 from flows.record import is_dvc_project, record_stages
-from flows.scale import Runner, Scale, Storage, Workers, require_same_code
+from flows.scale import Scale, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.errors import FmbsegError
 from fmbseg.pipeline.run import stage_names
@@ -46,13 +55,13 @@ def fmbseg(
     root = Path(os.curdir)
     reports: list[Report] = []
     try:
-        config, recorded = effective_config(preset, overrides, root)
+        config = effective_config(preset, overrides, root)
         names = stage_names(config, stages)
         for name in names:
             reports.append(call_task(name, config, root, Scale(runner, workers, storage)))
         # What is recorded is the files as they are at the end, and a run takes hours.
-        unchanged = effective_config(preset, overrides, root) == (config, recorded)
-        if record and recorded and unchanged and is_dvc_project(root):
+        same = is_params_yaml(names, config, root)
+        if record and same and is_dvc_project(root):
             require_same_code()
             record_stages(names, root)
     except FmbsegError as error:
@@ -61,11 +70,10 @@ def fmbseg(
     computed = sum(report["computed"] for report in reports)
     taken_over = sum(report["taken_over"] for report in reports)
     logger.info("%d stages: %d computed, %d taken over", len(names), computed, taken_over)
-    if not (recorded and unchanged):
+    if not same:
         logger.warning(
-            "not recorded in DVC: the parameters differ from params.yaml%s, and `dvc repro` will "
-            "make its results again",
-            "" if unchanged else " as it is now",
+            "not recorded in DVC: the parameters are not those that params.yaml has now, and `dvc "
+            "repro` will make its results again"
         )
     show_results(config, root, reports)
     return reports

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from fmbseg import presets
 from fmbseg.config import Config, load_config, override_config, parse_config
+from fmbseg.pipeline.run import makes_the_same
+from fmbseg.pipeline.table import ROWS
 
-StageName = Literal[
-    "scenes",
-    "detect",
-    "query",
-    "masks",
-    "label",
-    "features",
-    "align",
-    "evaluate",
-    "baselines",
-    "oracle",
-    "plots",
-]
-Stages = Sequence[StageName]
-Preset = Literal["tiny", "base", "paper"] | None
+
+def one_of(names: Iterable[str]) -> FieldInfo:
+    """A text for which the form offers these names; the server refuses others."""
+    info: FieldInfo = Field(json_schema_extra={"enum": [*names]})
+    return info
+
+
+Stages = Sequence[Annotated[str, one_of(ROWS)]]
+Preset = Annotated[str, one_of(presets.PRESETS)] | None
 Overrides = Sequence[Annotated[str, Field(pattern=r"^\s*\w+(\.\w+)+\s*=")]]
+Runner = Literal["threads", "dask", "ray"]
+Workers = Annotated[int, Field(ge=1)]
+Storage = Annotated[str, Field(pattern=r"^(/|[a-z0-9+]+://)")] | None
 
 PARAMS = Path("params.yaml")
 
@@ -36,8 +36,8 @@ def effective_config(
     overrides: Sequence[str],
     root: Path = Path("."),
     params: Path = PARAMS,
-) -> tuple[Config, bool]:
-    """The configuration of a run, and whether it is that of params.yaml.
+) -> Config:
+    """The configuration of a run.
 
     Args:
         preset: its name; None, or `run.preset` of params.yaml: params.yaml as it is. Another one
@@ -49,14 +49,19 @@ def effective_config(
     Raises:
         ConfigError: no such preset, or a parameter that is unknown or out of range.
     """
-    config = recorded = load_config(root / params)
-    if params != PARAMS and (root / PARAMS).is_file():
-        recorded = load_config(root / PARAMS)
+    config = load_config(root / params)
     if preset is not None and preset != config.run.preset:
         config = parse_config(_merged(config.model_dump(mode="json"), presets.preset(preset)))
-    config = override_config(config, overrides)
-    same = config.model_dump(exclude={"tracking"}) == recorded.model_dump(exclude={"tracking"})
-    return config, same
+    return override_config(config, overrides)
+
+
+def is_params_yaml(names: Iterable[str], config: Config, root: Path = Path(".")) -> bool:
+    """Whether these stages and all before them make what params.yaml, as it is now, asks for.
+
+    Raises:
+        ConfigError: params.yaml is missing or not valid.
+    """
+    return makes_the_same(names, config, load_config(root / PARAMS))
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

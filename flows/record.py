@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.common import RETRIES, RETRY_DELAYS, RETRY_JITTER
+from flows.common import RETRY_DELAYS, RETRY_JITTER
 
 
 class RecordError(RuntimeError):
@@ -28,7 +28,7 @@ def is_dvc_project(root: Path) -> bool:
     task_run_name="record",
     description="dvc commit: the results and what they were made from, into dvc.lock",
     cache_policy=NO_CACHE,
-    retries=RETRIES,
+    retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS,
     retry_jitter_factor=RETRY_JITTER,
 )

@@ -1,51 +1,40 @@
-"""Shards over several processes or machines: Prefect's task runners, threads, Dask or Ray.
+"""Shards over several processes or machines: Prefect's task runners for Dask and Ray.
 
 A stage's shards are computed by any worker into the store; the stage's own task then finds them
-there and publishes them. Workers on machines that share no disk exchange shards through a folder
-of any file system that fsspec knows.
+there and publishes them. Workers on machines that share no disk exchange shards and outs through a
+folder of any file system that fsspec knows.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from pydantic import Field
+from prefect.task_runners import TaskRunner
 
-import fmbseg
-from flows.common import (
-    RETRIES,
-    RETRY_DELAYS,
-    RETRY_JITTER,
-    gpu_slot,
-    is_transient,
-    retry_transient,
-    try_again,
-)
+from flows.common import RETRIES, gpu_slot, one_line, try_again
+from flows.parameters import Runner
 from flows.progress import PrefectProgress
 from flows.shared import SharedStorage
-from fmbseg.config import Config, parse_config
+from fmbseg.config import parse_config
 from fmbseg.errors import ConfigError, StoreError
 from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import stage_shards
-from fmbseg.pseudo.plan import STAGES as PSEUDO_STAGES
-from fmbseg.store.digest import file_digest, json_digest, source_digests
+from fmbseg.pipeline.run import open_stage
+from fmbseg.pipeline.table import ROWS
+from fmbseg.stage.depends import PACKAGE
+from fmbseg.stage.stage import Stage
+from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import DIGEST, MANIFEST, ShardedWork, verify_published
-
-Runner = Literal["threads", "dask", "ray"]
-Workers = Annotated[int, Field(ge=1)]
-Storage = Annotated[str, Field(pattern=r"^(/|[a-z0-9+]+://)")] | None
+from fmbseg.store.shards import DIGEST, MANIFEST, ShardedWork
 
 
 @dataclass(frozen=True)
@@ -63,55 +52,51 @@ class Scale:
     workers: int = 2
     storage: str | None = None
 
+    @property
+    def cluster(self) -> str | None:
+        """Address of the running cluster; None: processes are started here."""
+        return os.environ.get(f"FMBSEG_{self.runner.upper()}_ADDRESS") or None
+
 
 HERE = Scale()
-_CLUSTERS = {"dask": "FMBSEG_DASK_ADDRESS", "ray": "FMBSEG_RAY_ADDRESS"}
 
 
-def task_runner(scale: Scale) -> TaskRunner[Any]:
-    """Prefect's task runner.
+@dataclass(frozen=True)
+class Order:
+    """What a worker is to make shards of.
 
-    Raises:
-        ConfigError: its package is not installed.
+    Attributes:
+        stage: its name.
+        key: its content key; a worker that comes to another one refuses.
+        config: all sections, JSON.
+        root: the workspace of the driver, and of a worker without `FMBSEG_PROJECT`.
+        storage: see `Scale`.
+        code: digest of the driver's code.
+        own_slots: whether a worker with `FMBSEG_GPU_LIMIT` takes a slot of that limit for each
+            shard; otherwise the driver holds the slot.
     """
-    address = _cluster(scale)
-    try:
-        if scale.runner == "dask":
-            from prefect_dask.task_runners import DaskTaskRunner
 
-            # A thread a process: torch has threads of its own, `run.threads` of them.
-            cluster = {"n_workers": scale.workers, "threads_per_worker": 1}
-            dask: TaskRunner[Any] = (
-                DaskTaskRunner(address=address)
-                if address
-                else DaskTaskRunner(cluster_kwargs=cluster | {"dashboard_address": None})
-            )
-            return dask
-        if scale.runner == "ray":
-            from prefect_ray.task_runners import RayTaskRunner
+    stage: str
+    key: str
+    config: str
+    root: Path
+    storage: str | None
+    code: str
+    own_slots: bool
 
-            here = {"num_cpus": scale.workers, "include_dashboard": False}
-            ray: TaskRunner[Any] = (
-                RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=here)
-            )
-            return ray
-    except ImportError as error:
-        raise ConfigError(
-            f"the runner {scale.runner} needs prefect-{scale.runner}: pip install 'fmbseg[scale]'"
-        ) from error
-    return ThreadPoolTaskRunner(max_workers=1)
+    def place(self, name: str) -> str:
+        """Where the storage has an out or a shard that belongs to the stage under its key."""
+        return f"{self.stage}/{self.key}/{name}"
 
 
-def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> int:
+def share_out(name: str, stage: Stage, scale: Scale) -> int:
     """Let the workers compute the missing shards of a stage; the stage's task publishes them.
 
     Called within a flow.
 
     Args:
         name: of the stage.
-        key: its content key; a worker that comes to another one refuses.
-        config: all sections.
-        root: the workspace, also of the workers, unless their environment has `FMBSEG_PROJECT`.
+        stage: opened in the driver's workspace.
         scale: how.
 
     Returns:
@@ -120,35 +105,39 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
     Raises:
         FmbsegError: a user's mistake, or a worker with other code, weights or images.
     """
-    if scale.runner == "threads":
-        return 0  # the stage's own loop does the same with less ado
-    sharded = stage_shards(name, config, Paths(root), silent_progress())
+    # For this process alone the stage's own loop does the same with less ado.
+    sharded = None if scale.runner == "threads" else stage.shards()
     if sharded is None:
         return 0
     sharded.prepare()
     missing = sharded.missing()
     if not missing:
         return 0
+    work = stage.work
+    # A worker may have been started in another folder.
+    order = Order(
+        stage=name,
+        key=stage.key,
+        config=work.config.model_dump_json(),
+        root=work.paths.root.resolve(),
+        storage=scale.storage,
+        code=_CODE,
+        own_slots=scale.cluster is not None,
+    )
     storage = SharedStorage(scale.storage) if scale.storage else None
-    # By content: under one key a table's bytes depend on how its shards were cut.
-    inputs = {
-        earlier: file_digest(Paths(root).pseudo / earlier / MANIFEST) for earlier in _inputs(name)
-    }
     if storage is not None:
-        for earlier, digest in inputs.items():
-            place = Paths(root).pseudo / earlier
-            _exchange(storage, partial(storage.push, place, _out(earlier, digest), MANIFEST))
+        for earlier in _earlier(stage):
+            place = work.out(earlier).place
+            _exchange(storage, partial(storage.push, place, order.place(earlier), MANIFEST))
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
     # Processes started here have this machine's slot between them: one each would let them compute
     # one after another. A running cluster's workers are elsewhere, with slots of their own.
-    elsewhere = _cluster(scale) is not None
-    with nullcontext() if elsewhere else gpu_slot():
-        # A worker may have been started in another folder.
-        mapped(name, key, missing, inputs, config, root.resolve(), scale.storage, _CODE, elsewhere)
+    with nullcontext() if order.own_slots else gpu_slot():
+        mapped(order, missing)
     if storage is not None:
         for index in missing:
-            place = sharded.store.shard_path(index)
-            _exchange(storage, partial(storage.pull, _shard(sharded, index), place, DIGEST))
+            place, shard = sharded.store.shard_path(index), order.place(_shard(sharded, index))
+            _exchange(storage, partial(storage.pull, shard, place, DIGEST))
     if left := sharded.missing():
         raise StoreError(
             f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
@@ -157,86 +146,64 @@ def share_out(name: str, key: str, config: Config, root: Path, scale: Scale) -> 
     return len(missing)
 
 
+def task_runner(scale: Scale) -> TaskRunner[Any]:
+    """Prefect's task runner for Dask or Ray.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    try:
+        if scale.runner == "dask":
+            from prefect_dask import DaskTaskRunner as Made
+
+            # A thread a process: torch has threads of its own, `run.threads` of them.
+            local = {"n_workers": scale.workers, "threads_per_worker": 1, "dashboard_address": None}
+            here = {"cluster_kwargs": local}
+        else:
+            from prefect_ray import RayTaskRunner as Made
+
+            here = {"init_kwargs": {"num_cpus": scale.workers, "include_dashboard": False}}
+    except ImportError as error:
+        raise ConfigError(
+            f"the runner {scale.runner} needs prefect-{scale.runner}: pip install 'fmbseg[scale]'"
+        ) from error
+    made: TaskRunner[Any] = Made(address=scale.cluster) if scale.cluster else Made(**here)
+    return made
+
+
 @flow(name="fmbseg-shards", description="Shards of one stage, on the workers of a task runner.")
-def shards(
-    stage: str,
-    key: str,
-    indices: Sequence[int],
-    inputs: Mapping[str, str],
-    config: Config,
-    root: Path,
-    storage: str | None,
-    code: str,
-    own_slots: bool,
-) -> None:
+def shards(order: Order, indices: Sequence[int]) -> None:
     """Compute shards; called by the other flows.
 
     Args:
-        stage: its name.
-        key: its content key.
-        indices: which shards.
-        inputs: digest of the manifest of each earlier out that the stage reads.
-        config: all sections.
-        root: the workspace.
-        storage: see `Scale`.
-        code: digest of the driver's code.
-        own_slots: see `compute_shard`.
+        order: of what.
+        indices: which.
     """
-    futures = compute_shard.map(
-        stage=unmapped(stage),
-        key=unmapped(key),
-        index=list(indices),
-        inputs=unmapped(inputs),
-        config=unmapped(config),
-        root=unmapped(root),
-        storage=unmapped(storage),
-        code=unmapped(code),
-        own_slots=unmapped(own_slots),
-    )
+    futures = compute_shard.map(unmapped(order), list(indices))
     logger = get_run_logger()
-    with PrefectProgress(stage, logger).task(f"shards of {stage}", len(indices)) as progress:
+    progress = PrefectProgress(order.stage, logger)
+    with progress.task(f"shards of {order.stage}", len(indices)) as shown:
         for _ in as_completed(futures):
-            progress.advance()
+            shown.advance()
     # The first that failed speaks in its own words.
     workers = {future.result() for future in futures}
     told = "%s: %d shards computed by %d processes"
-    logger.info(told, stage, len(indices), len(workers))
+    logger.info(told, order.stage, len(indices), len(workers))
 
 
 @task(
     name="shard",
-    task_run_name="{stage}-{index}",
+    task_run_name="{order.stage}-{index}",
     description="One shard of a stage into the store",
     cache_policy=NO_CACHE,  # the store remembers
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_jitter_factor=RETRY_JITTER,
-    retry_condition_fn=retry_transient,
+    **RETRIES,
 )
-def compute_shard(
-    stage: str,
-    key: str,
-    index: int,
-    inputs: Mapping[str, str],
-    config: Config,
-    root: Path,
-    storage: str | None,
-    code: str,
-    own_slots: bool,
-) -> str:
+def compute_shard(order: Order, index: int) -> str:
     """Compute one shard in this worker's process; models stay loaded from one to the next.
 
     Args:
-        stage: its name.
-        key: its content key.
-        index: which shard.
-        inputs: digest of the manifest of each earlier out that the stage reads.
-        config: all sections.
-        root: the workspace of the driver.
-        storage: see `Scale`.
-        code: digest of the driver's code.
-        own_slots: take a slot of the limit that this worker's `FMBSEG_GPU_LIMIT` names, if it names
-            one; otherwise the driver holds the slot.
+        order: of what.
+        index: which.
 
     Returns:
         Host and number of this process.
@@ -245,56 +212,48 @@ def compute_shard(
         StoreError: this worker runs other code, or comes to another content key.
         FmbsegError: as the stage.
     """
-    if code != _CODE:  # files may have changed since this process imported them
-        raise StoreError(f"{stage}: a worker runs other code than the flow: restart it")
-    root = Path(os.environ.get("FMBSEG_PROJECT", root))
-    shared = SharedStorage(storage) if storage else None
-    if shared is not None:
-        for earlier, digest in inputs.items():
-            place = Paths(root).pseudo / earlier
-            if not verify_published(place) or file_digest(place / MANIFEST) != digest:
-                shared.pull(_out(earlier, digest), place, MANIFEST)
-    with ExitStack() as slot:
-        # A cluster's workers themselves are the slots, unless each machine has a limit of its own.
-        if own_slots and os.environ.get("FMBSEG_GPU_LIMIT"):
-            slot.enter_context(gpu_slot())
-        work = _work(stage, key, config.model_dump_json(), root)
+    if order.code != _CODE:  # files may have changed since this process imported them
+        raise StoreError(f"{order.stage}: a worker runs other code than the flow: restart it")
+    # A cluster's workers themselves are the slots, unless each machine has a limit of its own.
+    takes_slot = order.own_slots and os.environ.get("FMBSEG_GPU_LIMIT")
+    with gpu_slot() if takes_slot else nullcontext():
+        work = _open(order)
         if not work.store.has(index):
             work.compute(index)
-    if shared is not None:
-        shared.push(work.store.shard_path(index), _shard(work, index), DIGEST)
+    if order.storage:
+        storage, shard = SharedStorage(order.storage), order.place(_shard(work, index))
+        storage.push(work.store.shard_path(index), shard, DIGEST)
     return f"{os.uname().nodename}:{os.getpid()}"
 
 
 @lru_cache(maxsize=1)
-def _work(stage: str, key: str, config: str, root: Path) -> ShardedWork[Any]:
-    work = stage_shards(stage, parse_config(json.loads(config)), Paths(root), silent_progress())
-    if work is None or work.store.key != key:
+def _open(order: Order) -> ShardedWork[Any]:
+    """The stage in this worker's workspace, its inputs fetched where there is a storage."""
+    root = Path(os.environ.get("FMBSEG_PROJECT", order.root))
+    config = parse_config(json.loads(order.config))
+    stage = open_stage(order.stage, config, Paths(root), silent_progress())
+    if order.storage:
+        for earlier in _earlier(stage):
+            place = stage.work.out(earlier).place
+            SharedStorage(order.storage).pull(order.place(earlier), place, MANIFEST)
+    work = stage.shards()
+    if work is None or stage.key != order.key:
         raise StoreError(
-            f"{stage}: a worker in {root} has other code, weights or images than the flow: bring "
-            "both to the same version"
+            f"{order.stage}: a worker in {root} has other code, weights or images than the flow: "
+            "bring both to the same version"
         )
     work.prepare()
     return work
 
 
-def _cluster(scale: Scale) -> str | None:
-    """Address of the running cluster; None: processes are started here."""
-    return os.environ.get(_CLUSTERS.get(scale.runner, "")) or None
-
-
-def _inputs(stage: str) -> tuple[str, ...]:
-    return tuple(PSEUDO_STAGES[stage].inputs) if stage in PSEUDO_STAGES else ()
-
-
-def _out(stage: str, digest: str) -> str:
-    return f"outs/{stage}/{digest}"
+def _earlier(stage: Stage) -> list[str]:
+    """The stages whose outs it reads."""
+    return [name for name in stage.row.inputs if name in ROWS]
 
 
 def _shard(work: ShardedWork[Any], index: int) -> str:
     # With the layout: under one key shards may be cut in several ways.
-    cut = f"{len(work.records)}x{work.size}"
-    return f"shards/{work.store.stage}/{work.store.key}/{cut}/{index:06d}"
+    return f"{len(work.records)}x{work.size}/{index:06d}"
 
 
 def _exchange(storage: SharedStorage, work: Callable[[], None]) -> None:
@@ -304,11 +263,9 @@ def _exchange(storage: SharedStorage, work: Callable[[], None]) -> None:
         StoreError: the storage failed for good, in one line; or as `SharedStorage.pull`.
     """
     try:
-        try_again(work)
-    except Exception as error:
-        if not isinstance(error, OSError) and not is_transient(error):
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        try_again(f"storage {storage.url}", work)
+    except OSError as error:
+        reason = one_line(error)
         raise StoreError(f"storage {storage.url} failed ({reason}): run it again") from error
 
 
@@ -326,7 +283,7 @@ def require_same_code() -> None:
 
 
 def _code() -> str:
-    return json_digest(source_digests([Path(fmbseg.__file__).parent]))
+    return json_digest([[path.name, file_digest(path)] for path in sorted(PACKAGE.rglob("*.py"))])
 
 
 # Of the files as they were when this process imported them.

@@ -57,16 +57,6 @@ def test_everything_the_image_copies_is_in_its_context(docker: Path, repository:
         assert any(source == name or source.startswith(f"{name}/") for name in kept), source
 
 
-def test_pools_of_containers_get_the_same_deployments(docker: Path) -> None:
-    plain, contained = (
-        yaml.safe_load((folder / "prefect.yaml").read_text(encoding="utf-8"))
-        for folder in (docker.parent, docker)
-    )
-    pool = {"name": "fmbseg-containers"}
-    expected = [one | {"work_pool": pool} for one in plain["deployments"]]
-    assert contained["deployments"] == expected
-
-
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_job_templates_mount_the_folder_that_runs_work_in(docker: Path, kind: str) -> None:
     template = json.loads((docker / f"pool-{kind}.json").read_text(encoding="utf-8"))

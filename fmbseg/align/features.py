@@ -128,7 +128,7 @@ class PublishedFeatures:
             WeightsError: the encoder's weights are missing or damaged.
         """
         sharded = Features(self._work.rows["features"], self._work).shards()
-        sharded.run(self._work.progress)
+        sharded.run(self._work.progress, self._work.attempt)
         return StoredFeatures([sharded.store.shard_path(i) for i in range(sharded.count)])
 
 

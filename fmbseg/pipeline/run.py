@@ -19,12 +19,17 @@ from fmbseg.stage.stage import Stage
 from fmbseg.stage.tracker import Tracker
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import StageReport
+from fmbseg.store.shards import Attempt, StageReport, once
 from fmbseg.tracking.performance import measured, remember
 
 
 def open_stage(
-    name: str, config: Config, paths: Paths, progress: Progress, tracker: Tracker | None = None
+    name: str,
+    config: Config,
+    paths: Paths,
+    progress: Progress,
+    tracker: Tracker | None = None,
+    attempt: Attempt = once,
 ) -> Stage:
     """A stage at work in a workspace; nothing is read or computed before it is asked to.
 
@@ -34,18 +39,24 @@ def open_stage(
         paths: the workspace.
         progress: where progress is shown.
         tracker: what its run is logged with; None: nothing is logged.
+        attempt: called with the work of each shard.
 
     Raises:
         ConfigError: no such stage, no such benchmark, or a stage that takes no benchmark.
     """
     row, benchmarks = find_row(name, config)
-    work = Workplace(ROWS, config, paths, progress, tracker or Tracker(), benchmarks)
+    work = Workplace(ROWS, config, paths, progress, tracker or Tracker(), benchmarks, attempt)
     stage: Stage = stage_class(row)(row, work)
     return stage
 
 
 def run_stage(
-    name: str, config: Config, paths: Paths, progress: Progress, tracker: Tracker | None = None
+    name: str,
+    config: Config,
+    paths: Paths,
+    progress: Progress,
+    tracker: Tracker | None = None,
+    attempt: Attempt = once,
 ) -> StageReport:
     """Run one stage; what is already there is taken over. Arguments as `open_stage`.
 
@@ -53,7 +64,7 @@ def run_stage(
         ConfigError: see `open_stage`.
         FmbsegError: an input or the weights of a model are missing or damaged.
     """
-    stage = open_stage(name, config, paths, progress, tracker)
+    stage = open_stage(name, config, paths, progress, tracker, attempt)
     with measured() as performance:
         report = stage.run()
     performance.images = report.images
@@ -105,12 +116,24 @@ def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
     return [name for row in ROWS.values() for name in _single(row, every) if name in chosen]
 
 
+def leading_to(names: Iterable[str]) -> list[str]:
+    """Stages, with or without a benchmark, and all whose outs they read: rows, in their order."""
+    wanted = {name.partition("@")[0] for name in names}
+    # Rows stand in the order of the pipeline: those that read a row come after it.
+    for row in reversed([*ROWS.values()]):
+        if row.name in wanted:
+            wanted.update(row.inputs)
+    return [name for name in ROWS if name in wanted]
+
+
 def makes_the_same(names: Iterable[str], config: Config, other: Config) -> bool:
     """Whether two configurations mean the same results of these stages and of all before them."""
     params: set[str] = set()
     waiting = list(names)
     while waiting:
-        name, _, benchmark = waiting.pop().partition("@")
+        name, at, benchmark = waiting.pop().partition("@")
+        if at and benchmark not in other.evaluate.benchmarks:
+            return False
         key = f".{benchmark}" if benchmark else ""
         params.update(param.replace(".${key}", key) for param in ROWS[name].depends.params)
         waiting += [earlier for earlier in ROWS[name].inputs if earlier in ROWS]

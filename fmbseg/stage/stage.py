@@ -67,7 +67,7 @@ class ShardedStage(Stage):
         sharded = self.shards()
         if self.published:
             return StageReport(self.row.name, self.key, computed=0, taken_over=sharded.count)
-        report = sharded.run(self.work.progress)
+        report = sharded.run(self.work.progress, self.work.attempt)
         self.finish()
         self.publish(sharded.count)
         return StageReport(

@@ -20,7 +20,7 @@ from fmbseg.stage.row import IMAGES, TRUTH, WORDS, Row
 from fmbseg.stage.tracker import Tracker
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import is_published, published_digest, published_key
+from fmbseg.store.shards import Attempt, is_published, once, published_digest, published_key
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Workplace:
         progress: where progress is shown.
         tracker: what runs are logged with.
         benchmarks: names out of `evaluate.benchmarks` that a scoring stage is to score.
+        attempt: called with the work of each shard.
     """
 
     rows: Mapping[str, Row]
@@ -42,6 +43,7 @@ class Workplace:
     progress: Progress
     tracker: Tracker = field(default_factory=Tracker)
     benchmarks: tuple[str, ...] = ()
+    attempt: Attempt = once
     _outs: dict[str, Out] = field(default_factory=dict)
 
     @cached_property

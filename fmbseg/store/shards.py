@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,8 @@ from fmbseg.store import atomic
 from fmbseg.store.digest import canonical_json, json_digest
 
 T = TypeVar("T")
+Attempt = Callable[[Callable[[], None]], None]
+"""Calls what it is given; again, where that may help."""
 
 DIGEST = "digest.json"
 MANIFEST = "manifest.json"
@@ -184,6 +187,11 @@ def is_published(destination: Path, key: str) -> bool:
     return published_key(destination) == key and verify_published(destination)
 
 
+def once(work: Callable[[], None]) -> None:
+    """The `Attempt` that tries nothing again."""
+    work()
+
+
 @dataclass(frozen=True)
 class ShardedWork(Generic[T]):
     """The work of a stage cut into shards, each of which any process may compute.
@@ -223,14 +231,19 @@ class ShardedWork(Generic[T]):
         with self.store.write(index) as directory:
             self.process(self.part(index), directory)
 
-    def run(self, progress: Progress) -> ShardReport:
-        """Compute the missing shards one after the other; `progress` is advanced by records."""
+    def run(self, progress: Progress, attempt: Attempt = once) -> ShardReport:
+        """Compute the missing shards one after the other.
+
+        Args:
+            progress: advanced by records.
+            attempt: called with the work of each shard.
+        """
         self.prepare()
         computed = records = 0
         with progress.task(self.store.stage, len(self.records)) as task:
             for index in range(self.count):
                 if not self.store.has(index):
-                    self.compute(index)
+                    attempt(partial(self.compute, index))
                     computed += 1
                     records += len(self.part(index))
                 task.advance(len(self.part(index)))

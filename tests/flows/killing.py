@@ -24,12 +24,12 @@ from pathlib import Path
 import psutil
 from prefect.client.schemas.objects import FlowRun
 
-from fmbseg.pipeline.table import STAGES as TABLE
+from fmbseg.pipeline.table import ROWS
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
 STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align")
-STAGES += ("evaluate@voc21", "baselines@voc21", "oracle", "plots")
+STAGES += ("evaluate@voc21", "baselines@voc21", "oracle", "evaluate_oracle@voc21", "plots")
 _MADE = ("data", "metrics", ".fmbseg")
 _WAIT_SECONDS = 900.0
 # A name and the identity of what bears it: a folder that was made again is another one.
@@ -143,10 +143,10 @@ def _kill_in(project: Stack, stage: str, after: float) -> str | None:
 def _unmake(root: Path, stage: str) -> None:
     """Remove what a stage has made, finished shards included."""
     base, _, benchmark = stage.partition("@")
-    made = [root / out.replace("${key}", benchmark) for out in TABLE[base].outputs]
+    made = [root / out.replace("${key}", benchmark) for out in ROWS[base].outputs]
     store = root / ".fmbseg"
     made += [store / base, store / "shards" / base]
-    if any(out.startswith("metrics/") for out in TABLE[base].outputs):
+    if ROWS[base].methods:
         made += (store / "shards").glob("evaluate-*")
     for path in made:
         if path.is_file():

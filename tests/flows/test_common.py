@@ -18,19 +18,21 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.testing.utilities import prefect_test_harness
 
-import fmbseg
 from flows import common as flow_common
 from flows import progress as flow_progress
-from flows.common import RETRIES, is_transient, try_again
+from flows import scale as flow_scale
+from flows.common import RETRY_DELAYS, is_transient, try_again
 from flows.progress import PrefectProgress
-from flows.stages import TASKS, call_task
+from flows.stages import call_task
 from fmbseg.config import Config, parse_config
 from fmbseg.errors import DataError, StoreError
 from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import run_stage, stage_state
+from fmbseg.pipeline.run import open_stage, run_stage
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import ShardedWork
 from tests.heads import write_head
+
+RETRIES = len(RETRY_DELAYS)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
 ) -> None:
     paths = Paths(tmp_path)
     first = one_stage(config, tmp_path)
-    state = stage_state("scenes", config, paths, silent_progress())
-    assert state.published
-    assert first == {"stage": "scenes", "key": state.key, "computed": 2, "taken_over": 0}
+    scenes = open_stage("scenes", config, paths, silent_progress())
+    assert scenes.published
+    assert first == {"stage": "scenes", "key": scenes.key, "computed": 2, "taken_over": 0}
 
     again = one_stage(config, tmp_path, return_state=True)
     assert [run.state_name for run in _tasks(again)] == ["Cached"]
@@ -115,7 +117,7 @@ def test_a_task_is_cached_under_the_stores_key_and_notices_lost_files(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     one_stage(config, elsewhere)
-    assert stage_state("scenes", config, Paths(elsewhere), silent_progress()).published
+    assert open_stage("scenes", config, Paths(elsewhere), silent_progress()).published
 
 
 @flow(name="some-stages")
@@ -169,8 +171,7 @@ def _fail_the_first_try(
         compute(work, index)
 
     monkeypatch.setattr(ShardedWork, "compute", fails)
-    soon = TASKS["detect"].with_options(retry_delay_seconds=[0.0])
-    monkeypatch.setitem(TASKS, "detect", soon)  # type: ignore[arg-type]
+    monkeypatch.setattr(flow_common, "RETRY_DELAYS", [0.0] * RETRIES)
     return tries
 
 
@@ -189,17 +190,20 @@ def shards() -> Config:
 
 @pytest.mark.slow
 def test_every_shard_may_fail_and_be_tried_again(
-    server: None, shards: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: None,
+    shards: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tries = _fail_the_first_try(monkeypatch, torch.OutOfMemoryError("injected"))
     done = some_stages(["scenes", "detect"], shards, tmp_path, return_state=True)
     assert done.is_completed()
     assert tries == dict.fromkeys(range(6), 2)
     (run,) = [run for run in _tasks(done) if run.name == "detect"]
-    assert run.run_count == 7  # shown in the UI, with the states in between
-    with get_client(sync_client=True) as client:
-        states = [state.name for state in client.read_task_run_states(run.id)]
-    assert states.count("Retrying") == 6
+    assert run.run_count == 1
+    told = [line for line in caplog.messages if line.startswith("a shard of detect: tried again")]
+    assert len(told) == 6 and all("injected" in line for line in told)
 
 
 @pytest.mark.slow
@@ -210,6 +214,7 @@ def test_a_shard_that_always_fails_ends_the_run(
     done = some_stages(["scenes", "detect"], shards, tmp_path, return_state=True)
     assert done.is_failed()
     assert tries == {0: 1 + RETRIES}
+    assert "a shard of detect failed 4 times in a row (injected): run it again" in str(done.message)
 
 
 @pytest.mark.slow
@@ -225,10 +230,8 @@ def test_a_users_mistake_is_not_tried_again(
 def test_changed_code_is_not_taken_for_what_this_process_runs(
     server: None, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "fmbseg"
-    package.mkdir()
-    (package / "edited.py").write_text("# during the run\n")
-    monkeypatch.setattr(fmbseg, "__file__", str(package / "__init__.py"))
+    (tmp_path / "edited.py").write_text("# during the run\n")
+    monkeypatch.setattr(flow_scale, "PACKAGE", tmp_path)
     with pytest.raises(StoreError, match="code has changed since this run began"):
         one_stage(config, tmp_path)
 
@@ -242,13 +245,13 @@ def test_work_outside_tasks_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
             raise errors.pop()
         return "done"
 
-    assert try_again(call) == "done"
+    assert try_again("work", call) == "done"
     errors += [DataError("broken")]
     with pytest.raises(DataError):
-        try_again(call)
+        try_again("work", call)
     errors += [TimeoutError()] * 9
-    with pytest.raises(TimeoutError):
-        try_again(call)
+    with pytest.raises(StoreError, match=r"work failed 4 times in a row \(TimeoutError\)"):
+        try_again("work", call)
     assert len(errors) == 9 - 1 - RETRIES
 
 

@@ -96,7 +96,7 @@ def test_the_storage_is_asked_again(
     assert waits == [2, 4]
     assert (tmp_path / "shared" / "outs" / "a" / "values").read_text() == "values"
 
-    with pytest.raises(StoreError, match=r"shared failed \(.+\): run it again"):
+    with pytest.raises(StoreError, match=r"shared failed 4 times in a row \(.+\): run it again"):
         _exchange(storage, _failing(4, error, push))
     assert waits == [2, 4, 2, 4, 8]
 

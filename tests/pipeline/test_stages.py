@@ -17,6 +17,7 @@ from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.dvc import LIBRARIES, dvc_yaml, libraries_yaml
 from fmbseg.pipeline.run import (
     find_row,
+    leading_to,
     makes_the_same,
     open_stage,
     run_stage,
@@ -195,6 +196,19 @@ def test_a_result_is_another_where_a_parameter_it_depends_on_is(
     other = override_config(config, [change])
     assert makes_the_same(stages, config, config)
     assert makes_the_same(stages, config, other) is same
+
+
+def test_a_benchmark_that_the_other_does_not_have_is_another_result(config: Config) -> None:
+    root = "evaluate.benchmarks.camvid={root: data/camvid, split: val}"
+    more = override_config(config, [root])
+    assert not makes_the_same(["evaluate@camvid"], more, config)
+    assert makes_the_same(["evaluate@voc21"], more, config)
+
+
+def test_what_leads_to_a_stage_is_what_it_reads_and_what_that_was_made_from() -> None:
+    assert leading_to(["label"]) == ["detect", "query", "masks", "label"]
+    head = ["detect", "query", "masks", "label", "features", "align"]
+    assert leading_to(["evaluate@voc21", "detect"]) == [*head, "evaluate"]
 
 
 def test_device_and_cache_are_in_no_key(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -97,6 +98,26 @@ def test_another_shard_size_makes_all_shards_again(store: ShardStore, tmp_path: 
     assert report == ShardReport(computed=2, taken_over=0)
     store.publish(tmp_path / "out", count=2, manifest={})
     assert pd.read_parquet(tmp_path / "out" / "numbers.parquet")["number"].to_list() == RECORDS
+
+
+def test_whoever_drives_the_work_may_try_each_shard_again(store: ShardStore) -> None:
+    tries: list[int] = []
+
+    def fail_first(records: Sequence[int], directory: Path) -> None:
+        tries.append(records[0])
+        write_numbers(records, directory)
+        if tries.count(records[0]) == 1:
+            raise TimeoutError
+
+    def twice(work: Callable[[], None]) -> None:
+        with suppress(TimeoutError):
+            return work()
+        work()
+
+    sharded = ShardedWork(store, RECORDS, SHARD_SIZE, fail_first)
+    assert sharded.run(silent_progress(), twice) == ShardReport(computed=4, taken_over=0)
+    assert tries == [start for start in range(0, len(RECORDS), SHARD_SIZE) for _ in range(2)]
+    assert left_over(store.directory) == []
 
 
 def test_error_in_the_middle_keeps_what_is_finished(store: ShardStore) -> None:

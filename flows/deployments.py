@@ -1,0 +1,93 @@
+"""The deployments, made from the stage table: `python -m flows.deployments` writes the files.
+
+prefect.yaml is for the stack's worker, docker/prefect.yaml for a pool of containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.ablation import STUDIES
+from fmbseg.pipeline.run import leading_to
+from fmbseg.pipeline.table import ROWS
+
+_MADE = "# Made by `make generated` from flows/deployments.py and the stage table: change those.\n"
+_ABOUT = {
+    "prefect.yaml": """\
+# `make deploy` registers them with the stack's server; the worker runs them in the folder they were
+# deployed from.
+""",
+    "docker/prefect.yaml": """\
+# The deployments of ../prefect.yaml for a pool of containers (docker or Kubernetes), from the
+# project's folder:
+#   prefect --no-prompt deploy --all --prefect-file docker/prefect.yaml
+# A run works in the copy of the project that the pool's job template mounts, and not in the folder
+# of whoever deploys.
+""",
+}
+_CONTAINER = "/project"
+
+
+def prefect_files() -> Mapping[str, str]:
+    """The text of each file, by its path in the project."""
+    mounted = {"prefect.deployments.steps.set_working_directory": {"directory": _CONTAINER}}
+    contents = {
+        "prefect.yaml": {"name": "fmbseg", "deployments": _deployments("fmbseg")},
+        "docker/prefect.yaml": {
+            "name": "fmbseg",
+            "pull": [mounted],
+            "deployments": _deployments("fmbseg-containers"),
+        },
+    }
+    return {
+        name: f"{_MADE}{_ABOUT[name]}\n{yaml.safe_dump(content, sort_keys=False, width=100)}"
+        for name, content in contents.items()
+    }
+
+
+def _deployments(pool: str) -> list[dict[str, Any]]:
+    labels = [name for name, row in ROWS.items() if not row.inputs] + leading_to(["label"])
+    train = [name for name in leading_to(["align"]) if name not in labels]
+    rest = [name for name in ROWS if name not in (*labels, *train)]
+    parts: Sequence[tuple[str, str, Sequence[str]]] = (
+        ("full", "Pseudo labels, alignment head and scores of all methods.", ()),
+        ("pseudo-labels", "Stage 1: pseudo labels.", labels),
+        ("train", "Stage 2: the alignment head. Needs the pseudo labels.", train),
+        ("evaluate", "Scores of the trained head and of all it is held beside.", rest),
+    )
+    made: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "description": about,
+            "entrypoint": "flows/full.py:fmbseg",
+            "tags": ["fmbseg"],
+            "parameters": {"stages": [*stages]},
+            "work_pool": {"name": pool},
+        }
+        for name, about, stages in parts
+    ]
+    return made + [
+        {
+            "name": name,
+            "description": f"Ablation: {study.about} ({', '.join(study.variants)}).",
+            "entrypoint": "flows/ablation.py:ablation",
+            "tags": ["fmbseg", "ablation"],
+            "parameters": {"study": name},
+            "work_pool": {"name": pool},
+        }
+        for name, study in STUDIES.items()
+    ]
+
+
+def main() -> None:
+    """Write the files into the current folder."""
+    for name, text in prefect_files().items():
+        Path(name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
