@@ -22,6 +22,8 @@ Templates = Literal["single", "subset7", "custom9", "imagenet80"]
 Dense = Literal["value", "sclip", "clearclip", "naclip"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
+HeadName = Literal["transformer", "mlp", "linear"]
+LossName = Literal["tsupcon", "supcon", "text"]
 
 
 class Section(BaseModel):
@@ -147,8 +149,8 @@ class FeaturesSection(Section):
 class AlignSection(Section):
     """Stage 2: the alignment head and its training (T-SupCon, equations 1-4)."""
 
-    head: Literal["transformer", "mlp", "linear"] = "transformer"
-    loss: Literal["tsupcon", "supcon", "text"] = "tsupcon"
+    head: HeadName = "transformer"
+    loss: LossName = "tsupcon"
     temperature: float = Field(0.1, gt=0)
     purity: float = Field(0.5, ge=0, le=1, description="least share of a patch one label covers")
     patches_per_class: int = Field(

@@ -12,10 +12,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
+from fmbseg.align.heads import AlignmentHead, HeadConfig
 from fmbseg.align.record import HEAD, RECORD
 from fmbseg.config import Config, InferenceSection
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
@@ -90,16 +90,7 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         "head": asdict(head.config),
         "encoder": asdict(info.encoder),
         "clip": asdict(info.clip),
-        "vocabulary": {
-            "name": info.vocabulary.name,
-            "classes": [
-                {"name": entry.name, "synonyms": list(entry.synonyms)}
-                for entry in info.vocabulary.classes
-            ],
-            "background": info.vocabulary.background,
-            "templates": info.vocabulary.templates,
-            "digest": info.vocabulary.digest,
-        },
+        "vocabulary": info.vocabulary.record(),
         "templates": info.templates,
         "short_side": info.short_side,
         "inference": info.inference.model_dump(),
@@ -131,8 +122,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             "run `fmbseg run align`"
         )
     try:
-        config = HeadConfig(**record["head"])
-        head = build_head(config.kind, config.in_dim, config.out_dim, config.heads)
+        head = AlignmentHead(HeadConfig(**record["head"]))
         head.load_state_dict(load(data))
         info = _info(record)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
@@ -213,7 +203,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {found!r}, this version reads {FORMAT}: run `fmbseg run align`"
         )
-    if record.pop("digest", None) != _digest(record):
+    if not _is_whole(record):
         raise CheckpointError(
             f"{path} is damaged or was changed by hand: copy it again, or run `fmbseg run align`; "
             "`--set evaluate.NAME=VALUE` asks a head in another way"
@@ -221,27 +211,20 @@ def _read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def _digest(record: Mapping[str, Any]) -> str | None:
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written; takes its digest out."""
+    digest = record.pop("digest", None)
     try:
-        return json_digest(record)
+        return bool(digest == json_digest(record))
     except ValueError:  # JSON was read that cannot be written: NaN, half a character
-        return None
+        return False
 
 
 def _info(record: Mapping[str, Any]) -> CheckpointInfo:
-    entry = record["vocabulary"]
-    vocabulary = Vocabulary(
-        name=entry["name"],
-        classes=tuple(
-            VocabularyClass(item["name"], tuple(item["synonyms"])) for item in entry["classes"]
-        ),
-        background=entry["background"],
-        templates=entry["templates"],
-    )
     return CheckpointInfo(
         encoder=ModelReference(**record["encoder"]),
         clip=ModelReference(**record["clip"]),
-        vocabulary=vocabulary,
+        vocabulary=Vocabulary.from_record(record["vocabulary"]),
         templates=record["templates"],
         short_side=int(record["short_side"]),
         inference=InferenceSection(**record["inference"]),

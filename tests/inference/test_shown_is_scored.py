@@ -37,7 +37,11 @@ from tests.workspace import SPLIT, MakeConfig
 
 WORDS = """\
 background: none of these
-classes: [none of these, dog, {name: grass, synonyms: [lawn, turf]}, {name: person, synonyms: [man]}]
+classes:
+  - none of these
+  - dog
+  - {name: grass, synonyms: [lawn, meadow]}
+  - {name: person, synonyms: [man]}
 """
 CASES = list(product(get_args(ProtocolName), (None, *get_args(BackgroundRule))))
 
