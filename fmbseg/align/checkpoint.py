@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fmbseg.align.heads import AlignmentHead, HeadConfig
+from fmbseg.align.record import HEAD, RECORD
 from fmbseg.config import Config, InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import json_digest
 
 FORMAT = 2
-HEAD = "head.safetensors"
-RECORD = "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class Checkpoint:
 def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) -> str:
     """Write a head and its record; each file appears whole or not at all, the record last.
 
+    The record holds a digest of all it says: a head that is asked in another way than it was
+    written for gives other labels, and nobody would see why.
+
     Returns:
         sha256 of the weights file, hex.
     """
@@ -94,6 +97,7 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         "training": dict(info.training),
         "metrics": dict(info.metrics),
     }
+    record["digest"] = json_digest(record)
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomically(directory / HEAD, data)
     write_atomically(directory / RECORD, (text + "\n").encode())
@@ -144,16 +148,18 @@ def require_weights(reference: ModelReference, weights_dir: Path | str | None = 
         )
 
 
-def require_parameters(directory: Path, config: Config) -> None:
-    """Check that the head in a folder is the one that `align` trains with this configuration.
+def require_parameters(directory: Path, config: Config, stage: str) -> None:
+    """Check that the head in a folder is the one that a stage publishes with this configuration.
 
     For the pipeline's own stages, whose results are recorded under the configuration; a checkpoint
     that a user names may be any. Images and labels are not looked at: they may be elsewhere.
 
     Raises:
-        StoreError: it was trained with other parameters; the first one is named.
+        StoreError: it is missing, or has other parameters; the first one is named.
         CheckpointError: as `load_checkpoint`.
     """
+    if not (directory / RECORD).is_file():
+        raise StoreError(f"{directory} holds no head: run `fmbseg run {stage}` first")
     info = load_checkpoint(directory).info
     asked = {f"align.{name}": value for name, value in config.align.model_dump().items()}
     found = {name: info.training.get(name.removeprefix("align.")) for name in asked}
@@ -171,11 +177,13 @@ def require_parameters(directory: Path, config: Config) -> None:
         "clip.model": info.clip.name,
         "clip.templates": info.templates,
     }
+    for values, section in ((asked, config.evaluate.inference), (found, info.inference)):
+        values |= {f"evaluate.{name}": value for name, value in section.model_dump().items()}
     for name, value in asked.items():
         if found[name] != value:
             raise StoreError(
-                f"the head in {directory} was trained with {name}={found[name]}, the configuration "
-                f"has {name}={value}: run `fmbseg run align` first"
+                f"the head in {directory} has {name}={found[name]}, the configuration "
+                f"{name}={value}: run `fmbseg run {stage}` first"
             )
 
 
@@ -188,14 +196,26 @@ def _read_record(directory: Path) -> dict[str, Any]:
             f"no checkpoint in {directory} ({RECORD} is missing): run `fmbseg run align`, or give "
             "the folder of a checkpoint"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: run `fmbseg run align`") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
         raise CheckpointError(
             f"{path} has format {found!r}, this version reads {FORMAT}: run `fmbseg run align`"
         )
+    if record.pop("digest", None) != _digest(record):
+        raise CheckpointError(
+            f"{path} is damaged or was changed by hand: copy it again, or run `fmbseg run align`; "
+            "`--set evaluate.NAME=VALUE` asks a head in another way"
+        )
     return record
+
+
+def _digest(record: Mapping[str, Any]) -> str | None:
+    try:
+        return json_digest(record)
+    except ValueError:  # JSON was read that cannot be written: NaN, half a character
+        return None
 
 
 def _info(record: Mapping[str, Any]) -> CheckpointInfo:

@@ -105,7 +105,7 @@ def train_head(
             "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
             "label`"
         )
-    device = device or DeviceChoice(torch.device("cpu"), torch.float32, "the default")
+    device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     config = HeadConfig(section.head, features.dim, text.shape[1], section.attention_heads)
     run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
     resumed = run.restore(checkpoint_dir / STATE)
