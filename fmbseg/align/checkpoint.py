@@ -203,7 +203,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has format {found!r}, this version reads {FORMAT}: run `fmbseg run align`"
         )
-    if record.pop("digest", None) != _digest(record):
+    if not _is_whole(record):
         raise CheckpointError(
             f"{path} is damaged or was changed by hand: copy it again, or run `fmbseg run align`; "
             "`--set evaluate.NAME=VALUE` asks a head in another way"
@@ -211,11 +211,13 @@ def _read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def _digest(record: Mapping[str, Any]) -> str | None:
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written; takes its digest out."""
+    digest = record.pop("digest", None)
     try:
-        return json_digest(record)
+        return bool(digest == json_digest(record))
     except ValueError:  # JSON was read that cannot be written: NaN, half a character
-        return None
+        return False
 
 
 def _info(record: Mapping[str, Any]) -> CheckpointInfo:

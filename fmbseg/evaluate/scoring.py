@@ -36,7 +36,7 @@ from fmbseg.stage.causes import SCORING
 from fmbseg.stage.depends import content_key
 from fmbseg.store.digest import file_digest
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import ShardedWork, ShardStore, StageReport
+from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, once
 
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
@@ -150,8 +150,11 @@ class Scoring:
         store = ShardStore(candidate.paths.shards, f"evaluate-{candidate.method.name}", self.key)
         return ShardedWork(store, self.samples, candidate.config.run.shard_size, self._count)
 
-    def run(self) -> StageReport:
+    def run(self, attempt: Attempt = once) -> StageReport:
         """Make the result file; what is there already is taken over. Counts shards.
+
+        Args:
+            attempt: called with the work of each shard.
 
         Raises:
             FmbsegError: see `key` and `load_predictor`.
@@ -165,7 +168,7 @@ class Scoring:
                 if (published := self._published(place)) is not None:
                     _write(published, self.target)
                     return StageReport(stage, self.key, computed=0, taken_over=work.count)
-        report = work.run(self.progress)
+        report = work.run(self.progress, attempt)
         _write(self._result(work), self.target)
         return StageReport(stage, self.key, report.computed, report.taken_over, report.records)
 

@@ -51,7 +51,7 @@ class Scores(Stage):
 
     def run(self) -> StageReport:
         """See `Stage.run`."""
-        reports = [scoring.run() for scoring in self.scorings]
+        reports = [scoring.run(self.work.attempt) for scoring in self.scorings]
         return StageReport(
             self.row.name,
             self.key,

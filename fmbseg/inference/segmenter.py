@@ -55,7 +55,8 @@ class Segmentation:
         """[K, H, W] float32, cosines at the image's own size.
 
         Made when first asked for: with many classes and a large photo they take gigabytes. Their
-        argmax is `label_map`, but for the background where the vocabulary has one.
+        argmax is `label_map`; where the vocabulary has a background, it is that of the other
+        classes wherever `label_map` is not background.
         """
         height, width = self.label_map.shape
         scores: npt.NDArray[np.float32] = self.maps.by_class(
