@@ -20,10 +20,10 @@ SceneLayoutName = Literal[
 ]
 Templates = Literal["single", "subset7", "custom9", "imagenet80"]
 Dense = Literal["value", "sclip", "clearclip", "naclip"]
-ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
-BackgroundRule = Literal["probability", "constant", "words"]
 HeadName = Literal["transformer", "mlp", "linear"]
 LossName = Literal["tsupcon", "supcon", "text"]
+ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
+BackgroundRule = Literal["probability", "constant", "words"]
 
 
 class Section(BaseModel):
