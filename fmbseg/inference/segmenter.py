@@ -21,13 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint, require_weights
-from fmbseg.align.features import resize_for_encoder
 from fmbseg.config import EvaluateSection, RunSection
 from fmbseg.data.images import read_image
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError, VocabularyError
 from fmbseg.machine.device import DeviceChoice, choose_device, with_oom_backoff
-from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.backbone import Backbone, load_backbone, resize_for_encoder
 from fmbseg.models.clip import ClipModel, load_clip
 from fmbseg.models.text import TextEmbeddings, class_similarity
 
