@@ -9,7 +9,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from fmbseg.config import Config
-from fmbseg.evaluate.results import read_results
+from fmbseg.evaluate.results import current_results
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.open import open_tracker
 
@@ -31,7 +31,7 @@ def show_results(config: Config, root: Path, reports: Sequence[dict[str, Any]]) 
             "pixel accuracy, %": result.get("pixel_accuracy"),
             "images": result.get("images"),
         }
-        for result in read_results(paths.metrics)
+        for result in current_results(paths.metrics)
     ]
     if rows:
         create_table_artifact(rows, key="fmbseg-miou", description="mIoU of the present results")

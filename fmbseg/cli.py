@@ -109,4 +109,3 @@ def _command(error: Exception) -> str:
 def _say(message: str, code: int = USER_MISTAKE) -> int:
     print("fmbseg: " + " ".join(message.split()), file=sys.stderr)
     return code
-

@@ -6,7 +6,7 @@ range are refused, and all errors are listed at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ SceneLayoutName = Literal[
 ]
 Templates = Literal["single", "subset7", "custom9", "imagenet80"]
 Dense = Literal["value", "sclip", "clearclip", "naclip"]
+HeadName = Literal["transformer", "mlp", "linear"]
+LossName = Literal["tsupcon", "supcon", "text"]
+ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
+BackgroundRule = Literal["probability", "constant", "words"]
 
 
 class Section(BaseModel):
@@ -145,8 +149,8 @@ class FeaturesSection(Section):
 class AlignSection(Section):
     """Stage 2: the alignment head and its training (T-SupCon, equations 1-4)."""
 
-    head: Literal["transformer", "mlp", "linear"] = "transformer"
-    loss: Literal["tsupcon", "supcon", "text"] = "tsupcon"
+    head: HeadName = "transformer"
+    loss: LossName = "tsupcon"
     temperature: float = Field(0.1, gt=0)
     purity: float = Field(0.5, ge=0, le=1, description="least share of a patch one label covers")
     patches_per_class: int = Field(
@@ -171,16 +175,23 @@ class BenchmarkRoot(Section):
 class InferenceSection(Section):
     """How a head is asked: the protocol and the background rule. A checkpoint carries it."""
 
-    protocol: Literal["fmbseg", "tcl", "sclip", "proxyclip"] = "fmbseg"
+    protocol: ProtocolName = "fmbseg"
     short_side: int = Field(128, ge=8, description="of the protocol fmbseg")
-    background_rule: Literal["probability", "constant", "words"] | None = Field(
-        None, description="None: the protocol's own"
-    )
+    background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0)
     background_threshold: float = Field(
         0.1, ge=0, le=1, description="where a vocabulary has a background: below it, background"
     )
+
+    def differences(self, other: InferenceSection) -> list[str]:
+        """Names of the fields in which another section has another value."""
+        names = InferenceSection.model_fields
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    def said(self, names: Iterable[str]) -> str:
+        """Some of its fields as `--set` takes them."""
+        return ", ".join(f"evaluate.{name}={getattr(self, name)}" for name in names)
 
 
 class EvaluateSection(InferenceSection):

@@ -33,10 +33,20 @@ from fmbseg.models.weights import WEIGHTS_VARIABLE
 from fmbseg.pipeline.run import run_stage
 from fmbseg.store.paths import Paths
 from tests import workspace as small
+from tests.data.make_samples import SAMPLES
 from tests.heads import write_head
 from tests.workspace import MakeConfig, write_coco, write_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+REALDATA = Path(os.environ.get("FMBSEG_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
+# Where files in the benchmarks' encodings lie; see tests/data/make_samples.py.
+SOURCES = {"own": SAMPLES} | ({"real": REALDATA} if REALDATA.is_dir() else {})
+
+
+def pytest_report_header() -> str:
+    """Which files the benchmarks' decoding is held against."""
+    real = "and real files in" if "real" in SOURCES else "no real files in"
+    return f"benchmarks: our own files, {real} {REALDATA}"
 
 
 @pytest.fixture(autouse=True)
@@ -54,13 +64,25 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture(scope="session", params=SOURCES.values(), ids=SOURCES)
+def samples(request: pytest.FixtureRequest) -> Path:
+    """Files in the benchmarks' encodings: our own, and the real ones where they are."""
+    folder: Path = request.param
+    return folder
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
-    """Samples of the real benchmarks: in `FMBSEG_REALDATA`, or beside the repository."""
-    path = Path(os.environ.get("FMBSEG_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
-    if not path.is_dir():
-        pytest.skip(f"the benchmarks' sample files are not at {path}")
-    return path
+    """Samples of the real benchmarks, for what only they can show."""
+    if "real" not in SOURCES:
+        pytest.skip(f"the benchmarks' sample files are not at {REALDATA}")
+    return REALDATA
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Photos: real ones where they are, else our own; for tests too slow to do both."""
+    return sorted((list(SOURCES.values())[-1] / "photos").iterdir())
 
 
 @pytest.fixture(scope="session")

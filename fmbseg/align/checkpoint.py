@@ -12,16 +12,16 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fmbseg.align.heads import AlignmentHead, HeadConfig, build_head
+from fmbseg.align.heads import AlignmentHead, HeadConfig
+from fmbseg.align.record import HEAD, RECORD
 from fmbseg.config import Config, InferenceSection
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import json_digest
 
 FORMAT = 2
-HEAD = "head.safetensors"
-RECORD = "checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ class Checkpoint:
 def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) -> str:
     """Write a head and its record; each file appears whole or not at all, the record last.
 
+    The record holds a digest of all it says: a head that is asked in another way than it was
+    written for gives other labels, and nobody would see why.
+
     Returns:
         sha256 of the weights file, hex.
     """
@@ -87,22 +90,14 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         "head": asdict(head.config),
         "encoder": asdict(info.encoder),
         "clip": asdict(info.clip),
-        "vocabulary": {
-            "name": info.vocabulary.name,
-            "classes": [
-                {"name": entry.name, "synonyms": list(entry.synonyms)}
-                for entry in info.vocabulary.classes
-            ],
-            "background": info.vocabulary.background,
-            "templates": info.vocabulary.templates,
-            "digest": info.vocabulary.digest,
-        },
+        "vocabulary": info.vocabulary.record(),
         "templates": info.templates,
         "short_side": info.short_side,
         "inference": info.inference.model_dump(),
         "training": dict(info.training),
         "metrics": dict(info.metrics),
     }
+    record["digest"] = json_digest(record)
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomically(directory / HEAD, data)
     write_atomically(directory / RECORD, (text + "\n").encode())
@@ -127,8 +122,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             "run `fmbseg run align`"
         )
     try:
-        config = HeadConfig(**record["head"])
-        head = build_head(config.kind, config.in_dim, config.out_dim, config.heads)
+        head = AlignmentHead(HeadConfig(**record["head"]))
         head.load_state_dict(load(data))
         info = _info(record)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
@@ -154,16 +148,18 @@ def require_weights(reference: ModelReference, weights_dir: Path | str | None = 
         )
 
 
-def require_parameters(directory: Path, config: Config) -> None:
-    """Check that the head in a folder is the one that `align` trains with this configuration.
+def require_parameters(directory: Path, config: Config, stage: str) -> None:
+    """Check that the head in a folder is the one that a stage publishes with this configuration.
 
     For the pipeline's own stages, whose results are recorded under the configuration; a checkpoint
     that a user names may be any. Images and labels are not looked at: they may be elsewhere.
 
     Raises:
-        StoreError: it was trained with other parameters; the first one is named.
+        StoreError: it is missing, or has other parameters; the first one is named.
         CheckpointError: as `load_checkpoint`.
     """
+    if not (directory / RECORD).is_file():
+        raise StoreError(f"{directory} holds no head: run `fmbseg run {stage}` first")
     info = load_checkpoint(directory).info
     asked = {f"align.{name}": value for name, value in config.align.model_dump().items()}
     found = {name: info.training.get(name.removeprefix("align.")) for name in asked}
@@ -181,11 +177,13 @@ def require_parameters(directory: Path, config: Config) -> None:
         "clip.model": info.clip.name,
         "clip.templates": info.templates,
     }
+    for values, section in ((asked, config.evaluate.inference), (found, info.inference)):
+        values |= {f"evaluate.{name}": value for name, value in section.model_dump().items()}
     for name, value in asked.items():
         if found[name] != value:
             raise StoreError(
-                f"the head in {directory} was trained with {name}={found[name]}, the configuration "
-                f"has {name}={value}: run `fmbseg run align` first"
+                f"the head in {directory} has {name}={found[name]}, the configuration "
+                f"{name}={value}: run `fmbseg run {stage}` first"
             )
 
 
@@ -198,30 +196,35 @@ def _read_record(directory: Path) -> dict[str, Any]:
             f"no checkpoint in {directory} ({RECORD} is missing): run `fmbseg run align`, or give "
             "the folder of a checkpoint"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: run `fmbseg run align`") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
         raise CheckpointError(
             f"{path} has format {found!r}, this version reads {FORMAT}: run `fmbseg run align`"
         )
+    if not _is_whole(record):
+        raise CheckpointError(
+            f"{path} is damaged or was changed by hand: copy it again, or run `fmbseg run align`; "
+            "`--set evaluate.NAME=VALUE` asks a head in another way"
+        )
     return record
 
 
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Whether a record is as it was written; takes its digest out."""
+    digest = record.pop("digest", None)
+    try:
+        return bool(digest == json_digest(record))
+    except ValueError:  # JSON was read that cannot be written: NaN, half a character
+        return False
+
+
 def _info(record: Mapping[str, Any]) -> CheckpointInfo:
-    entry = record["vocabulary"]
-    vocabulary = Vocabulary(
-        name=entry["name"],
-        classes=tuple(
-            VocabularyClass(item["name"], tuple(item["synonyms"])) for item in entry["classes"]
-        ),
-        background=entry["background"],
-        templates=entry["templates"],
-    )
     return CheckpointInfo(
         encoder=ModelReference(**record["encoder"]),
         clip=ModelReference(**record["clip"]),
-        vocabulary=vocabulary,
+        vocabulary=Vocabulary.from_record(record["vocabulary"]),
         templates=record["templates"],
         short_side=int(record["short_side"]),
         inference=InferenceSection(**record["inference"]),

@@ -1,4 +1,7 @@
-"""T-SupCon: the contrastive loss that pulls patches to each other and to frozen text anchors.
+"""Losses of the alignment, by name; T-SupCon pulls patches to each other and to text anchors.
+
+A loss is a function (z, labels, text, temperature) -> scalar, with the arguments of `tsupcon`;
+`LOSSES` has it under its name in `align.loss`.
 
 Equations (1)-(4) of the method's stage 2. With unit vectors z_i (patches) and t_k (texts),
 y_i the label of patch i, N_k the number of patches with label k, M labelled patches and K texts:
@@ -12,18 +15,24 @@ y_i the label of patch i, N_k the number of patches with label k, M labelled pat
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fmbseg.config import LossName
+
 IGNORE = 255
 """The label of a patch that has none."""
 
-Term = Literal["tsupcon", "supcon", "text"]
+Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
+# Parts of (1) by name: whether (4) is in it, whether (2) is.
+_TERMS = {"tsupcon": (True, True), "supcon": (True, False), "text": (False, True)}
 # Similarities held at once: 8 MB on a CPU, where larger blocks gain no speed.
 _BLOCK_ELEMENTS = {"cpu": 1 << 21}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
@@ -34,7 +43,7 @@ def tsupcon(
     labels: Tensor,
     text: Tensor,
     temperature: float = 1.0,
-    term: Term = "tsupcon",
+    term: str = "tsupcon",
 ) -> Tensor:
     """The T-SupCon loss of a batch of patches, equations (1)-(4).
 
@@ -79,8 +88,16 @@ def tsupcon(
     if not labels.numel():
         return z.sum() + text[:0].sum()
     differentiate = torch.is_grad_enabled()
-    loss: Tensor = _TSupCon.apply(z, labels, text, 1.0 / temperature, term, differentiate)
+    loss: Tensor = _TSupCon.apply(z, labels, text, 1.0 / temperature, _TERMS[term], differentiate)
     return loss
+
+
+LOSSES: Mapping[LossName, Loss] = {
+    "tsupcon": tsupcon,
+    "supcon": partial(tsupcon, term="supcon"),
+    "text": partial(tsupcon, term="text"),
+}
+assert tuple(LOSSES) == get_args(LossName)
 
 
 def _check(z: Tensor, labels: Tensor, text: Tensor, temperature: float, term: str) -> None:
@@ -96,8 +113,8 @@ def _check(z: Tensor, labels: Tensor, text: Tensor, temperature: float, term: st
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if not temperature > 0:
         raise ValueError(f"temperature must be greater than 0, got {temperature}")
-    if term not in get_args(Term):
-        raise ValueError(f"term must be one of {', '.join(get_args(Term))}, got {term!r}")
+    if term not in _TERMS:
+        raise ValueError(f"term must be one of {', '.join(_TERMS)}, got {term!r}")
 
 
 class _TSupCon(torch.autograd.Function):
@@ -114,7 +131,7 @@ class _TSupCon(torch.autograd.Function):
         labels: Tensor,
         text: Tensor,
         scale: float,
-        term: Term,
+        term: tuple[bool, bool],
         differentiate: bool,
     ) -> Tensor:
         wanted = differentiate and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
@@ -145,17 +162,40 @@ class _Gradients:
 
 
 def _evaluate(
-    z: Tensor, labels: Tensor, text: Tensor, scale: float, term: Term, differentiate: bool
+    z: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    scale: float,
+    term: tuple[bool, bool],
+    differentiate: bool,
 ) -> tuple[Tensor, _Gradients | None]:
-    """Loss and gradients; every patch is labelled, M >= 1, `scale` is 1 / temperature."""
+    """Loss and gradients; every patch is labelled, M >= 1, `scale` is 1 / temperature.
+
+    With s_ij = z_i.z_j and r_ik = z_i.t_k, both over the temperature, and
+
+        b_i = log sum_{j != i} exp(s_ij),    e_i = log( sum_k exp(r_ik) + exp(b_i) ),
+
+    the sums of (2) and (4) are, w_i being 1 / N_{y_i} and the mean over the patches l of class y_i,
+
+        sum_i w_i * (e_i - r_{i,y_i})  +  sum_i (b_i - mean_l s_il).
+
+    The first terms of both depend on b_i, and b_i on each s_ij, so what a row of similarities adds
+    to the gradients is known as soon as the row is there:
+
+        d/db_i = w_i * exp(b_i - e_i) + 1,     db_i/ds_ij = exp(s_ij - b_i) for j != i,
+        d/dr_ik = w_i * exp(r_ik - e_i)        (and -w_i more for k = y_i).
+
+    s_ij is of z_i and of z_j: a block of rows adds to its own rows of the gradient and to all. The
+    means need no similarities: sum_il z_i.z_l / N is |sum of the class|^2 / N for each class, whose
+    derivative by z_i is twice the class's mean.
+    """
     patch_count, text_count = len(z), len(text)
     counts = torch.bincount(labels, minlength=text_count).to(z.dtype)
     share = 1.0 / counts[labels]  # [M], 1 / N_{y_i}
     # The positives of (4) meet only through their class's sum: no M x M matrix is needed there.
     means = torch.zeros_like(text).index_add_(0, labels, z) / counts.clamp_min(1.0)[:, None]
     scaled, scaled_text = z * scale, text * scale
-    pair = term != "text"  # (4) is part of the term
-    anchor = term != "supcon"  # (2) is part of the term
+    pair, anchor = term
 
     loss = z.new_zeros(())
     by_z, by_text = torch.zeros_like(z), torch.zeros_like(text)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fmbseg.align.feature_store import FeatureSource
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
-from fmbseg.align.losses import IGNORE, tsupcon
+from fmbseg.align.losses import IGNORE, LOSSES
 from fmbseg.config import AlignSection
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.machine.device import DeviceChoice
@@ -105,7 +105,7 @@ def train_head(
             "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
             "label`"
         )
-    device = device or DeviceChoice(torch.device("cpu"), torch.float32, "the default")
+    device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     config = HeadConfig(section.head, features.dim, text.shape[1], section.attention_heads)
     run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
     resumed = run.restore(checkpoint_dir / STATE)
@@ -180,12 +180,11 @@ class _Run:
                 targets.append(np.stack([labels[i] for i in part]).astype(np.int64).ravel())
         labelled = np.concatenate(targets)
         chosen = torch.from_numpy(self._sample(labelled)).to(self._device.device)
-        loss = tsupcon(
+        loss = LOSSES[self._section.loss](
             torch.cat(embedded)[chosen],
             torch.from_numpy(labelled).to(self._device.device)[chosen],
             text,
             self._section.temperature,
-            self._section.loss,
         )
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)

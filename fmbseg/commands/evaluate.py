@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
-    DEFAULT_CHECKPOINT,
     DEFAULT_PARAMS,
-    Checkpoint,
     Overrides,
     Params,
     WeightsDir,
     lenient_config,
+    one_of,
     require_place,
     use_weights,
 )
-from fmbseg.config import Config
+from fmbseg.config import Config, ProtocolName
 from fmbseg.errors import ConfigError
+from fmbseg.evaluate.methods import METHODS, find_method
+from fmbseg.store.paths import Paths
+
+if TYPE_CHECKING:
+    from fmbseg.evaluate.results import Result
+    from fmbseg.evaluate.scoring import Candidate
 
 DEFAULT_OUT = Path("results")
-
-
-class Method(StrEnum):
-    """What can be scored."""
-
-    FMBSEG = "fmbseg"
-    MASKCLIP = "maskclip"
-    PSEUDO = "pseudo"
-    ORACLE = "oracle"
-
-
-class ProtocolName(StrEnum):
-    """How images are resized, cut and decided; `fmbseg.inference.protocol` has the records."""
-
-    FMBSEG = "fmbseg"
-    TCL = "tcl"
-    SCLIP = "sclip"
-    PROXYCLIP = "proxyclip"
+_DEFAULT_METHODS = ("fmbseg", "maskclip")
 
 
 def evaluate(
@@ -63,10 +54,13 @@ def evaluate(
         ),
     ] = None,
     methods: Annotated[
-        list[Method] | None,
+        list[str] | None,
         typer.Option(
             "--method",
-            help="What is scored; with --all it may be repeated (default: fmbseg and maskclip).",
+            metavar="NAME",
+            parser=one_of(METHODS),
+            help=f"What is scored: {', '.join(METHODS)}; with --all it may be repeated (default: "
+            f"{' and '.join(_DEFAULT_METHODS)}).",
         ),
     ] = None,
     predictions: Annotated[
@@ -92,17 +86,22 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             metavar="DIR",
             help="With --all: folder of the results and of table.md, table.csv and table.tex, "
-            "which show every result in it and the published rows.",
+            f"which show every result in it and the published rows. Default: {DEFAULT_OUT}.",
         ),
-    ] = DEFAULT_OUT,
+    ] = None,
     protocol: Annotated[
-        ProtocolName | None,
-        typer.Option("--protocol", help="Short for --set evaluate.protocol=NAME."),
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            parser=one_of(get_args(ProtocolName)),
+            help=f"Short for --set evaluate.protocol=NAME: {', '.join(get_args(ProtocolName))}.",
+        ),
     ] = None,
     vocabulary: Annotated[
         str | None,
@@ -116,7 +115,14 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
     ] = None,
-    checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="Folder of a trained head. Default: the one that the method's own stage trains.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Score the first N images only.")
     ] = None,
@@ -126,15 +132,17 @@ def evaluate(
 ) -> None:
     """Score on one benchmark (--benchmark) or on all (--all).
 
-    Nothing of the pipeline's own results in metrics/ is touched.
+    A head is asked as its checkpoint says, but for what --set and --protocol name. Nothing of the
+    pipeline's own results in metrics/ is touched.
     """
     use_weights(weights_dir)
-    chosen = [f"evaluate.protocol={protocol.value}"] if protocol is not None else []
-    config = lenient_config(params, [*(overrides or []), *chosen])
-    scored = tuple(method.value for method in methods or ())
-    if "pseudo" in scored:
-        # Stage 1 has its own sizes and rules, whatever the protocol.
-        _refuse("--method pseudo", {"--protocol": protocol})
+    named = [*(overrides or ()), *([] if protocol is None else [f"evaluate.protocol={protocol}"])]
+    config = lenient_config(params, named)
+    for method in map(find_method, methods or ()):
+        if not method.follows_protocol:
+            _refuse(f"--method {method.name}", {"--protocol": protocol})
+        if method.head is None:
+            _refuse(f"--method {method.name}", {"--checkpoint": checkpoint})
     if every:
         _refuse(
             "--all",
@@ -145,10 +153,12 @@ def evaluate(
                 "--name": name,
                 "--json": json,
                 "--split": split,
-                "--checkpoint": None if checkpoint == DEFAULT_CHECKPOINT else checkpoint,
+                "--checkpoint": checkpoint,
             },
         )
-        _evaluate_all(config, scored or ("fmbseg", "maskclip"), out, limit, vocabulary)
+        _evaluate_all(
+            config, methods or _DEFAULT_METHODS, named, out or DEFAULT_OUT, limit, vocabulary
+        )
         return
     if benchmark is None:
         raise ConfigError("Missing option '--benchmark' (or '--all'): name what is to be scored")
@@ -156,58 +166,54 @@ def evaluate(
     if predictions is not None:
         _refuse(
             "--predictions",
-            {"--method": methods, "--protocol": protocol, "--vocabulary": vocabulary},
+            {
+                "--method": methods,
+                "--protocol": protocol,
+                "--vocabulary": vocabulary,
+                "--checkpoint": checkpoint,
+                "--weights-dir": weights_dir,
+            },
         )
+        if json is not None:
+            _refuse("--json", {"--out": out})
         system = predictions.resolve().name if name is None else name
-        target = out / system / f"{benchmark}.json" if json is None else json
+        target = (out or DEFAULT_OUT) / system / f"{benchmark}.json" if json is None else json
         require_place(target)
         _score_predictions(benchmark, system, predictions, place, split, limit, target)
         return
     _refuse("a method of its own", {"--name": name})
-    if len(scored) != 1:
+    _refuse("--benchmark and --method", {"--out": out})
+    if methods is None or len(methods) != 1:
         raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
     if json is None:
         raise ConfigError("Missing option '--json': say where the result goes")
     require_place(json)
-    _evaluate_one(config, benchmark, scored[0], checkpoint, place, split, limit, vocabulary, json)
+    with _workspace() as paths:
+        (method_name,) = methods
+        candidate = _candidate(config, method_name, paths, named, checkpoint)
+        _evaluate_one(candidate, benchmark, place, split, limit, vocabulary, json)
 
 
 def _evaluate_one(
-    config: Config,
+    candidate: Candidate,
     benchmark: str,
-    method: str,
-    checkpoint: Path,
     root: Path,
     split: str | None,
     limit: int | None,
-    vocabulary: str | None,
+    words: str | None,
     target: Path,
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.data.vocabulary import reworded
-    from fmbseg.evaluate.benchmark import evaluate_benchmark
-    from fmbseg.evaluate.predictors import load_predictor
-    from fmbseg.evaluate.results import write_result
+    from fmbseg.evaluate.results import read_result
+    from fmbseg.evaluate.scoring import Scoring
     from fmbseg.machine.progress import console_progress
 
-    # Before the models: a wrong path should not cost their loading.
     dataset = load_dataset(benchmark, root, split)
     dataset.require_labels()
-    words = reworded(dataset.vocabulary, vocabulary)
-    predictor = load_predictor(method, config, checkpoint)
-    result = evaluate_benchmark(
-        benchmark,
-        method,
-        predictor,
-        dataset,
-        root,
-        console_progress(),
-        limit,
-        config.evaluate.batch_size,
-        words,
-    )
-    write_result(result, target)
-    print(_summary(result, target))
+    vocabulary = reworded(dataset.vocabulary, words)
+    Scoring(candidate, dataset, limit, vocabulary, target, console_progress()).run()
+    print(f"{_summary(read_result(target))} -> {target}")
 
 
 def _score_predictions(
@@ -227,31 +233,75 @@ def _score_predictions(
     dataset = load_dataset(benchmark, root, split)
     result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
     write_result(result, target)
-    print(_summary(result, target))
+    print(f"{_summary(result)} -> {target}")
 
 
 def _evaluate_all(
     config: Config,
-    methods: tuple[str, ...],
+    methods: Sequence[str],
+    named: Sequence[str],
     out: Path,
     limit: int | None,
-    vocabulary: str | None,
+    words: str | None,
 ) -> None:
+    """Every benchmark with several methods; a run that was killed goes on."""
     if not config.evaluate.benchmarks:
         raise ConfigError("evaluate.benchmarks is empty: name them in params.yaml or with --set")
 
-    from fmbseg.evaluate.everything import evaluate_all
     from fmbseg.evaluate.report import build_report, markdown, write_report
+    from fmbseg.evaluate.results import read_result
+    from fmbseg.evaluate.scoring import benchmark_scorings
     from fmbseg.machine.progress import console_progress
-    from fmbseg.store.paths import Paths
 
     progress = console_progress()
-    for line in evaluate_all(config, Paths(), progress, methods, out, limit, vocabulary):
-        print(line, flush=True)
+    # What a look at the folders tells is said before anything is scored.
+    scorings = [
+        scoring
+        for name in methods
+        for scoring in benchmark_scorings(
+            _candidate(config, name, Paths(), named),
+            config.evaluate.benchmarks,
+            out,
+            progress,
+            limit,
+            words,
+        )
+    ]
+    with progress.task("all benchmarks", sum(len(each.samples) for each in scorings)) as task:
+        for scoring in scorings:
+            done = scoring.run()
+            task.advance(len(scoring.samples))
+            shards = f"{done.computed} shards computed, {done.taken_over} taken over"
+            print(f"{_summary(read_result(scoring.target))} ({shards})", flush=True)
     report = build_report(out)
     written = write_report(report, out)
     print(markdown(report))
     print("written: " + ", ".join(str(path) for path in written))
+
+
+def _candidate(
+    config: Config,
+    name: str,
+    paths: Paths,
+    named: Sequence[str],
+    checkpoint: Path | None = None,
+) -> Candidate:
+    from fmbseg.evaluate.scoring import Candidate
+
+    head = checkpoint or find_method(name).head_folder(Paths())
+    if head is not None:
+        config = ask_as_trained(config, head, named)
+    return Candidate(name, config, paths, head)
+
+
+@contextmanager
+def _workspace() -> Iterator[Paths]:
+    """The project; where there is none, a folder that nothing stays of."""
+    if DEFAULT_PARAMS.is_file():
+        yield Paths()
+        return
+    with tempfile.TemporaryDirectory(prefix="fmbseg-") as folder:
+        yield Paths(Path(folder))
 
 
 def _place(
@@ -266,14 +316,13 @@ def _place(
     return Path(entry.root), split or entry.split, limit or entry.limit
 
 
-def _refuse(what: str, options: dict[str, object]) -> None:
+def _refuse(what: str, options: Mapping[str, object]) -> None:
     given = [option for option, value in options.items() if value is not None]
     if given:
         raise ConfigError(f"{given[0]} does not go with {what}: leave one of them out")
 
 
-def _summary(result: dict[str, object], target: Path) -> str:
+def _summary(result: Result) -> str:
     miou = result["miou"]
-    shown = f"{miou:.2f} % mIoU" if isinstance(miou, float) else "nothing was scored"
-    method, benchmark, images = (result[key] for key in ("method", "benchmark", "images"))
-    return f"{method} on {benchmark}: {shown}, {images} images -> {target}"
+    shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
+    return f"{result['method']} on {result['benchmark']}: {shown}, {result['images']} images"

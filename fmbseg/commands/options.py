@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,18 @@ WeightsDir = Annotated[
         help="Folder of the models' weights, in place of the one in FMBSEG_WEIGHTS.",
     ),
 ]
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """A parser of an option that takes one of some names."""
+    known = tuple(names)
+
+    def parse(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}")
+        return value
+
+    return parse
 
 
 def use_weights(folder: Path | None, *, made: bool = False) -> None:

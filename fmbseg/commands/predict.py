@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmbseg.commands.asking import ask_as_trained, overridden
 from fmbseg.commands.options import (
     DEFAULT_CHECKPOINT,
     DEFAULT_PARAMS,
@@ -21,6 +22,7 @@ from fmbseg.commands.options import (
     lenient_config,
     use_weights,
 )
+from fmbseg.config import Config, RunSection
 from fmbseg.errors import DataError, VocabularyError, may_pass
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def predict(
 
     Each picture gets NAME.overlay.png (with a legend), NAME.label.png (indexed PNG, the value is
     the class index) and NAME.json (classes and areas). A picture that cannot be read is named at
-    the end; the others are done.
+    the end; the others are done. The head is asked as its checkpoint says, but for what --set
+    names.
     """
     use_weights(weights_dir)
     config = lenient_config(params, overrides)
@@ -68,9 +71,9 @@ def predict(
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
 
-    # Outside a project and without --set: the image size the head was trained with.
-    named = params.exists() or overrides
-    segmenter = load_segmenter(checkpoint, config.evaluate if named else None, config.run)
+    section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
+    run = _run_section(config, params, overrides or ())
+    segmenter = load_segmenter(checkpoint, section, run, batch_size=section.batch_size)
     shown = sys.stderr.isatty() or len(jobs) >= _MANY
     progress = console_progress() if shown else silent_progress()
     failures: list[str] = []
@@ -89,6 +92,15 @@ def predict(
             task.advance()
     if failures:
         raise DataError(f"{len(failures)} of {len(jobs)} not done: {'; '.join(failures)}")
+
+
+def _run_section(config: Config, params: Path, overrides: Sequence[str]) -> RunSection:
+    """Without a file of parameters that says otherwise, as many threads as the machine gives."""
+    import torch
+
+    if params.exists() or "run.threads" in overridden(overrides):
+        return config.run
+    return config.run.model_copy(update={"threads": torch.get_num_threads()})
 
 
 def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.Decompr
 
 
 @contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into a DataError that names the file.
+def naming_damage(path: Path | str) -> Iterator[None]:
+    """Turn whatever a decoder raises inside the block into a DataError that names the picture.
 
     An error of the disk or the network that may pass stays what it is, with the file's name: the
     picture may be sound.
@@ -43,16 +44,28 @@ def naming_damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(source: Path | bytes, name: str | None = None) -> Image.Image:
     """Read a picture as RGB, turned upright as its EXIF orientation says.
+
+    Args:
+        source: a file, or the content of one.
+        name: what messages call it; None: the file's path.
 
     Raises:
         DataError: the file is missing, broken, truncated, or has more than 8 bits a channel.
     """
-    with naming_damage(path), Image.open(path) as image:
-        refuse_deep(image, path)
+    data = io.BytesIO(source) if isinstance(source, bytes) else source
+    shown = name or (source if isinstance(source, Path) else "the picture")
+    with naming_damage(shown), Image.open(data) as image:
+        refuse_deep(image, shown)
         image.load()
         return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A picture in memory as RGB; raises DataError, with its name, for more than 8 bits."""
+    refuse_deep(image, name)
+    return image.convert("RGB")
 
 
 def check_image(path: Path) -> None:
@@ -95,7 +108,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if on_its_side else (width, height)
 
 
-def refuse_deep(image: Image.Image, path: Path) -> None:
+def refuse_deep(image: Image.Image, path: Path | str) -> None:
     """Raise DataError for 16 and 32-bit pictures, which Pillow would clip to white in silence."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
         raise DataError(f"{path} has more than 8 bits a channel: convert it to 8-bit RGB")

@@ -28,9 +28,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -139,6 +139,29 @@ class Vocabulary:
             "templates": self.templates,
         }
         return json_digest(content)
+
+    def record(self) -> dict[str, Any]:
+        """Everything of the vocabulary as a JSON object, and its digest."""
+        return {**asdict(self), "digest": self.digest}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The vocabulary whose `record` this is.
+
+        Raises:
+            VocabularyError: it is not that of its digest: words were lost or changed.
+            KeyError, TypeError: it is no record.
+        """
+        classes = tuple(
+            VocabularyClass(entry["name"], tuple(entry["synonyms"]), tuple(entry.get("ask", ())))
+            for entry in record["classes"]
+        )
+        found = cls(record["name"], classes, record["background"], record["templates"])
+        if found.digest != record["digest"]:
+            raise VocabularyError(
+                f"vocabulary {found.name!r}: its words are not those that its digest is of"
+            )
+        return found
 
     def _refuse_duplicates(self) -> None:
         seen: dict[str, str] = {}

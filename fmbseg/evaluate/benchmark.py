@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,23 +18,11 @@ from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
+from fmbseg.evaluate.methods.predictor import Predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
-from fmbseg.evaluate.predictors import Predictor
-from fmbseg.evaluate.results import OWN_WORDS, Result, write_result
-from fmbseg.evaluate.sweep import ThresholdSweep
+from fmbseg.evaluate.results import OWN_WORDS, Result
+from fmbseg.evaluate.sweep import GRIDS, ThresholdSweep
 from fmbseg.inference.decision import Decision
-from fmbseg.machine.progress import Progress
-
-__all__ = [
-    "PixelCounts",
-    "benchmark_result",
-    "count_pixels",
-    "evaluate_benchmark",
-    "held_out_images",
-    "is_seen",
-    "scored_as",
-    "write_result",
-]
 
 SCENE_OBJECTS = "scenes.parquet"  # beside scene data sets: one row an object
 _READERS = 4
@@ -83,7 +71,7 @@ class PixelCounts:
         if (rule := decision.threshold) is not None:
             if self.sweep is None:
                 classes = self.all.num_classes
-                self.sweep = ThresholdSweep(classes, rule.background, rule.others)
+                self.sweep = ThresholdSweep(classes, rule.background, GRIDS[rule.measure])
             self.sweep.update(decision.best, rule.confidence, truth)
 
     def merge(self, other: PixelCounts) -> None:
@@ -129,56 +117,6 @@ class PixelCounts:
         return counts
 
 
-def evaluate_benchmark(
-    benchmark: str,
-    method: str,
-    predictor: Predictor,
-    dataset: SegmentationDataset,
-    root: Path,
-    progress: Progress,
-    limit: int | None = None,
-    batch_size: int = 8,
-    vocabulary: Vocabulary | None = None,
-) -> Result:
-    """Score a method over a data set at the labels' own size, in one go.
-
-    Args:
-        benchmark: its name, for the result.
-        method: its name, for the result.
-        predictor: the method.
-        dataset: with labels.
-        root: the data set's folder; of scenes it also tells which images show glyphs that
-            pretraining never saw, and the result gets a figure without those.
-        progress: for the bar.
-        limit: score the first images only.
-        batch_size: images handed to the predictor at once.
-        vocabulary: other words for the data set's classes, see `reworded`; None: its own.
-
-    Returns:
-        See `benchmark_result`.
-
-    Raises:
-        DataError: the data set has no labels, or one of its files is broken.
-    """
-    dataset.require_labels()
-    samples = dataset[:limit]
-    vocabulary = vocabulary or dataset.vocabulary
-    held_out = held_out_images(root)
-    with progress.task(f"{method} on {benchmark}", len(samples)) as task:
-        counts = count_pixels(
-            predictor, samples, vocabulary, held_out, batch_size, task.advance, benchmark
-        )
-    return benchmark_result(
-        benchmark,
-        method,
-        counts,
-        vocabulary,
-        protocol=scored_as(dataset, limit, vocabulary) | predictor.protocol(vocabulary),
-        checkpoint_sha256=predictor.checkpoint_sha256,
-        scenes=held_out is not None,
-    )
-
-
 def scored_as(
     dataset: SegmentationDataset, limit: int | None, vocabulary: Vocabulary
 ) -> dict[str, Any]:
@@ -198,7 +136,6 @@ def count_pixels(
     vocabulary: Vocabulary,
     held_out: frozenset[str] | None = None,
     batch_size: int = 8,
-    advance: Callable[[int], None] | None = None,
     benchmark: str | None = None,
 ) -> PixelCounts:
     """Predict and count; files are read ahead, at most two batches of images are in memory.
@@ -209,7 +146,6 @@ def count_pixels(
         vocabulary: the benchmark's, in the order of the truth's values.
         held_out: see `held_out_images`.
         batch_size: images handed to the predictor at once.
-        advance: called with the number of images just done.
         benchmark: its name, where the protocol has sizes of its own for it.
 
     Raises:
@@ -220,8 +156,6 @@ def count_pixels(
         decisions = predictor.decide([image for _, image, _ in batch], vocabulary, benchmark)
         for (image_id, _, truth), decision in zip(batch, decisions, strict=True):
             counts.add(decision, truth, seen=is_seen(image_id, held_out))
-        if advance is not None:
-            advance(len(batch))
     return counts
 
 

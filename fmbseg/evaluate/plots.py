@@ -8,92 +8,87 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fmbseg.align.checkpoint import load_checkpoint, require_parameters
-from fmbseg.config import Config
 from fmbseg.errors import DataError
+from fmbseg.evaluate.example import example_overlay
 from fmbseg.evaluate.results import Result, read_result, result_bytes
-from fmbseg.machine.progress import Progress
-from fmbseg.store.digest import content_key, json_digest
-from fmbseg.store.paths import Paths
-from fmbseg.store.shards import ShardStore, StageReport, StageState, is_published
-from fmbseg.view import example, overlay
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
+from fmbseg.stage.stage import Stage
+from fmbseg.store.digest import json_digest
+from fmbseg.store.shards import ShardStore, StageReport
 
-STAGE = "plots"
-_SCHEMA = 1
-_SOURCES = (Path(__file__), Path(example.__file__), Path(overlay.__file__))
+METHOD = "fmbseg"
 
 
-def plots(config: Config, paths: Paths, progress: Progress) -> StageReport:
-    """Write the plots of all of `evaluate.benchmarks`.
+class Plots(Stage):
+    """The plots of all of `evaluate.benchmarks`, scored with the present head."""
 
-    Raises:
-        StoreError: the head was trained with other parameters.
-        DataError: a benchmark has not been scored with the present head.
-        CheckpointError, WeightsError: as for `Segmenter`.
-    """
-    results = _results(config, paths)
-    key = _key(config, results)
-    if is_published(paths.plots, key):
-        return StageReport(STAGE, key, computed=0, taken_over=1)
-    store = ShardStore(paths.shards, STAGE, key)
-    there = store.has(0)
-    if not there:
-        with store.write(0) as folder, progress.task(STAGE, len(results)) as task:
-            for name in ("iou", "confusions", "overlays"):
-                (folder / name).mkdir()
-            for name, result in results.items():
-                iou = ((k, v) for k, v in result["per_class_iou"].items() if v is not None)
-                _write(folder / "iou" / f"{name}.csv", ("class", "iou"), iou)
-                confusions = result["confusions"].items()
-                _write(folder / "confusions" / f"{name}.csv", ("confusion", "share"), confusions)
-                picture = example.example_overlay(config, paths, name)
-                picture.save(folder / "overlays" / f"{name}.png")
+    def inputs(self) -> dict[str, Any]:
+        """The results. Each one's own key names checkpoint, images and weights.
+
+        Raises:
+            StoreError: the head is missing, or was trained with other parameters.
+            DataError: a benchmark has not been scored with the present head.
+        """
+        return {
+            name: json_digest(result_bytes(result).decode())
+            for name, result in self._results.items()
+        }
+
+    def run(self) -> StageReport:
+        """See `Stage.run`."""
+        if self.published:
+            return StageReport(self.row.name, self.key, computed=0, taken_over=1)
+        store = ShardStore(self.work.paths.shards, self.row.name, self.key)
+        there = store.has(0)
+        if not there:
+            with store.write(0) as folder:
+                self._draw(folder)
+        store.publish(self.place, count=1, manifest={})
+        return StageReport(self.row.name, self.key, int(not there), int(there))
+
+    @cached_property
+    def _results(self) -> dict[str, Result]:
+        paths, config = self.work.paths, self.work.config
+        require_parameters(paths.align, config, "align")
+        head = load_checkpoint(paths.align).sha256
+        results = {
+            name: read_result(paths.metrics / METHOD / f"{name}.json")
+            for name in config.evaluate.benchmarks
+        }
+        for name, result in results.items():
+            if "confusions" not in result or result["checkpoint_sha256"] != head:
+                raise DataError(
+                    f"the result of {name} is not of the present head: run `fmbseg run "
+                    f"evaluate@{name}`"
+                )
+        return results
+
+    def _draw(self, folder: Path) -> None:
+        work = self.work
+        for name in ("iou", "confusions", "overlays"):
+            (folder / name).mkdir()
+        candidate = Candidate(METHOD, work.config, work.paths)
+        with work.progress.task(self.row.name, len(self._results)) as task:
+            for scoring in benchmark_scorings(
+                candidate, self._results, work.paths.metrics, work.progress
+            ):
+                self._draw_one(folder, scoring)
                 task.advance()
-    store.publish(paths.plots, count=1, manifest={})
-    return StageReport(STAGE, key, computed=int(not there), taken_over=int(there))
 
-
-def plots_state(config: Config, paths: Paths) -> StageState:
-    """The content key of the plots, and whether they are there; draws nothing.
-
-    Raises:
-        StoreError, DataError, CheckpointError: as `plots`.
-    """
-    key = _key(config, _results(config, paths))
-    return StageState(key, is_published(paths.plots, key))
-
-
-def _results(config: Config, paths: Paths) -> dict[str, Result]:
-    require_parameters(paths.align, config)
-    results = {
-        name: read_result(paths.metrics / "fmbseg" / f"{name}.json")
-        for name in config.evaluate.benchmarks
-    }
-    head = load_checkpoint(paths.align).sha256
-    for name, result in results.items():
-        if "confusions" not in result or result["checkpoint_sha256"] != head:
-            raise DataError(
-                f"the result of {name} is not of the present head: run `fmbseg run evaluate@{name}`"
-            )
-    return results
-
-
-def _key(config: Config, results: dict[str, Result]) -> str:
-    # A result's own key names checkpoint, images and weights; pictures are drawn with the present
-    # parameters.
-    texts = {name: json_digest(result_bytes(result).decode()) for name, result in results.items()}
-    params = {"evaluate": config.evaluate.model_dump(), "dtype": config.run.dtype}
-    return content_key(
-        STAGE,
-        schema=_SCHEMA,
-        params=params,
-        inputs=texts,
-        weights={},
-        sources=_SOURCES,
-        threads=config.run.threads,
-    )
+    def _draw_one(self, folder: Path, scoring: Scoring) -> None:
+        name = scoring.dataset.name
+        result = self._results[name]
+        iou = ((k, v) for k, v in result["per_class_iou"].items() if v is not None)
+        _write(folder / "iou" / f"{name}.csv", ("class", "iou"), iou)
+        confusions = result["confusions"].items()
+        _write(folder / "confusions" / f"{name}.csv", ("confusion", "share"), confusions)
+        picture = example_overlay(scoring.candidate.predictor, scoring.dataset)
+        picture.save(folder / "overlays" / f"{name}.png")
 
 
 def _write(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, float]]) -> None:

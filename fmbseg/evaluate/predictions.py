@@ -20,7 +20,8 @@ from fmbseg.evaluate.benchmark import (
     is_seen,
     scored_as,
 )
-from fmbseg.evaluate.results import METHODS, Result
+from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.results import Result
 from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import Progress
 from fmbseg.store.digest import json_digest

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmbseg.errors import DataError
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, TABLE_1
-from fmbseg.evaluate.results import METHODS, OWN_WORDS, Result, read_results
+from fmbseg.evaluate.results import OWN_WORDS, Result, current_results, read_results
 from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
 from fmbseg.store.atomic import write_atomically
 
@@ -18,6 +19,7 @@ MEASURED = "measured here"
 PREDICTIONS = "its label maps, scored here"
 PUBLISHED = "published"
 _SCENES = ", synthetic scenes"
+_SWEEPS = "threshold_oracle.csv"
 _PUBLISHED_NOTE = (
     "rows marked 'published' are printed in Table 1 of arXiv 2403.09307: other weights and other "
     "training data than the measured rows, nothing of them was measured here"
@@ -72,13 +74,15 @@ def build_report(metrics: Path) -> Report:
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
-    results = read_results(metrics)
+    results, every = current_results(metrics), len(read_results(metrics))
     if not results:
         raise DataError(f"no results in {metrics}: run `fmbseg evaluate --all` first")
     others = sorted({str(result["benchmark"]) for result in results} - set(COLUMNS))
     rows = _measured(results)
     published = [Row(r.method, PUBLISHED, r.training_data, r.miou, {}) for r in TABLE_1]
     notes = [_MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
+    if len(results) < every:
+        notes.append(f"left out: {every - len(results)} results of an earlier head")
     if any(row.method == "oracle" for row in rows):
         notes.append(ORACLE)
     if any(_SCENES in row.source for row in rows):
@@ -105,7 +109,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         "table.tex": latex(report),
     }
     if report.sweeps:
-        files["threshold_oracle.csv"] = sweep_csv(report)
+        files[_SWEEPS] = sweep_csv(report)
+    else:
+        (folder / _SWEEPS).unlink(missing_ok=True)  # of results that are no longer there
     for name, text in files.items():
         write_atomically(folder / name, text.encode())
     return [folder / name for name in files]
@@ -191,7 +197,7 @@ def _measured(results: Sequence[Result]) -> list[Row]:
 
 def _order(result: Result) -> tuple[int, str, int, str]:
     method, benchmark = str(result["method"]), str(result["benchmark"])
-    place = METHODS.index(method) if method in METHODS else len(METHODS)
+    place = list(METHODS).index(method) if method in METHODS else len(METHODS)
     column = list(COLUMNS).index(benchmark) if benchmark in COLUMNS else len(COLUMNS)
     return place, method, column, benchmark
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fmbseg.align.record import recorded_sha256
 from fmbseg.errors import DataError
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.store.atomic import write_atomically
-
-METHODS = ("fmbseg", "maskclip", "pseudo", "oracle")
-"""Everything that can be scored, in the order of tables."""
+from fmbseg.store.paths import Paths
 
 OWN_WORDS = "the benchmark's own"
 """What a result's protocol says of its vocabulary unless other words were asked with."""
@@ -53,3 +53,25 @@ def read_results(metrics: Path) -> list[Result]:
         DataError: a file in it is damaged or no result.
     """
     return [read_result(path) for path in sorted(metrics.glob("*/*.json"))]
+
+
+def current_results(metrics: Path) -> list[Result]:
+    """Those of `read_results` that are not of an earlier head; see `is_of_another_head`."""
+    return [each for each in read_results(metrics) if not is_of_another_head(each, metrics)]
+
+
+def is_of_another_head(result: Result, metrics: Path) -> bool:
+    """Whether a method's head has been trained anew since a result was made.
+
+    Where no head lies in the workspace, nothing is known and nothing is said.
+
+    Args:
+        result: of any method.
+        metrics: the folder of the results, which lies in the workspace.
+    """
+    method = METHODS.get(str(result["method"]))
+    folder = None if method is None else method.head_folder(Paths(metrics.parent))
+    if folder is None:
+        return False
+    present = recorded_sha256(folder)
+    return present is not None and result.get("checkpoint_sha256") != present

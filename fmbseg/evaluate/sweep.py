@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from fmbseg.errors import DataError
 from fmbseg.evaluate.metrics import ConfusionMatrix
 
-PROBABILITIES = tuple(round(0.05 * step, 2) for step in range(20))
-COSINES = tuple(round(0.025 * step, 3) for step in range(21))
+GRIDS = {
+    "probability": tuple(round(0.05 * step, 2) for step in range(20)),
+    "cosine": tuple(round(0.025 * step, 3) for step in range(21)),
+}
+"""Thresholds that are compared, ascending, by what `Threshold.measure` says."""
 
 
 class ThresholdSweep:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fmbseg.errors import DataError
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
-from fmbseg.evaluate.results import METHODS, Result, read_results
+from fmbseg.evaluate.results import Result, is_of_another_head, read_results
 
-ORACLE = "oracle = same encoder and head, trained on truth: the ceiling"
+ORACLE = "oracle = same encoder and head, trained on truth"
+STALE = "* of an earlier head than the one that is there now: run `fmbseg run evaluate` again"
 UNSEEN = "(in brackets: only images without glyphs that pretraining never saw)"
 TINY = "tiny models: the numbers show that the pipeline works, do not compare them with published"
 
@@ -26,13 +28,17 @@ def result_table(metrics: Path) -> str:
     benchmarks = _ordered({str(result["benchmark"]) for result in results}, COLUMNS)
     methods = _ordered({str(result["method"]) for result in results}, METHODS)
     found = {(result["benchmark"], result["method"]): result for result in results}
+    stale = [result for result in results if is_of_another_head(result, metrics)]
     rows = [["mIoU, %", *benchmarks]]
     for method in methods:
-        rows.append([method, *(_cell(found.get((name, method))) for name in benchmarks)])
+        row = (found.get((name, method)) for name in benchmarks)
+        rows.append([method, *(_cell(result) + "*" * (result in stale) for result in row)])
     columns = [[found.get((name, method)) for method in methods] for name in benchmarks]
     rows.append(["images", *(_images(column) for column in columns)])
     lines = _aligned(rows)
     lines.insert(1, "-" * max(len(line) for line in lines))
+    if stale:
+        lines.append(STALE)
     if "oracle" in methods:
         lines.append(ORACLE)
     if any("without_held_out_glyphs" in result for result in results):

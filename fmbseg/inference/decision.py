@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fmbseg.config import EvaluateSection
-from fmbseg.evaluate.sweep import COSINES, PROBABILITIES
-from fmbseg.inference.protocol import BackgroundRule
-from fmbseg.inference.segmenter import best_class
+from fmbseg.config import InferenceSection
+from fmbseg.inference.maps import Maps, best_map
+from fmbseg.inference.protocol import protocol_of
 
 Labels = npt.NDArray[np.int64]
 
@@ -23,15 +23,15 @@ class Threshold:
 
     Attributes:
         confidence: [H, W] float32, of the best class.
+        measure: what that is.
         value: the threshold.
         background: index of the background class.
-        others: thresholds a sweep compares, ascending.
     """
 
     confidence: npt.NDArray[np.float32]
+    measure: Literal["probability", "cosine"]
     value: float
     background: int
-    others: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -56,39 +56,33 @@ class Decision:
 
 
 def decide(
-    maps: Tensor,
-    classes: Tensor,
-    size: tuple[int, int],
-    background: int | None,
-    rule: BackgroundRule,
-    section: EvaluateSection,
+    maps: Maps, size: tuple[int, int], background: int | None, section: InferenceSection
 ) -> Decision:
-    """Upsample maps and decide, in bands of rows.
+    """Upsample maps and decide each pixel; the one way from similarities to labels.
 
     Args:
-        maps: [M, h, w] float32 cosines, a map a class or a map a word.
-        classes: [M] int64, the class of each map, on the device of `maps`.
+        maps: of the image.
         size: (H, W) of the image, pixels.
         background: index of the background class; None: there is none.
-        rule: how pixels become background, besides by the background's own words.
-        section: logit scale, threshold and score of the rules.
+        section: how pixels become background, besides by the background's own words.
     """
+    rule = protocol_of(section).background_rule
     if background is None or rule == "words":
-        best, _ = best_class(maps, size)
-        return Decision(_array(classes[best]))
+        best, _ = best_map(maps.values, size)
+        return Decision(_array(maps.classes[best]))
     if rule == "constant":
-        others = classes != background
-        maps, classes = maps[others], classes[others]
-        if not len(classes):
+        others = maps.without(background)
+        if not len(others.classes):
             return Decision(np.full(size, background, dtype=np.int64))
-        best, sure = best_class(maps, size)
-        value, grid = section.background_score, COSINES
-    else:
-        # The most probable word belongs to the class whose most probable word it is.
-        best, sure = best_class(maps, size, section.logit_scale)
-        value, grid = section.background_threshold, PROBABILITIES
-    confidence: npt.NDArray[np.float32] = sure.cpu().numpy()
-    return Decision(_array(classes[best]), Threshold(confidence, value, background, grid))
+        best, sure = best_map(others.values, size)
+        threshold = Threshold(sure.cpu().numpy(), "cosine", section.background_score, background)
+        return Decision(_array(others.classes[best]), threshold)
+    # The most probable word belongs to the class whose most probable word it is.
+    best, sure = best_map(maps.values, size, section.logit_scale)
+    threshold = Threshold(
+        sure.cpu().numpy(), "probability", section.background_threshold, background
+    )
+    return Decision(_array(maps.classes[best]), threshold)
 
 
 def _array(labels: Tensor) -> Labels:

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from fmbseg.config import EvaluateSection
-from fmbseg.errors import ConfigError
+from fmbseg.config import BackgroundRule, InferenceSection, ProtocolName
 
-BackgroundRule = Literal["probability", "constant", "words"]
-
-BACKGROUND_RULES: Mapping[str, str] = {
+BACKGROUND_RULES: Mapping[BackgroundRule, str] = {
     "probability": "highest softmax(logit_scale * similarity) below background_threshold",
     "constant": "no class has a cosine of background_score; its own words are not asked",
     "words": "a pixel most similar to the background's own words, no threshold",
 }
+assert tuple(BACKGROUND_RULES) == get_args(BackgroundRule)
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class EvaluationProtocol:
         background_rule: for vocabularies with a background; see `BACKGROUND_RULES`.
     """
 
-    name: str
+    name: ProtocolName
     sizes: Sizes
     exceptions: Mapping[str, Sizes] = field(default_factory=dict)
     long_side: int | None = None
@@ -106,26 +104,29 @@ _PEERS = (
         long_side=_MMCV_LONG_SIDE,
     ),
 )
-PROTOCOLS = ("fmbseg", *(record.name for record in _PEERS))
-"""Names, as in `evaluate.protocol`."""
+assert ("fmbseg", *(record.name for record in _PEERS)) == get_args(ProtocolName)
 
 
-def protocol_of(section: EvaluateSection) -> EvaluationProtocol:
-    """The protocol that a configuration asks for.
-
-    Raises:
-        ConfigError: no such protocol.
-    """
-    if section.protocol == "fmbseg":
-        record = EvaluationProtocol(
-            name="fmbseg", sizes=Sizes(section.short_side), resize="patch", synonyms="cosine"
-        )
-    else:
-        known = {peer.name: peer for peer in _PEERS}
-        if section.protocol not in known:
-            names = ", ".join(PROTOCOLS)
-            raise ConfigError(f"unknown protocol {section.protocol!r}: use one of {names}")
-        record = known[section.protocol]
+def protocol_of(section: InferenceSection) -> EvaluationProtocol:
+    """The protocol that a section asks for, with its background rule."""
+    own = EvaluationProtocol(
+        name="fmbseg", sizes=Sizes(section.short_side), resize="patch", synonyms="cosine"
+    )
+    (record,) = (each for each in (own, *_PEERS) if each.name == section.protocol)
     if section.background_rule is None:
         return record
     return replace(record, background_rule=section.background_rule)
+
+
+def rule_record(section: InferenceSection) -> dict[str, Any]:
+    """What result files say of the background rule, JSON values."""
+    rule = protocol_of(section).background_rule
+    names: Mapping[BackgroundRule, tuple[str, ...]] = {
+        "probability": ("logit_scale", "background_threshold"),
+        "constant": ("background_score",),
+        "words": (),
+    }
+    return {
+        **{name: getattr(section, name) for name in names[rule]},
+        "background_rule": f"where the vocabulary has a background: {BACKGROUND_RULES[rule]}",
+    }

@@ -1,4 +1,4 @@
-"""The one place that decides device, dtype, threads and determinism, and says why."""
+"""The one place that decides device, dtype, threads and determinism."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -25,11 +25,10 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """Where and in which precision models run, with the reason in words."""
+    """Where and in which precision models run."""
 
     device: torch.device
     dtype: torch.dtype
-    reason: str
 
 
 def choose_device(run: RunSection) -> DeviceChoice:
@@ -39,23 +38,34 @@ def choose_device(run: RunSection) -> DeviceChoice:
         ConfigError: `run.device` or `run.dtype` asks for what this machine cannot do.
     """
     set_threads(run.threads)
+    return find_device(run.device, run.dtype)
+
+
+def find_device(
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> DeviceChoice:
+    """Choose device and dtype; the process stays as it is.
+
+    Raises:
+        ConfigError: this machine cannot do what is asked.
+    """
     available = torch.cuda.is_available()
-    if run.device == "cuda" and not available:
+    if device == "cuda" and not available:
         raise ConfigError(
             "run.device is cuda, but torch sees no CUDA device: use --set run.device=cpu,"
             " or install a torch build and a driver that fit the GPU"
         )
-    if run.device == "cpu" or not available:
-        reason = "run.device is cpu" if run.device == "cpu" else "torch sees no CUDA device"
-        return _cpu_choice(run, reason)
-    device = torch.device("cuda", torch.cuda.current_device())
-    reason = f"{torch.cuda.get_device_name(device)}, {_asked(run.device)}"
-    if run.dtype != "auto":
-        return DeviceChoice(device, _DTYPES[run.dtype], f"{reason}; run.dtype is {run.dtype}")
+    if device == "cpu" or not available:
+        if dtype == "float16":
+            raise ConfigError(
+                "run.dtype is float16, which is for GPUs: on the CPU use --set run.dtype=float32"
+            )
+        return DeviceChoice(torch.device("cpu"), _DTYPES.get(dtype, torch.float32))
+    gpu = torch.device("cuda", torch.cuda.current_device())
     # Emulated bfloat16 does not count: it is slower than float16 there.
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return DeviceChoice(device, torch.bfloat16, f"{reason}; it computes in bfloat16")
-    return DeviceChoice(device, torch.float16, f"{reason}; it has no bfloat16, so float16")
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return DeviceChoice(gpu, _DTYPES.get(dtype, torch.bfloat16 if bfloat16 else torch.float16))
 
 
 def set_threads(count: int) -> None:
@@ -135,18 +145,3 @@ def batches_with_backoff(
         start += size
         yield done
         del done  # not held while the next batch is computed
-
-
-def _cpu_choice(run: RunSection, reason: str) -> DeviceChoice:
-    if run.dtype == "float16":
-        raise ConfigError(
-            "run.dtype is float16, which is for GPUs: on the CPU use --set run.dtype=float32"
-        )
-    if run.dtype == "auto":
-        return DeviceChoice(torch.device("cpu"), torch.float32, f"{reason}; float32 on CPUs")
-    dtype = _DTYPES[run.dtype]
-    return DeviceChoice(torch.device("cpu"), dtype, f"{reason}; run.dtype is {run.dtype}")
-
-
-def _asked(device: str) -> str:
-    return "the first choice of run.device auto" if device == "auto" else "run.device is cuda"

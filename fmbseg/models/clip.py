@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.models.text_cache import TextCache, project_text_cache
 from fmbseg.models.weights import model_digest
+from fmbseg.store.encoding_cache import Arrays
 
 _log = logging.getLogger(__name__)
 _PROMPTS_AT_ONCE = 256
@@ -56,6 +57,22 @@ class ClipEncoding:
     dense: npt.NDArray[np.float16]
     size: tuple[int, int]
     offsets: list[tuple[int, int]]
+
+    def arrays(self) -> Arrays:
+        """See `Encoded`."""
+        return {
+            "windows": self.windows,
+            "dense": self.dense,
+            "size": np.array(self.size, dtype=np.int32),
+            "offsets": np.array(self.offsets, dtype=np.int32).reshape(-1, 2),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """See `Encoded`."""
+        width, height = arrays["size"].tolist()
+        offsets = [(top, left) for top, left in arrays["offsets"].tolist()]
+        return cls(arrays["windows"], arrays["dense"], (width, height), offsets)
 
 
 class ClipModel:

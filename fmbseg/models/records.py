@@ -28,11 +28,8 @@ from huggingface_hub import hf_hub_url
 from fmbseg.errors import WeightsError
 
 Kind = Literal["CLIP", "mask model", "frozen encoder"]
-_KINDS: Mapping[str, Kind] = {
-    "open_clip": "CLIP",
-    "segment_anything": "mask model",
-    "timm": "frozen encoder",
-}
+# Mask models are of any library: their records name the class that builds them.
+_KINDS: Mapping[str, Kind] = {"open_clip": "CLIP", "timm": "frozen encoder"}
 # How models outside the registry are written.
 _FORMS: Mapping[Kind, str] = {"CLIP": "open_clip/NAME/TAG", "frozen encoder": "timm/NAME"}
 # A plain CLIP: two transformers and OpenAI's tokenizer. `ClipModel` reads dense features from its
@@ -63,6 +60,7 @@ class WeightsRecord:
         megabytes: size of the published file (10^6 bytes); None where it is not known beforehand.
         layer: index into timm's `feature_info` of the features taken; None: the last.
         spare: URL of the same weights in another format, for where `source` has no file.
+        implementation: class of a mask model, `package.module:Class`; None: no mask model.
     """
 
     name: str
@@ -79,11 +77,12 @@ class WeightsRecord:
     megabytes: float | None = None
     layer: int | None = None
     spare: str | None = None
+    implementation: str | None = None
 
     @property
     def kind(self) -> Kind:
         """What the model is for."""
-        return _KINDS[self.library]
+        return "mask model" if self.implementation else _KINDS[self.library]
 
     @property
     def origin(self) -> str:

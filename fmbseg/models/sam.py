@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +22,14 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from fmbseg.config import MasksSection
-from fmbseg.errors import DataError
+from fmbseg.errors import DataError, WeightsError
 from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_sam
 from fmbseg.models.loading import load_module
+from fmbseg.models.mask_model import AutomaticMasks, PromptMasks
 from fmbseg.models.records import WeightsRecord, weights_record
+from fmbseg.store.encoding_cache import Arrays
 
 # Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
 _LOGITS_AT_ONCE = 2**25
@@ -46,39 +49,22 @@ class SamEncoding:
     input_size: tuple[int, int]
     original_size: tuple[int, int]
 
+    def arrays(self) -> Arrays:
+        """See `Encoded`."""
+        return {
+            "features": self.features,
+            "sizes": np.array([self.input_size, self.original_size], dtype=np.int32),
+        }
 
-@dataclass(frozen=True)
-class SamMasks:
-    """Three masks a prompt, for B prompts.
-
-    Attributes:
-        masks: [B, 3, H, W] bool.
-        predicted_iou: [B, 3] float32, SAM's own estimate of each mask's quality.
-    """
-
-    masks: npt.NDArray[np.bool_]
-    predicted_iou: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class AutomaticMasks:
-    """Masks of a whole image, the highest predicted IoU first.
-
-    Attributes:
-        masks: [M, H, W] bool.
-        predicted_iou: [M] float32.
-        stability: [M] float32, IoU of the mask at a raised and at a lowered threshold.
-        area: [M] int64, pixels.
-    """
-
-    masks: npt.NDArray[np.bool_]
-    predicted_iou: npt.NDArray[np.float32]
-    stability: npt.NDArray[np.float32]
-    area: npt.NDArray[np.int64]
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """See `Encoded`."""
+        (height, width), (original_height, original_width) = arrays["sizes"].tolist()
+        return cls(arrays["features"], (height, width), (original_height, original_width))
 
 
 class SamModel:
-    """A SAM; computes without gradients.
+    """A SAM, a `fmbseg.models.mask_model.MaskModel`; computes without gradients.
 
     The image encoder runs in `dtype` (autocast when it is not float32). The decoder always runs
     in float32: the position encoding of points loses whole pixels in half precision. Where memory
@@ -100,6 +86,22 @@ class SamModel:
         self.dtype = dtype
         self.image_size: int = module.image_encoder.img_size
         self._transform = ResizeLongestSide(self.image_size)
+
+    @staticmethod
+    def encoding_class() -> type[SamEncoding]:
+        """See `MaskModel`."""
+        return SamEncoding
+
+    @classmethod
+    def load(
+        cls,
+        record: WeightsRecord,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        weights_dir: Path | str | None = None,
+    ) -> Self:
+        """See `MaskModel`."""
+        return cls(load_module(record, lambda: _build(record), weights_dir), device, dtype)
 
     @torch.no_grad()
     def encode(self, image: npt.NDArray[np.uint8]) -> SamEncoding:
@@ -128,7 +130,7 @@ class SamModel:
         encoding: SamEncoding,
         points: npt.NDArray[np.floating],
         batch_size: int = 64,
-    ) -> SamMasks:
+    ) -> PromptMasks:
         """Masks of point prompts; the P points of a prompt are one object (1.1 Querying).
 
         Args:
@@ -148,7 +150,7 @@ class SamModel:
         encoding: SamEncoding,
         boxes: npt.NDArray[np.floating],
         batch_size: int = 64,
-    ) -> SamMasks:
+    ) -> PromptMasks:
         """Masks of box prompts, one box an object.
 
         Args:
@@ -168,7 +170,7 @@ class SamModel:
     @torch.no_grad()
     def _predict(
         self, encoding: SamEncoding, prompts: npt.NDArray[np.floating], batch_size: int
-    ) -> SamMasks:
+    ) -> PromptMasks:
         """Masks of point prompts [B, P, 2] or boxes [B, 4]."""
         masks = np.zeros((len(prompts), 3, *encoding.original_size), dtype=np.bool_)
         predicted = np.zeros((len(prompts), 3), dtype=np.float32)
@@ -183,7 +185,7 @@ class SamModel:
 
         for _ in batches_with_backoff(len(prompts), batch_size, decode):
             pass  # each batch has written its rows
-        return SamMasks(masks, predicted)
+        return PromptMasks(masks, predicted)
 
     @torch.no_grad()
     def automatic_masks(
@@ -284,13 +286,15 @@ def load_sam(
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | str | None = None,
 ) -> SamModel:
-    """Load a SAM of the registry.
+    """Load a SAM of the registry, for what no other mask model need have.
 
     Raises:
         WeightsError: the name is no SAM, or its weights are missing, damaged or do not fit.
     """
     record = weights_record(name, "mask model")
-    return SamModel(load_module(record, lambda: _build(record), weights_dir), device, dtype)
+    if record.library != "segment_anything":
+        raise WeightsError(f"{name} is a mask model of {record.library}, where a SAM is needed")
+    return SamModel.load(record, device, dtype, weights_dir)
 
 
 def _build(record: WeightsRecord) -> Sam:

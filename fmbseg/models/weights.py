@@ -22,7 +22,9 @@ WEIGHTS_VARIABLE = "FMBSEG_WEIGHTS"
 OWN_VARIABLE = "FMBSEG_OWN_WEIGHTS"
 _log = logging.getLogger(__name__)
 # What a record says of the model itself; the other fields say where its file is from.
-_DEFINING = ("library", "architecture", "activation", "mean", "std", "size", "layer")
+_DEFINING = (
+    *("library", "implementation", "architecture", "activation", "mean", "std", "size", "layer"),
+)
 
 
 def resolve(name: str, weights_dir: Path | str | None = None) -> Path:

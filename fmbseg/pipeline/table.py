@@ -9,39 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from fmbseg.config import InferenceSection
 from fmbseg.evaluate.methods import METHODS
+from fmbseg.stage.causes import CLIP, INFERENCE, NETWORKS, READING, RUN, SAM, SCORING, TEXT
 from fmbseg.stage.depends import Depends
 from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, WORDS, Row
 from fmbseg.store.paths import Paths
 
 _OUT = Paths()
-_RUN = Depends(params=("run.dtype", "run.threads"))  # sums depend on both
-_IMAGES = Depends(("data",), ("data",), ("numpy", "opencv-python-headless", "pillow"))
-_MODELS = Depends((), ("models",), ("torch",))
-_TEXT = Depends(("clip.model", "clip.templates"), (), ("open_clip_torch",))
-_CLIP = Depends(("clip",), (), ("open_clip_torch",))
-_SAM = Depends(("sam",), (), ("segment-anything", "torchvision"))
-_PSEUDO = _IMAGES + _MODELS + Depends((), ("pseudo",), ("pycocotools",)) + _RUN
-# How a head is asked; it is published with that.
-_INFERENCE = tuple(f"evaluate.{name}" for name in InferenceSection.model_fields)
+_IMAGES = READING + Depends(("data",))
+_PSEUDO = _IMAGES + NETWORKS + Depends((), ("pseudo",), ("pycocotools",)) + RUN
 _TRAINING = (
     _IMAGES
-    + _MODELS
-    + _TEXT
-    + Depends(("align", "features", "run.seed", *_INFERENCE), ("align",))
-    + _RUN
+    + NETWORKS
+    + TEXT
+    + Depends(("align", "features", "run.seed"), ("align",))
+    + INFERENCE
+    + RUN
 )
-SCORING = (
-    Depends(
-        ("evaluate.batch_size", "evaluate.benchmarks.${key}", *_INFERENCE),
-        ("data", "evaluate", "inference"),
-        (*_IMAGES.libraries, *_TEXT.libraries),
-    )
-    + _MODELS
-    + _RUN
-)
-"""What every score depends on; a method adds its own."""
 
 
 def _scored(*methods: str) -> Depends:
@@ -57,7 +41,7 @@ def _scores(name: str, summary: str, methods: tuple[str, ...], inputs: tuple[str
         name=name,
         summary=summary,
         stage="fmbseg.evaluate.stages:Scores",
-        depends=_scored(*methods),
+        depends=_scored(*methods) + Depends(("evaluate.benchmarks.${key}",)),
         inputs=(BENCHMARK, *inputs),
         outputs=_results(*methods),
         metrics=_results(*methods),
@@ -82,7 +66,7 @@ _TABLE = (
         name="detect",
         summary="1.1 which classes are in each image, and their query points (CLIP)",
         stage="fmbseg.pseudo.stages:Detect",
-        depends=_PSEUDO + _CLIP + Depends(("detection", "query")),
+        depends=_PSEUDO + CLIP + Depends(("detection", "query")),
         inputs=(IMAGES, WORDS),
         outputs=(_OUT.detect.as_posix(),),
     ),
@@ -90,7 +74,7 @@ _TABLE = (
         name="query",
         summary="1.1 one mask for each detected class (SAM)",
         stage="fmbseg.pseudo.stages:Query",
-        depends=_PSEUDO + _SAM,
+        depends=_PSEUDO + SAM,
         inputs=(IMAGES, "detect"),
         outputs=(_OUT.query.as_posix(),),
     ),
@@ -98,7 +82,7 @@ _TABLE = (
         name="masks",
         summary="1.2 automatic masks (SAM)",
         stage="fmbseg.pseudo.stages:Masks",
-        depends=_PSEUDO + _SAM + Depends(("masks",)),
+        depends=_PSEUDO + SAM + Depends(("masks",)),
         inputs=(IMAGES,),
         outputs=(_OUT.masks.as_posix(),),
     ),
@@ -106,7 +90,7 @@ _TABLE = (
         name="label",
         summary="1.2 classify the masks and compose label maps",
         stage="fmbseg.pseudo.stages:Label",
-        depends=_PSEUDO + _CLIP + Depends(("label",)),
+        depends=_PSEUDO + CLIP + Depends(("label",)),
         inputs=(IMAGES, WORDS, "detect", "query", "masks"),
         outputs=(_OUT.label.as_posix(),),
     ),
@@ -116,13 +100,13 @@ _TABLE = (
         stage="fmbseg.align.features:Features",
         # Batches never cross shards: the shards' size decides what is encoded together.
         depends=_IMAGES
-        + _MODELS
+        + NETWORKS
         + Depends(
             ("features", "run.shard_size"),
             ("align/feature_store.py", "align/features.py"),
             ("timm",),
         )
-        + _RUN,
+        + RUN,
         inputs=(IMAGES,),
         outputs=(_OUT.features.as_posix(),),
     ),
@@ -153,7 +137,7 @@ _TABLE = (
         name="plots",
         summary="what `dvc plots` shows: IoU of each class, confusions, a picture a benchmark",
         stage="fmbseg.evaluate.plots:Plots",
-        depends=replace(_scored("fmbseg"), params=("evaluate", *_RUN.params))
+        depends=replace(_scored("fmbseg"), params=("evaluate", *RUN.params))
         + Depends(sources=("view",)),
         inputs=("align", "evaluate"),
         outputs=(_OUT.plots.as_posix(),),

@@ -1,4 +1,4 @@
-"""What CLIP and SAM see in an image whatever the classes: from a cache, or made and put there."""
+"""What CLIP and the mask model see in an image whatever the classes: from a cache, or made."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.config import ClipSection, Config
@@ -18,9 +18,15 @@ from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.models.clip import ClipEncoding, ClipModel, load_clip
-from fmbseg.models.sam import AutomaticMasks, SamEncoding, SamModel, load_sam
+from fmbseg.models.mask_model import (
+    AutomaticMasks,
+    MaskEncoding,
+    MaskModel,
+    load_mask_model,
+    mask_model_class,
+)
 from fmbseg.stage.depends import Depends, content_key
-from fmbseg.store.encoding_cache import EncodingCache
+from fmbseg.store.encoding_cache import EncodingCache, Kept, cached
 
 _log = logging.getLogger(__name__)
 _SOURCES = ("data", "models", "pseudo/encodings.py")
@@ -36,168 +42,118 @@ _SAM = Depends(
 _MASKS = _SAM + Depends(("masks", "sam.batch_size"))
 
 
-class ClipEncodings:
+class Encodings(Generic[Kept]):
+    """Encodings of one model by image, made where the cache does not hold them.
+
+    Attributes:
+        made: images that were encoded because the cache did not hold them.
+    """
+
+    def __init__(
+        self, cache: EncodingCache | None, kind: type[Kept], make: Callable[[Image.Image], Kept]
+    ) -> None:
+        self.made = 0
+        self._cache, self._kind, self._make = cache, kind, make
+
+    def encode(self, record: ImageRecord) -> Kept:
+        """The encoding of an image; the same bits whether it was stored or is made now."""
+        return self._encode(record.sha256, lambda: read_image(record.path))
+
+    def encode_image(self, image: Image.Image, sha256: str) -> Kept:
+        """The same of an image in memory, known by the sha256 of its pixels."""
+        return self._encode(sha256, lambda: image)
+
+    def say_made_again(self, stage: str, model: str) -> None:
+        """One log line when a stage had to encode images that an earlier stage had encoded."""
+        if self.made:
+            told = "%s: %d images encoded again by %s (not in the encoding cache)"
+            _log.info(told, stage, self.made, model)
+
+    def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> Kept:
+        def make() -> Kept:
+            self.made += 1
+            return self._make(read())
+
+        return cached(self._cache, sha256, self._kind, make)
+
+
+class ClipEncodings(Encodings[ClipEncoding]):
     """CLIP encodings by image; the model is loaded when an image has to be encoded.
 
     Args:
         config: the sections clip and run are read.
         root: folder of the cache; None: nothing is kept.
         choice: where the model runs.
-
-    Attributes:
-        made: images that were encoded because the cache did not hold them.
     """
 
     def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
-        self.made = 0
-        self._section = config.clip
-        self._choice = choice
-        self._cache = _cache("clip-encoding", _CLIP, config, root, choice)
+        section = config.clip
+        self._name, self._choice = section.model, choice
+        cache = _cache("clip-encoding", _CLIP, config, root, choice)
+        super().__init__(
+            cache, ClipEncoding, lambda image: self.model.encode_image_windows(image, section)
+        )
 
     @cached_property
     def model(self) -> ClipModel:
         """The loaded model."""
-        return load_clip(self._section.model, self._choice.device, self._choice.dtype)
-
-    def encode(self, record: ImageRecord) -> ClipEncoding:
-        """The encoding of an image; the same bits whether it was stored or is made now."""
-        return self._encode(record.sha256, lambda: read_image(record.path))
-
-    def encode_image(self, image: Image.Image, sha256: str) -> ClipEncoding:
-        """The same of an image in memory, known by the sha256 of its pixels."""
-        return self._encode(sha256, lambda: image)
-
-    def say_made_again(self, stage: str) -> None:
-        """One log line when a stage had to encode images that an earlier stage had encoded."""
-        _say_made_again(stage, self._section.model, self.made)
-
-    def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> ClipEncoding:
-        arrays = self._cache.get(sha256) if self._cache else None
-        if arrays is not None:
-            return ClipEncoding(
-                windows=arrays["windows"],
-                dense=arrays["dense"],
-                size=_pair(arrays["size"]),
-                offsets=[_pair(offset) for offset in arrays["offsets"]],
-            )
-        encoding = self.model.encode_image_windows(read(), self._section)
-        self.made += 1
-        if self._cache:
-            arrays = {
-                "windows": encoding.windows,
-                "dense": encoding.dense,
-                "size": np.array(encoding.size, dtype=np.int32),
-                "offsets": np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
-            }
-            self._cache.put(sha256, arrays)
-        return encoding
+        return load_clip(self._name, self._choice.device, self._choice.dtype)
 
 
-class SamEncodings:
-    """SAM encodings and automatic masks by image; the model is loaded when it is first needed.
+class MaskEncodings(Encodings[MaskEncoding]):
+    """Encodings and automatic masks of a mask model; it is loaded when it is first needed.
 
     Args:
         config: the sections sam, masks and run are read.
         root: folder of the cache; None: nothing is kept.
         choice: where the model runs.
-
-    Attributes:
-        made: images that were encoded because the cache did not hold them.
     """
 
     def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
-        self.made = 0
-        self._config = config
-        self._section = config.sam
-        self._root = root
-        self._choice = choice
-        self._cache = _cache("sam-encoding", _SAM, config, root, choice)
+        self._config, self._root, self._choice = config, root, choice
+        super().__init__(
+            _cache("sam-encoding", _SAM, config, root, choice),
+            mask_model_class(config.sam.model).encoding_class(),
+            lambda image: self.model.encode(np.asarray(image)),
+        )
 
     @cached_property
-    def model(self) -> SamModel:
+    def model(self) -> MaskModel[Any]:
         """The loaded model."""
-        return load_sam(self._section.model, self._choice.device, self._choice.dtype)
+        return load_mask_model(self._config.sam.model, self._choice.device, self._choice.dtype)
 
-    def encode(self, record: ImageRecord) -> SamEncoding:
-        """The encoding of an image; the same bits whether it was stored or is made now."""
-        return self._encode(record.sha256, lambda: read_image(record.path))
-
-    def encode_image(self, image: Image.Image, sha256: str) -> SamEncoding:
-        """The same of an image in memory, known by the sha256 of its pixels."""
-        return self._encode(sha256, lambda: image)
-
-    def automatic_masks(
-        self, image: Image.Image, sha256: str, encoding: SamEncoding
-    ) -> AutomaticMasks:
-        """The automatic masks of an image in memory; the same bits, stored or made now."""
-        pixels = image.width * image.height
-        arrays = self._masks_cache.get(sha256) if self._masks_cache else None
-        if arrays is not None:
-            count = len(arrays["bits"])
-            bits = np.unpackbits(arrays["bits"], axis=1, count=pixels).view(np.bool_)
-            return AutomaticMasks(
-                masks=bits.reshape(count, image.height, image.width),
-                predicted_iou=arrays["predicted_iou"].view(np.float32),
-                stability=arrays["stability"].view(np.float32),
-                area=arrays["area"],
-            )
-        found = self.model.automatic_masks(encoding, self._config.masks, self._section.batch_size)
-        if self._masks_cache:
-            arrays = {
-                "bits": np.packbits(found.masks.reshape(len(found.masks), pixels), axis=1),
-                # As bits: the cache takes no rounded numbers.
-                "predicted_iou": found.predicted_iou.view(np.int32),
-                "stability": found.stability.view(np.int32),
-                "area": found.area,
-            }
-            self._masks_cache.put(sha256, arrays)
-        return found
-
-    def say_made_again(self, stage: str) -> None:
-        """One log line when a stage had to encode images that an earlier stage had encoded."""
-        _say_made_again(stage, self._section.model, self.made)
+    def automatic_masks(self, sha256: str, encoding: MaskEncoding) -> AutomaticMasks:
+        """The automatic masks of an encoded image; the same bits, stored or made now."""
+        section, batch_size = self._config.masks, self._config.sam.batch_size
+        return cached(
+            self._masks_cache,
+            sha256,
+            AutomaticMasks,
+            lambda: self.model.automatic_masks(encoding, section, batch_size),
+        )
 
     @cached_property
     def _masks_cache(self) -> EncodingCache | None:
         return _cache("automatic-masks", _MASKS, self._config, self._root, self._choice)
 
-    def _encode(self, sha256: str, read: Callable[[], Image.Image]) -> SamEncoding:
-        arrays = self._cache.get(sha256) if self._cache else None
-        if arrays is not None:
-            return SamEncoding(
-                features=arrays["features"],
-                input_size=_pair(arrays["input_size"]),
-                original_size=_pair(arrays["original_size"]),
-            )
-        encoding = self.model.encode(np.asarray(read()))
-        self.made += 1
-        if self._cache:
-            arrays = {
-                "features": encoding.features,
-                "input_size": np.array(encoding.input_size, dtype=np.int32),
-                "original_size": np.array(encoding.original_size, dtype=np.int32),
-            }
-            self._cache.put(sha256, arrays)
-        return encoding
-
 
 @dataclass(frozen=True)
 class ImageEncodings:
-    """What CLIP and SAM see in one image, whatever the classes; the costly part of stage 1.
+    """What both models see in one image, whatever the classes; the costly part of stage 1.
 
     Attributes:
         clip: windows and dense features.
-        sam: features that prompts are decoded against.
-        automatic: SAM's automatic masks (1.2).
+        sam: what the mask model's prompts are decoded against.
+        automatic: its automatic masks (1.2).
     """
 
     clip: ClipEncoding
-    sam: SamEncoding
+    sam: MaskEncoding
     automatic: AutomaticMasks
 
 
 class ImageEncoder:
-    """Both models over images in memory; CLIP sees each window once and SAM the image once.
+    """Both models over images in memory; CLIP sees each window once, the mask model the image once.
 
     Args:
         config: the sections clip, sam, masks and run are read.
@@ -206,12 +162,12 @@ class ImageEncoder:
 
     Attributes:
         clip: CLIP's part.
-        sam: SAM's part.
+        sam: the mask model's part.
     """
 
     def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
         self.clip = ClipEncodings(config, root, choice)
-        self.sam = SamEncodings(config, root, choice)
+        self.sam = MaskEncodings(config, root, choice)
 
     def encode(self, image: Image.Image) -> ImageEncodings:
         """Encode one RGB image."""
@@ -220,14 +176,7 @@ class ImageEncoder:
         return ImageEncodings(
             clip=self.clip.encode_image(image, sha256),
             sam=sam,
-            automatic=self.sam.automatic_masks(image, sha256, sam),
-        )
-
-
-def _say_made_again(stage: str, model: str, made: int) -> None:
-    if made:
-        _log.info(
-            "%s: %d images encoded again by %s (not in the encoding cache)", stage, made, model
+            automatic=self.sam.automatic_masks(sha256, sam),
         )
 
 
@@ -247,7 +196,3 @@ def pixels_digest(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def _pair(values: npt.NDArray[np.integer]) -> tuple[int, int]:
-    return int(values[0]), int(values[1])

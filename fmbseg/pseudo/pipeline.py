@@ -6,12 +6,13 @@ The stages on disk (`fmbseg.pseudo.stages`) call the same steps, so both give th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fmbseg.config import Config, LabelSection
-from fmbseg.models.sam import SamModel
+from fmbseg.models.mask_model import MaskModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import Masks, classify_masks, mask_features
 from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
@@ -65,13 +66,13 @@ class PseudoLabel:
 
 
 def label_image(
-    encodings: ImageEncodings, sam: SamModel, text: TextEmbeddings, config: Config
+    encodings: ImageEncodings, sam: MaskModel[Any], text: TextEmbeddings, config: Config
 ) -> PseudoLabel:
     """Pseudo-label one encoded image of H x W pixels.
 
     Args:
         encodings: of the image.
-        sam: the model of `encodings.sam`.
+        sam: the mask model of `encodings.sam`.
         text: embeddings of the vocabulary, by the CLIP of `encodings.clip`.
         config: sections detection, query, sam and label are read.
     """

@@ -1,11 +1,11 @@
-"""1.1 Querying: points where a detected class is, and SAM's mask for them."""
+"""1.1 Querying: points where a detected class is, and the mask model's mask for them."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from fmbseg.models.sam import SamEncoding, SamMasks, SamModel
+from fmbseg.models.mask_model import Encoding, MaskModel, PromptMasks
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
 
@@ -43,11 +43,11 @@ def query_points(
     return np.stack([x, y], axis=-1).astype(np.float32)
 
 
-def choose_masks(masks: SamMasks) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """The most confident of the three masks that SAM gives for a prompt (1.1 Querying).
+def choose_masks(masks: PromptMasks) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """The most confident of the masks that a mask model gives for a prompt (1.1 Querying).
 
     Args:
-        masks: masks [B, 3, H, W] bool and predicted IoU [B, 3] of B prompts.
+        masks: masks [B, C, H, W] bool and predicted IoU [B, C] of B prompts.
 
     Returns:
         masks [B, H, W] bool and predicted IoU [B] float32.
@@ -58,13 +58,16 @@ def choose_masks(masks: SamMasks) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np
 
 
 def query_masks(
-    sam: SamModel, encoding: SamEncoding, points: npt.NDArray[np.float32], batch_size: int
+    model: MaskModel[Encoding],
+    encoding: Encoding,
+    points: npt.NDArray[np.float32],
+    batch_size: int,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """Prompt SAM with the points of each class together, and keep its best mask (1.1 Querying).
+    """Prompt with the points of each class together, and keep the best mask (1.1 Querying).
 
     Args:
-        sam: the model.
-        encoding: SAM's encoding of an image of H x W pixels.
+        model: the mask model.
+        encoding: its encoding of an image of H x W pixels.
         points: [c, P, 2] float32, (x, y) in pixels of the original image.
         batch_size: most prompts a decoder call; fewer where the masks would be too large.
 
@@ -77,5 +80,5 @@ def query_masks(
     iou = np.zeros(len(points), dtype=np.float32)
     for start in range(0, len(points), batch):
         part = slice(start, start + batch)
-        masks[part], iou[part] = choose_masks(sam.predict_points(encoding, points[part]))
+        masks[part], iou[part] = choose_masks(model.predict_points(encoding, points[part]))
     return masks, iou

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes
-from fmbseg.pseudo.encodings import ClipEncodings, SamEncodings
+from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_png
 from fmbseg.pseudo.pipeline import classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
@@ -40,8 +40,8 @@ class _PseudoStage(ShardedStage):
         return ClipEncodings(self.work.config, self.work.paths.encodings, self.device)
 
     @cached_property
-    def sam(self) -> SamEncodings:
-        return SamEncodings(self.work.config, self.work.paths.encodings, self.device)
+    def sam(self) -> MaskEncodings:
+        return MaskEncodings(self.work.config, self.work.paths.encodings, self.device)
 
     @cached_property
     def text(self) -> TextEmbeddings:
@@ -134,7 +134,7 @@ class Masks(_PseudoStage):
 
     def finish(self) -> None:
         """See `ShardedStage`."""
-        self.sam.say_made_again(self.row.name)
+        self.sam.say_made_again(self.row.name, self.work.config.sam.model)
 
 
 class Label(_PseudoStage):
@@ -159,7 +159,7 @@ class Label(_PseudoStage):
 
     def finish(self) -> None:
         """See `ShardedStage`."""
-        self.clip.say_made_again(self.row.name)
+        self.clip.say_made_again(self.row.name, self.work.config.clip.model)
 
     def _label(
         self,

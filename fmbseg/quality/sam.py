@@ -8,7 +8,8 @@ from scipy.ndimage import binary_erosion
 
 from fmbseg.config import Config
 from fmbseg.machine.progress import Progress
-from fmbseg.models.sam import SamMasks, SamModel
+from fmbseg.models.mask_model import PromptMasks
+from fmbseg.models.sam import SamModel
 from fmbseg.quality.figures import SEEDS, Figure, held_out_scene, mean_iou, percent
 
 LEAST_PIXELS = 24  # instances of which less is visible are left out
@@ -92,7 +93,7 @@ def tight_boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return np.array([[*yx.min(axis=0)[::-1], *yx.max(axis=0)[::-1] + 1.0] for yx in places])
 
 
-def most_confident(masks: SamMasks, truth: npt.NDArray[np.bool_]) -> list[float]:
+def most_confident(masks: PromptMasks, truth: npt.NDArray[np.bool_]) -> list[float]:
     """Each prompt's IoU [n], of the mask with the highest predicted IoU, with truth [n, H, W]."""
     chosen = masks.masks[np.arange(len(truth)), masks.predicted_iou.argmax(axis=1)]
     return [

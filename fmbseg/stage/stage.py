@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmbseg.data.manifest import ImageRecord
-from fmbseg.machine.device import DeviceChoice, choose_device
 from fmbseg.stage.workplace import Out
 from fmbseg.store.shards import ShardedWork, ShardStore, StageReport
+
+if TYPE_CHECKING:  # what asks a stage for its key needs no torch
+    from fmbseg.machine.device import DeviceChoice
 
 
 class Stage(Out, ABC):
@@ -35,6 +37,8 @@ class Stage(Out, ABC):
     @cached_property
     def device(self) -> DeviceChoice:
         """Where it computes."""
+        from fmbseg.machine.device import choose_device
+
         return choose_device(self.work.config.run)
 
 

@@ -1,4 +1,4 @@
-"""CLIP and SAM encodings of an image, shared by the stages that run as separate processes.
+"""Encodings of images, shared by the stages that run as separate processes.
 
 This is a cache, not an out: losing it costs time only.
 """
@@ -10,11 +10,11 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,24 @@ from fmbseg.errors import may_pass
 from fmbseg.store.atomic import write_atomically
 
 _log = logging.getLogger(__name__)
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Encoded(Protocol):
+    """What can be kept: it turns itself into arrays and back."""
+
+    def arrays(self) -> Arrays:
+        """Everything it holds, as arrays of float16 or integers: they are kept as they are.
+
+        So its values are rounded when it is made: a kept one and a fresh one are equal.
+        """
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Self:
+        """The one whose `arrays` these are."""
+
+
+Kept = TypeVar("Kept", bound=Encoded)
 
 
 # Other processes put into the same folder; after so many of our own puts it is counted anew.
@@ -97,7 +115,7 @@ class EncodingCache:
             path.unlink(missing_ok=True)
             return None
 
-    def put(self, image_sha: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def put(self, image_sha: str, arrays: Arrays) -> None:
         """Store arrays of float16, integers or booleans; nothing happens over the budget.
 
         Raises:
@@ -159,6 +177,26 @@ class EncodingCache:
     def _path(self, image_sha: str) -> Path:
         # Two levels: file systems and people dislike 100,000 files in one folder.
         return self.directory / image_sha[:2] / f"{image_sha}.npz"
+
+
+def cached(
+    cache: EncodingCache | None, image_sha: str, kind: type[Kept], make: Callable[[], Kept]
+) -> Kept:
+    """What the cache holds of an image, or else is made and put there; the same bits either way.
+
+    Args:
+        cache: None: nothing is kept.
+        image_sha: sha256 of the image.
+        kind: class of what the cache holds.
+        make: makes it.
+    """
+    arrays = cache.get(image_sha) if cache else None
+    if arrays is not None:
+        return kind.from_arrays(arrays)
+    made = make()
+    if cache:
+        cache.put(image_sha, made.arrays())
+    return made
 
 
 def _kind(directory: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from fmbseg import __version__
+from fmbseg.align.record import HEAD, RECORD
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 _MODEL_ID = "fmbseg.model_id"
 _CODE = Path(__file__).with_name("pyfunc_model.py")
-_FILES = ("checkpoint.json", "head.safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +110,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     import pandas as pd
 
     copy.mkdir()
-    for name in _FILES:
+    for name in (RECORD, HEAD):
         shutil.copyfile(checkpoint / name, copy / name)
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")

@@ -16,7 +16,7 @@ from fmbseg.config import Config, TrackingSection
 from fmbseg.store.paths import project_folder
 from fmbseg.tracking.address import tracking_uri
 from fmbseg.tracking.live_curve import add_params
-from fmbseg.tracking.run_content import flat_params, run_key, run_name
+from fmbseg.tracking.run_content import run_key, run_name, run_params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,8 +74,7 @@ class ExperimentRuns:
                 # Two processes made it at once: the older one stays.
                 client.delete_run(made.info.run_id)
         # Also of a run that was found: the process that made it may have been killed before this.
-        params = flat_params(config, trained=learned is not None)
-        add_params(client, known, {"method": method, **params})
+        add_params(client, known, {"method": method, **run_params(config, method)})
         return known
 
     def find(self, key: str) -> Run | None:

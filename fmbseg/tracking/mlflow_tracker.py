@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fmbseg.align.record import HEAD, RECORD, recorded_sha256
 from fmbseg.config import Config
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
@@ -33,7 +35,6 @@ from fmbseg.tracking.logged_model import log_checkpoint, promote
 from fmbseg.tracking.mlflow_runs import CHECKPOINT, PARENT, TRAINING, ExperimentRuns
 from fmbseg.tracking.run_content import (
     TrackedData,
-    checkpoint_sha256,
     class_table,
     evaluation_data,
     protocol,
@@ -81,7 +82,7 @@ class MlflowTracker(Tracker):
     def trained(self, config: Config, method: str, checkpoint: Path) -> None:
         """See `Tracker.trained`."""
         with never_fails(f"the training of {method}"):
-            sha256 = checkpoint_sha256(checkpoint)
+            sha256 = recorded_sha256(checkpoint)
             if sha256 is None:
                 return
             known = self._runs.find(run_key(config, method, sha256))
@@ -89,7 +90,7 @@ class MlflowTracker(Tracker):
                 self._add_trained(config, method, checkpoint)
 
     def _add_trained(self, config: Config, method: str, checkpoint: Path) -> None:
-        sha256 = checkpoint_sha256(checkpoint)
+        sha256 = recorded_sha256(checkpoint)
         if sha256 is None:
             return
         run_id = self._runs.obtain(config, method, sha256, published_key(checkpoint)).info.run_id
@@ -143,8 +144,8 @@ class MlflowTracker(Tracker):
     ) -> None:
         client, _ = self._runs.open()
         sha256 = result["checkpoint_sha256"]
-        trained = {"fmbseg": paths.align, "oracle": paths.oracle}.get(method)
-        if trained is not None and sha256 != checkpoint_sha256(trained):
+        trained = METHODS[method].head_folder(paths)
+        if trained is not None and sha256 != recorded_sha256(trained):
             trained = None  # another head lies there by now
         training = None if trained is None else published_key(trained)
         run_id = self._runs.obtain(config, method, sha256, training).info.run_id
@@ -191,7 +192,7 @@ class MlflowTracker(Tracker):
         Either may be there first; whoever comes second calls this to some effect.
         """
         client, _ = self._runs.open()
-        head = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+        head = self._runs.find(run_key(config, "fmbseg", recorded_sha256(paths.align)))
         labels = self._runs.find(run_key(config, "pseudo", None))
         if head is None or labels is None:
             return
@@ -231,7 +232,7 @@ class MlflowTracker(Tracker):
         link: str | None = None
         with never_fails("the link to the run"):
             _, experiment = self._runs.open()
-            run = self._runs.find(run_key(config, "fmbseg", checkpoint_sha256(paths.align)))
+            run = self._runs.find(run_key(config, "fmbseg", recorded_sha256(paths.align)))
             pages = ui_address(tracking_uri(self._section.uri, self._root))
             if run is not None:
                 run_id = run.info.run_id
@@ -288,7 +289,7 @@ class MlflowTracker(Tracker):
         """
         client, experiment = self._runs.open()
         if not client.list_artifacts(run_id, "checkpoint"):
-            for name in ("checkpoint.json", "head.safetensors"):
+            for name in (RECORD, HEAD):
                 client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
         name, key = f"training-{method}", published_key(checkpoint)
         child, begun = self._runs.child(run_id, name), self._runs.begun(method, key)

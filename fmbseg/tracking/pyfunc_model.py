@@ -19,8 +19,9 @@ from typing import Any
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image, ImageOps
+from PIL import Image
 
+from fmbseg.data.images import read_image
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 
 
@@ -39,10 +40,8 @@ class SegmenterModel(PythonModel):
         names = [name.strip() for name in str((params or {}).get("classes", "")).split(",")]
         classes = [name for name in names if name] or None
         rows = []
-        for data in model_input["image"]:
-            with Image.open(io.BytesIO(data)) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            found = self._segmenter.predict(upright, classes)
+        for row, data in enumerate(model_input["image"]):
+            found = self._segmenter.predict(read_image(data, f"the image of row {row}"), classes)
             stream = io.BytesIO()
             Image.fromarray(found.label_map.astype("uint8")).save(stream, "PNG")
             label = base64.b64encode(stream.getvalue()).decode()

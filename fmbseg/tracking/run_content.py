@@ -15,7 +15,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from fmbseg.align.record import RECORD
 from fmbseg.config import Config
+from fmbseg.evaluate.methods import METHODS
+from fmbseg.stage.causes import SCORING
+from fmbseg.stage.depends import flat_params, within
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import MANIFEST, published_digest, published_key
@@ -25,52 +29,33 @@ Curve = list[tuple[int, dict[str, float]]]
 
 # Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
 # parameters: one can be added to a run that is already there.
-_NOT_PARAMS = {"tracking", "run.cache_gb", "evaluate.benchmarks"}
-_TRAINING = {"align", "data", "features"}
+_NOT_PARAMS = ("tracking", "run.cache_gb", "evaluate.benchmarks")
+_ALWAYS = ("run.preset",)  # a label that runs are found by
 _IMAGES = {"split", "limit"}
 
 
-def flat_params(config: Config, *, trained: bool = True) -> dict[str, str]:
-    """`section.key` -> value of all parameters that may change a result.
+def run_params(config: Config, method: str) -> dict[str, str]:
+    """`section.key` -> value of all parameters that may change a method's result.
 
-    Args:
-        config: all sections.
-        trained: whether the result comes from a trained head.
+    Of a method with a head those of all stages before it, too.
     """
-    flat: dict[str, str] = {}
-    left_out = _NOT_PARAMS if trained else _NOT_PARAMS | _TRAINING
-
-    def walk(name: str, value: Any) -> None:
-        if name in left_out:
-            return
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                walk(f"{name}.{key}" if name else str(key), inner)
-        else:
-            flat[name] = str(value)
-
-    walk("", config.model_dump())
-    return flat
+    found = METHODS[method]
+    own = (SCORING + found.depends).params
+    names = (*_ALWAYS, *own) if found.head is None else tuple(Config.model_fields)
+    params = flat_params(config, names)
+    return {name: str(v) for name, v in params.items() if not within(name, _NOT_PARAMS)}
 
 
 def run_key(config: Config, method: str, checkpoint_sha256: str | None) -> str:
     """The key of a pipeline run: equal for the same method, checkpoint and parameters."""
-    params = flat_params(config, trained=checkpoint_sha256 is not None)
-    return json_digest([method, checkpoint_sha256, params])
+    return json_digest([method, checkpoint_sha256, run_params(config, method)])
 
 
 def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
     """What is read in a list of runs: method, what is special about it, start of the key."""
-    learned = checkpoint_sha256 is not None
-    what = f"{config.align.head}-{config.align.loss}" if learned else config.clip.model
+    align = config.align
+    what = config.clip.model if METHODS[method].head is None else f"{align.head}-{align.loss}"
     return f"{method}-{what}-{run_key(config, method, checkpoint_sha256)[:8]}"
-
-
-def checkpoint_sha256(folder: Path) -> str | None:
-    """The sha256 of the weights of the checkpoint in `folder`, None where there is none."""
-    path = folder / "checkpoint.json"
-    value = read_json(path).get("sha256") if path.is_file() else None
-    return value if isinstance(value, str) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,7 +133,7 @@ class TrainedLabels:
 
 def trained_labels(paths: Paths) -> TrainedLabels | None:
     """What the present head was trained on; None where there is no head, or it had other labels."""
-    checkpoint = paths.align / "checkpoint.json"
+    checkpoint = paths.align / RECORD
     if published_key(paths.label) is None or not checkpoint.is_file():
         return None
     digest = published_digest(paths.label)
@@ -189,7 +174,7 @@ def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[s
     if len(kept):
         for name in ("similarity", "predicted_iou"):
             figures[f"pseudo_labels/{name}"] = float(kept[name].mean())
-    share = read_json(paths.align / "checkpoint.json")["metrics"]["labelled_patches"]
+    share = read_json(paths.align / RECORD)["metrics"]["labelled_patches"]
     figures["pseudo_labels/labelled_patches"] = float(share)
     return figures
 

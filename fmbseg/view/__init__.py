@@ -1,3 +1,3 @@
-"""Pictures for people: label overlays with a legend and sheets of a whole pipeline run."""
+"""Pictures for people: label overlays with a legend, and sheets of label maps."""
 
 from __future__ import annotations

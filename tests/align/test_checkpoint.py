@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
+from fmbseg.config import InferenceSection
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.models.weights import weights_digest
 
@@ -35,6 +38,7 @@ def info() -> CheckpointInfo:
         vocabulary=vocabulary,
         templates="single",
         short_side=96,
+        inference=InferenceSection(background_threshold=0.9),
         training={"epochs": 2, "seed": 0},
         metrics={"loss": 1.25},
     )
@@ -57,10 +61,32 @@ def test_round_trip(tmp_path: Path) -> None:
         assert torch.equal(found.head(x), trained.eval()(x))
 
 
+def test_the_words_asked_with_come_back(tmp_path: Path) -> None:
+    for name in ("sclip/voc21", "proxyclip/voc21", "voc21", "coco_stuff"):
+        trained = replace(info(), vocabulary=load_vocabulary(name))
+        save_checkpoint(tmp_path, head(), trained)
+        found = load_checkpoint(tmp_path).info.vocabulary
+        assert found == trained.vocabulary
+        assert found.queries == trained.vocabulary.queries
+
+
+def test_a_record_without_all_its_words_is_refused(tmp_path: Path) -> None:
+    trained = replace(info(), vocabulary=load_vocabulary("sclip/voc21"))
+    save_checkpoint(tmp_path, head(), trained)
+    path = tmp_path / "checkpoint.json"
+    record = json.loads(path.read_text())
+    for entry in record["vocabulary"]["classes"]:
+        entry.pop("ask", None)
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="is damaged or was changed by hand") as e:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(e.value)
+
+
 def test_record_says_what_it_fits(tmp_path: Path) -> None:
     sha256 = save_checkpoint(tmp_path, head(), info())
     record = json.loads((tmp_path / "checkpoint.json").read_text())
-    assert record["format"] == 1
+    assert record["format"] == 2
     assert record["sha256"] == sha256
     assert record["head"] == {"kind": "transformer", "in_dim": 16, "out_dim": 8, "heads": 2}
     assert record["vocabulary"]["digest"] == info().vocabulary.digest
@@ -93,16 +119,41 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
     record.write_text(text[: len(text) // 2])
     refused("is damaged")
-    record.write_text(text.replace('"format": 1', '"format": 2'))
-    refused("has format 2")
-    record.write_text(text.replace('"in_dim": 16', '"in_dim": 32'))
-    refused("is damaged")
-    record.write_text(text.replace('"name": "dog"', '"name": "wall"'))
-    refused("stands twice")
+    record.write_text(text.replace('"format": 2', '"format": 1'))
+    refused("has format 1")
+    for old, new in (
+        ('"in_dim": 16', '"in_dim": 32'),
+        ('"heads": 2', '"heads": 4'),
+        ('"name": "dog"', '"name": "wall"'),
+        ('"loss": 1.25', '"loss": NaN'),
+        ('"templates": "single"', '"templates": "custom9"'),
+        ('"background_threshold": 0.9', '"background_threshold": 0.1'),
+    ):
+        assert old in text
+        record.write_text(text.replace(old, new))
+        refused("is damaged or was changed by hand: .* `--set evaluate.NAME=VALUE`")
     record.write_text("[]")
     refused("has format None")
     record.write_text(text)
     load_checkpoint(tmp_path)
+
+
+def test_a_byte_of_the_record_that_differs_is_refused_or_means_the_same(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, head(), info())
+    path = tmp_path / "checkpoint.json"
+    whole, right = path.read_bytes(), load_checkpoint(tmp_path)
+    rng, same = random.Random(0), 0
+    for place in range(len(whole)):
+        for byte in (whole[place] ^ (1 << rng.randrange(8)), rng.choice(b"0123456789 ,aA")):
+            path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            try:
+                found = load_checkpoint(tmp_path)
+            except CheckpointError:
+                continue
+            same += 1
+            assert (found.info, found.sha256) == (right.info, right.sha256), (place, byte)
+            assert found.head.config == right.head.config
+    assert 0 < same < len(whole) / 4  # blanks
 
 
 def test_other_weights_are_refused() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fmbseg.align.heads import HeadConfig, HeadKind, build_head, seeded_head
+from fmbseg.align.heads import HEADS, AlignmentHead, HeadConfig, seeded_head
+from fmbseg.config import HeadName
 from fmbseg.errors import ConfigError
 
-KINDS: tuple[HeadKind, ...] = ("transformer", "mlp", "linear")
+
+def build_head(kind: HeadName, in_dim: int, out_dim: int, heads: int) -> AlignmentHead:
+    return AlignmentHead(HeadConfig(kind, in_dim, out_dim, heads))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_maps_to_unit_vectors_of_any_grid(kind: HeadKind) -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_maps_to_unit_vectors_of_any_grid(kind: HeadName) -> None:
     head = build_head(kind, 32, 20, 4)
     for grid in ((3, 5), (7, 2), (1, 1)):
         x = torch.randn(2, *grid, 32)
@@ -23,8 +26,8 @@ def test_maps_to_unit_vectors_of_any_grid(kind: HeadKind) -> None:
         torch.testing.assert_close(head(x.flatten(1, 2)), z.flatten(1, 2))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_images_do_not_see_each_other(kind: HeadKind) -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_images_do_not_see_each_other(kind: HeadName) -> None:
     head = build_head(kind, 16, 8, 2).eval()
     x = torch.randn(3, 4, 4, 16)
     torch.testing.assert_close(head(x)[1:2], head(x[1:2]))
@@ -34,7 +37,7 @@ def test_only_the_transformer_looks_around() -> None:
     x = torch.randn(1, 4, 4, 16)
     changed = x.clone()
     changed[0, 0, 0, 0] += 5  # a shift of all channels is lost in the norm
-    for kind in KINDS:
+    for kind in HEADS:
         head = build_head(kind, 16, 8, 2).eval()
         elsewhere = (head(x) - head(changed)).abs()[0, 1:].max().item()
         assert (elsewhere > 1e-6) == (kind == "transformer")
@@ -48,7 +51,7 @@ def test_the_transformer_has_no_sense_of_place() -> None:
 
 
 def test_sizes() -> None:
-    def count(kind: HeadKind) -> int:
+    def count(kind: HeadName) -> int:
         return sum(p.numel() for p in build_head(kind, 16, 8, 2).parameters())
 
     assert count("linear") == 16 * 8 + 8
@@ -80,5 +83,5 @@ def test_refuses_what_cannot_be_built() -> None:
     with pytest.raises(ConfigError, match="attention_heads is 3"):
         build_head("transformer", 16, 8, 3)
     with pytest.raises(ConfigError, match="unknown head"):
-        build_head("conv", 16, 8)  # type: ignore[arg-type]
+        build_head("conv", 16, 8, 4)  # type: ignore[arg-type]
     build_head("linear", 16, 8, 3)

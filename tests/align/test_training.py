@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmbseg.align import training
+from fmbseg.align import losses, training
 from fmbseg.align.feature_store import Float16
 from fmbseg.align.training import STATE, TrainedHead, train_head
 from fmbseg.config import AlignSection
@@ -135,14 +135,14 @@ def test_no_class_has_more_patches_in_the_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     counts: list[list[int]] = []
-    real = training.tsupcon
+    real = losses.LOSSES["tsupcon"]
 
     def counting(z: Tensor, labels: Tensor, *rest: Any) -> Tensor:
         assert len(z) == len(labels)
         counts.append(torch.unique(labels, return_counts=True)[1].tolist())
         return real(z, labels, *rest)
 
-    monkeypatch.setattr(training, "tsupcon", counting)
+    monkeypatch.setitem(losses.LOSSES, "tsupcon", counting)  # type: ignore[arg-type]
     data = ClusteredPatches()
     trained = train(tmp_path, data, patches_per_class=most, epochs=15, learning_rate=1e-2)
     assert max(max(count) for count in counts) == most

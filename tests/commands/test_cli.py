@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fmbseg import __version__
-from fmbseg.pipeline.table import STAGES
+from fmbseg.pipeline.table import ROWS
 
 COMMAND = [sys.executable, "-m", "fmbseg"]
 
@@ -157,7 +157,7 @@ def test_scenes_are_not_mixed_with_anything_else(tmp_path: Path) -> None:
 def test_version_and_help(tmp_path: Path) -> None:
     assert fmbseg("--version", cwd=tmp_path).stdout == f"fmbseg {__version__}\n"
     shown = fmbseg("run", "--help", cwd=tmp_path).stdout
-    assert all(name in shown for name in STAGES)
+    assert all(name in shown for name in ROWS)
     explained = " ".join(fmbseg("data", "scenes", "--help", cwd=tmp_path).stdout.split())
     assert "max(1, N // 4)" in explained
 

@@ -140,10 +140,10 @@ def test_folder_with_a_plain_class_list(tmp_path: Path) -> None:
     ],
 )
 def test_label_maps_come_back_exactly(
-    name: str, folder: str, split: str, realdata: Path, tmp_path: Path
+    name: str, folder: str, split: str, samples: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "label.png"
-    for sample in load_dataset(name, realdata / folder, split):
+    for sample in load_dataset(name, samples / folder, split):
         label = sample.label
         assert label is not None
         save_label(path, label.astype(np.uint8))
@@ -151,15 +151,15 @@ def test_label_maps_come_back_exactly(
             np.testing.assert_array_equal(again, label)
 
 
-def test_slices_are_data_sets(realdata: Path) -> None:
-    dataset = load_dataset("camvid", realdata / "camvid", "val")
+def test_slices_are_data_sets(samples: Path) -> None:
+    dataset = load_dataset("camvid", samples / "camvid", "val")
     assert [sample.image_id for sample in dataset[:3]] == [
         identity for identity, _ in dataset.image_files[:3]
     ]
     assert dataset[:3].vocabulary == dataset.vocabulary
     assert dataset[-1].image_id == dataset.image_files[-1][0]
     with pytest.raises(IndexError):
-        _ = dataset[50]
+        _ = dataset[len(dataset)]
 
 
 def voc_root(tmp_path: Path) -> Path:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fmbseg.data.images import check_image, read_annotation
-from fmbseg.data.manifest import Manifest, build_manifest, read_image
+from fmbseg.data.images import check_image, read_annotation, read_image
+from fmbseg.data.manifest import build_manifest
 from fmbseg.errors import DataError
 
 
@@ -95,8 +95,8 @@ def test_a_picture_that_is_broken_is_named(photos: Path) -> None:
             read_image(broken)
 
 
-def test_annotations_are_not_read(realdata: Path, tmp_path: Path) -> None:
-    real = realdata / "coco_stuff164k"
+def test_annotations_are_not_read(samples: Path, tmp_path: Path) -> None:
+    real = samples / "coco_stuff164k"
     with_truth = build_manifest("coco_stuff", real, "val2017")
     images = tmp_path / "images" / "val2017"
     shutil.copytree(real / "images" / "val2017", images)
@@ -151,17 +151,6 @@ def test_sixteen_bit_images_are_refused(photos: Path) -> None:
         read_image(photos / "b.png")
     with pytest.raises(DataError, match=r"b\.png has more than 8 bits"):
         build_manifest("folder", photos)
-
-
-def test_parquet_and_back(photos: Path, tmp_path: Path) -> None:
-    manifest = build_manifest("folder", photos)
-    manifest.to_parquet(tmp_path / "manifest.parquet")
-    assert Manifest.from_parquet(tmp_path / "manifest.parquet") == manifest
-    manifest.to_parquet(tmp_path / "again.parquet")
-    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "manifest.parquet").read_bytes()
-    for other in (photos / "a.jpg", tmp_path / "none.parquet"):
-        with pytest.raises(DataError, match="is not a manifest"):
-            Manifest.from_parquet(other)
 
 
 def test_same_stem_twice_is_refused(photos: Path) -> None:

@@ -59,20 +59,20 @@ def test_the_benchmarks_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_names_are_the_published_ones_in_their_order(name: str, realdata: Path) -> None:
-    published = read_json(realdata / "class_lists.json")[PUBLISHED[name]]["classes"]
+def test_names_are_the_published_ones_in_their_order(name: str, samples: Path) -> None:
+    published = read_json(samples / "class_lists.json")[PUBLISHED[name]]["classes"]
     names = load_vocabulary(name).names
     assert [letters(own) for own in names] == [letters(other) for other in published]
 
 
-def test_lists_that_follow_from_others(realdata: Path) -> None:
-    lists = read_json(realdata / "class_lists.json")
+def test_lists_that_follow_from_others(samples: Path) -> None:
+    lists = read_json(samples / "class_lists.json")
     coco_object = load_vocabulary("coco_object")
     assert coco_object.names == ("background", *lists["COCOObject80"]["classes"])
     assert load_vocabulary("coco_stuff").names[:80] == coco_object.names[1:]
     assert load_vocabulary("voc20").names == load_vocabulary("voc21").names[1:]
     assert load_vocabulary("context59").names == load_vocabulary("context60").names[1:]
-    camvid = read_json(realdata / "camvid" / "classes.json")
+    camvid = read_json(samples / "camvid" / "classes.json")
     names = [name.lower().replace("signsymbol", "sign") for name in camvid]
     assert list(load_vocabulary("camvid").names) == names
 

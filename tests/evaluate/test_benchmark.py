@@ -17,13 +17,13 @@ from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
     SCENE_OBJECTS,
     PixelCounts,
+    benchmark_result,
     count_pixels,
-    evaluate_benchmark,
     held_out_images,
+    scored_as,
 )
 from fmbseg.evaluate.results import read_result, write_result
 from fmbseg.inference.decision import Decision, Labels
-from fmbseg.machine.progress import silent_progress
 from fmbseg.scenes.files import write_scenes
 from fmbseg.store.paths import Paths
 
@@ -72,8 +72,17 @@ class EveryPixel:
 
 def score(root: Path, predictor: EveryPixel, limit: int | None = None) -> dict[str, Any]:
     dataset = load_dataset("coco_stuff", root, "val2017")
-    return evaluate_benchmark(
-        "coco_stuff", "constant", predictor, dataset, root, silent_progress(), limit, batch_size=2
+    dataset.require_labels()
+    held_out, words = held_out_images(root), dataset.vocabulary
+    counts = count_pixels(predictor, dataset[:limit], words, held_out, batch_size=2)
+    return benchmark_result(
+        "coco_stuff",
+        "constant",
+        counts,
+        words,
+        protocol=scored_as(dataset, limit, words) | predictor.protocol(words),
+        checkpoint_sha256=predictor.checkpoint_sha256,
+        scenes=held_out is not None,
     )
 
 

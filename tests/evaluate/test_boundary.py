@@ -70,10 +70,8 @@ def test_equals_a_loop_with_opencvs_distance(classes: int) -> None:
     assert counts.miou() == pytest.approx(np.nanmean(expected), abs=1e-9)
 
 
-def test_equals_the_loop_on_real_labels(realdata: Path) -> None:
-    paths = sorted((realdata / "camvid" / "valannot").glob("*.png"))[:3]
-    if len(paths) < 2:
-        pytest.skip("no CamVid label maps here")
+def test_equals_the_loop_on_real_labels(samples: Path) -> None:
+    paths = sorted((samples / "camvid" / "valannot").glob("*.png"))[:3]
     maps = [np.asarray(Image.open(path)).astype(np.int64) for path in paths]
     neighbours = list(zip(maps[1:], maps[:-1], strict=True))
     counts = BoundaryCounts(11, ignore_index=11)

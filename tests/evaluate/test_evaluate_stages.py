@@ -1,9 +1,11 @@
-"""The scoring stages on disk: what is made, what is taken over, what makes them run again."""
+"""Scores on disk: what is made, what is taken over, what makes them be made again."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,50 +15,82 @@ from fmbseg.align.heads import seeded_head
 from fmbseg.config import Config
 from fmbseg.data import load_dataset
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.errors import CheckpointError, ConfigError, DataError, StoreError
-from fmbseg.evaluate.benchmark import evaluate_benchmark
-from fmbseg.evaluate.everything import evaluate_all
-from fmbseg.evaluate.predictors import load_predictor
+from fmbseg.errors import CheckpointError, ConfigError, DataError, StoreError, VocabularyError
+from fmbseg.evaluate.benchmark import benchmark_result, count_pixels, scored_as
+from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.results import OWN_WORDS, read_result
-from fmbseg.evaluate.stages import evaluate, scoring_state
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import run_stage, stage_state
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import StageReport, StageState
-from tests.workspace import MakeConfig
+from fmbseg.store.shards import StageReport
+from tests.heads import write_head
+from tests.workspace import SPLIT, MakeConfig, opened
+from tests.workspace import run as run_stage
+
+
+def scoring(
+    config: Config, paths: Paths, method: str = "fmbseg", results: Path | None = None, **more: Any
+) -> Scoring:
+    candidate, target = Candidate(method, config, paths), results or paths.metrics
+    (one,) = benchmark_scorings(candidate, ["coco_stuff"], target, silent_progress(), **more)
+    return one
 
 
 def run(config: Config, paths: Paths, method: str = "fmbseg") -> StageReport:
-    return evaluate(config, paths, silent_progress(), method)
+    return scoring(config, paths, method).run()
 
 
 def result_file(paths: Paths, method: str = "fmbseg") -> Path:
     return paths.metrics / method / "coco_stuff.json"
 
 
-@pytest.mark.parametrize("method", ["fmbseg", "oracle", "maskclip", "pseudo"])
-def test_the_stage_gives_what_one_go_gives(
+def in_one_go(
+    config: Config, paths: Paths, method: str, words: str | None = None
+) -> dict[str, Any]:
+    """The result without shards, keys and files."""
+    dataset = load_dataset("coco_stuff", paths.root / "coco", SPLIT)
+    vocabulary = load_vocabulary(words) if words else dataset.vocabulary
+    predictor = load_predictor(method, config, METHODS[method].head_folder(paths))
+    return benchmark_result(
+        "coco_stuff",
+        method,
+        count_pixels(predictor, dataset, vocabulary, batch_size=2, benchmark="coco_stuff"),
+        vocabulary,
+        protocol=scored_as(dataset, None, vocabulary) | predictor.protocol(vocabulary),
+        checkpoint_sha256=predictor.checkpoint_sha256,
+        scenes=False,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shards_give_what_one_go_gives(
     method: str, workspace: Paths, make_config: MakeConfig
 ) -> None:
-    if method == "oracle":
-        shutil.copytree(workspace.align, workspace.oracle)
     config = make_config()
+    write_head(workspace.oracle, seed=1, align=config.align)
     report = run(config, workspace, method)
-    assert (report.computed, report.taken_over) == (3, 0)
+    assert (report.computed, report.taken_over, report.images) == (3, 0, 5)
     result = read_result(result_file(workspace, method))
     assert result.pop("key") == report.key
     assert len(result.pop("samples_sha256")) == 64
-    root = workspace.root / "coco"
-    once = evaluate_benchmark(
-        "coco_stuff",
-        method,
-        load_predictor(method, config, workspace.align),
-        load_dataset("coco_stuff", root, "val2017"),
-        root,
-        silent_progress(),
-        batch_size=2,
-    )
-    assert result == once
+    assert result == in_one_go(config, workspace, method)
+
+
+def test_the_oracles_head_is_the_one_that_is_scored(
+    workspace: Paths, make_config: MakeConfig
+) -> None:
+    config = make_config()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*oracle"):
+        run(config, workspace, "oracle")
+    write_head(workspace.oracle, seed=1, align=config.align)
+    run(config, workspace, "oracle")
+    run(config, workspace)
+    found = {name: read_result(result_file(workspace, name)) for name in ("fmbseg", "oracle")}
+    heads = {"fmbseg": workspace.align, "oracle": workspace.oracle}
+    for name, head in heads.items():
+        assert found[name]["checkpoint_sha256"] == load_checkpoint(head).sha256
+    assert found["oracle"]["per_class_iou"] != found["fmbseg"]["per_class_iou"]
 
 
 def test_other_words_are_another_result_that_says_so(
@@ -65,15 +99,12 @@ def test_other_words_are_another_result_that_says_so(
     """The words are those of a file; key, hash and protocol tell the results apart."""
     words = workspace.root / "mine.yaml"
     words.write_text("of: coco_stuff\ntemplates: subset7\nask: {person: [sky, snow]}\n")
-    config, root = make_config(), workspace.root / "coco"
+    config = make_config()
     results = []
     for vocabulary in (None, str(words)):
         folder = workspace.root / f"results{len(results)}"
-        scoring = evaluate_all(
-            config, workspace, silent_progress(), ("maskclip",), folder, vocabulary=vocabulary
-        )
-        (line,) = scoring
-        assert "3 shards computed" in line
+        one = scoring(config, workspace, "maskclip", folder, words=vocabulary)
+        assert one.run().computed == 3
         results.append(read_result(folder / "maskclip" / "coco_stuff.json"))
     first, second = results
     assert first["protocol"]["vocabulary"] == OWN_WORDS
@@ -87,18 +118,9 @@ def test_other_words_are_another_result_that_says_so(
     assert first["per_class_iou"] != second["per_class_iou"]
     assert first["key"] != second.pop("key")
     assert first["samples_sha256"] == second.pop("samples_sha256")  # the same images and truth
-    dataset = load_dataset("coco_stuff", root, "val2017")
-    predictor = load_predictor("maskclip", config, workspace.align)
-    once = evaluate_benchmark(
-        "coco_stuff",
-        "maskclip",
-        predictor,
-        dataset,
-        root,
-        silent_progress(),
-        vocabulary=load_vocabulary(words),
-    )
-    assert second == once
+    assert second == in_one_go(config, workspace, "maskclip", str(words))
+    with pytest.raises(VocabularyError, match="does not have the classes"):
+        scoring(config, workspace, words="voc21")
 
 
 def test_a_second_run_computes_nothing(workspace: Paths, make_config: MakeConfig) -> None:
@@ -116,17 +138,28 @@ def test_a_second_run_computes_nothing(workspace: Paths, make_config: MakeConfig
     assert result_file(workspace).read_bytes() == before
 
 
-def test_the_state_is_what_a_run_would_find(workspace: Paths, make_config: MakeConfig) -> None:
-    def state(config: Config) -> StageState:
-        return scoring_state(config, workspace, silent_progress(), "fmbseg", "coco_stuff")
-
-    before = state(make_config())
+@pytest.mark.parametrize("name", ["evaluate", "evaluate@coco_object", "baselines"])
+def test_a_report_has_the_key_that_the_stage_is_asked_for(
+    name: str, workspace: Paths, make_config: MakeConfig, coco: Path
+) -> None:
+    """For one benchmark or several, one method or several."""
+    entry = {"root": str(coco), "split": SPLIT, "limit": 2}
+    benchmarks = {"coco_stuff": entry, "coco_object": entry}
+    config = make_config(evaluate={"short_side": 64, "benchmarks": benchmarks})
+    before = opened(name, config, workspace)
     assert not before.published
-    assert run(make_config(), workspace).key == before.key
-    assert state(make_config()) == StageState(before.key, published=True)
-    assert state(make_config(sam={"batch_size": 3})) == StageState(before.key, published=True)
-    result_file(workspace).unlink()
-    assert not state(make_config()).published
+    assert run_stage(name, config, workspace).key == before.key
+    after = opened(name, config, workspace)
+    assert (after.key, after.published) == (before.key, True)
+    results = sorted(workspace.metrics.glob("*/*.json"))
+    assert len(results) == {"evaluate": 2, "evaluate@coco_object": 1, "baselines": 4}[name]
+    if len(results) == 1:
+        assert read_result(results[0])["key"] == before.key
+    # What the stage does not read changes nothing.
+    unread = config.model_copy(update={"run": config.run.model_copy(update={"cache_gb": 9.0})})
+    assert opened(name, unread, workspace).published
+    results[-1].unlink()
+    assert not opened(name, config, workspace).published
 
 
 def test_a_published_result_counts_without_shards(
@@ -203,60 +236,119 @@ def test_another_head_is_scored_again(workspace: Paths, make_config: MakeConfig)
     ("section", "values"),
     [
         ("align", {"head": "mlp"}),
-        ("align", {"epochs": 4}),
+        ("align", {"epochs": 7}),
         ("run", {"seed": 1}),
         ("features", {"encoder": "dinov2-vit-b-14"}),
         ("features", {"short_side": 128}),
         ("clip", {"model": "clip-vit-b-16"}),
         ("clip", {"templates": "subset7"}),
+        ("evaluate", {"background_threshold": 0.7}),
+        ("evaluate", {"protocol": "sclip"}),
     ],
 )
-def test_a_head_trained_with_other_parameters_is_refused(
-    section: str, values: dict[str, object], workspace: Paths, make_config: MakeConfig
+@pytest.mark.parametrize("name", ["evaluate", "evaluate@coco_stuff", "plots", "evaluate_oracle"])
+def test_a_head_of_other_parameters_is_refused(
+    name: str,
+    section: str,
+    values: dict[str, object],
+    workspace: Paths,
+    make_config: MakeConfig,
 ) -> None:
     """Else its scores would be recorded as those of the configuration."""
     config = make_config(**{section: values})
-    ((name, value),) = values.items()
-    message = rf"{section}\.{name}=.*{section}\.{name}={value}: run `fmbseg run align` first"
-    stage = {"config": config, "paths": workspace, "progress": silent_progress()}
-    for call in (
-        lambda: run_stage("evaluate", **stage),
-        lambda: run_stage("evaluate@coco_stuff", **stage),
-        lambda: stage_state("evaluate@coco_stuff", **stage),
-        lambda: run_stage("plots", **stage),
-        lambda: stage_state("plots", **stage),
-    ):
-        with pytest.raises(StoreError, match=message):
-            call()
+    write_head(workspace.oracle, seed=1, align=make_config().align)
+    ((key, value),) = values.items()
+    stage = "oracle" if name == "evaluate_oracle" else "align"
+    message = rf"{section}\.{key}=.*{section}\.{key}={value}: run `fmbseg run {stage}` first"
+    with pytest.raises(StoreError, match=message):
+        run_stage(name, config, workspace)
+    with pytest.raises(StoreError, match=message):
+        assert opened(name, config, workspace).key
     assert not workspace.metrics.exists()
 
 
+@pytest.mark.parametrize("name", ["evaluate", "plots", "evaluate_oracle"])
+def test_a_missing_head_is_named_with_its_stage(
+    name: str, workspace: Paths, make_config: MakeConfig
+) -> None:
+    shutil.rmtree(workspace.align)
+    stage = "oracle" if name == "evaluate_oracle" else "align"
+    with pytest.raises(StoreError, match=rf"{stage} holds no head: run `fmbseg run {stage}` first"):
+        run_stage(name, make_config(), workspace)
+
+
 def test_a_head_that_is_named_may_be_any(workspace: Paths, make_config: MakeConfig) -> None:
-    """As `fmbseg evaluate`, `fmbseg predict` and the baselines use it."""
+    """As `fmbseg evaluate` and `fmbseg predict` use it."""
     config = make_config(align={"head": "mlp"})
-    assert load_predictor("fmbseg", config, workspace.align).checkpoint_sha256
-    results = workspace.root / "results"
-    (line,) = evaluate_all(config, workspace, silent_progress(), ("fmbseg",), results)
-    assert "5 images" in line
-    assert run(config, workspace, "maskclip").computed == 3
+    assert scoring(config, workspace, results=workspace.root / "results").run().images == 5
+    write_head(workspace.root / "theirs", seed=2)
+    theirs = Candidate("oracle", config, workspace, workspace.root / "theirs")
+    (one,) = benchmark_scorings(theirs, ["coco_stuff"], workspace.metrics, silent_progress())
+    one.run()
+    sha256 = load_checkpoint(workspace.root / "theirs").sha256
+    assert read_result(one.target)["checkpoint_sha256"] == sha256
 
 
-def test_limit(workspace: Paths, make_config: MakeConfig) -> None:
-    benchmarks = {"coco_stuff": {"root": "coco", "split": "val2017", "limit": 3}}
+def test_what_matters_of_a_heads_record_is_in_the_key(
+    workspace: Paths, make_config: MakeConfig
+) -> None:
+    config = make_config()
+    first, head = scoring(config, workspace).key, load_checkpoint(workspace.align)
+    save_checkpoint(workspace.align, head.head, replace(head.info, metrics={"loss": 1.0}))
+    assert scoring(config, workspace).key == first
+    save_checkpoint(workspace.align, head.head, replace(head.info, templates="subset7"))
+    assert scoring(config, workspace).key != first
+
+
+def test_the_table_of_scenes_is_in_the_key(workspace: Paths, make_config: MakeConfig) -> None:
+    """It says which images show glyphs that pretraining never saw."""
+    import pandas as pd
+
+    keys = {scoring(make_config(), workspace).key}
+    for held_out in (False, True):
+        row = {"image_id": "000000000001", "held_out": held_out, "visible_pixels": 9}
+        pd.DataFrame([row]).to_parquet(workspace.root / "coco" / "scenes.parquet", index=False)
+        keys.add(scoring(make_config(), workspace).key)
+    assert len(keys) == 3
+
+
+def test_limit(workspace: Paths, make_config: MakeConfig, coco: Path) -> None:
+    benchmarks = {"coco_stuff": {"root": str(coco), "split": SPLIT, "limit": 3}}
     config = make_config(evaluate={"short_side": 64, "benchmarks": benchmarks})
     assert run(config, workspace).computed == 2
     result = read_result(result_file(workspace))
     assert result["images"] == 3
     assert result["protocol"]["limit"] == 3
+    for asked, fewest in ((2, 2), (9, 3)):
+        assert len(scoring(config, workspace, limit=asked).samples) == fewest
 
 
 def test_mistakes(workspace: Paths, make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match="unknown method"):
         run(make_config(), workspace, "sam")
     with pytest.raises(ConfigError, match="no 'voc21'"):
-        evaluate(make_config(), workspace, silent_progress(), "fmbseg", ["voc21"])
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        run(make_config(), workspace, "oracle")
-    gone = make_config(evaluate={"benchmarks": {"coco_stuff": {"root": "x", "split": "val2017"}}})
+        candidate = Candidate("fmbseg", make_config(), workspace)
+        benchmark_scorings(candidate, ["voc21"], workspace.metrics, silent_progress())
+    gone = make_config(evaluate={"benchmarks": {"coco_stuff": {"root": "x", "split": SPLIT}}})
     with pytest.raises(DataError, match="x"):
         run(gone, workspace)
+
+
+def test_plots_are_of_the_present_head(workspace: Paths, make_config: MakeConfig) -> None:
+    config = make_config()
+    with pytest.raises(DataError, match="fmbseg run evaluate"):
+        run_stage("plots", config, workspace)
+    run_stage("evaluate", config, workspace)
+    report = run_stage("plots", config, workspace)
+    assert report.computed == 1
+    assert opened("plots", config, workspace).key == report.key
+    assert run_stage("plots", config, workspace).computed == 0
+    assert {path.name for path in workspace.plots.rglob("*.*")} == {
+        "manifest.json",
+        "coco_stuff.csv",
+        "coco_stuff.png",
+    }
+    checkpoint = load_checkpoint(workspace.align)
+    save_checkpoint(workspace.align, seeded_head(checkpoint.head.config, 1), checkpoint.info)
+    with pytest.raises(DataError, match="coco_stuff is not of the present head"):
+        run_stage("plots", config, workspace)

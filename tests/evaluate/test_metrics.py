@@ -57,11 +57,9 @@ def test_equals_a_loop_over_classes(classes: int) -> None:
     assert matrix.miou() == pytest.approx(np.nanmean(expected), abs=1e-9)
 
 
-def test_camvid_labels_against_a_short_reference(realdata: Path) -> None:
+def test_camvid_labels_against_a_short_reference(samples: Path) -> None:
     """Real CamVid maps (id 11 = void); the prediction is the neighbouring frame's truth."""
-    paths = sorted((realdata / "camvid" / "valannot").glob("*.png"))[:8]
-    if len(paths) < 2:
-        pytest.skip("no CamVid label maps here")
+    paths = sorted((samples / "camvid" / "valannot").glob("*.png"))[:8]
     maps = [np.asarray(Image.open(path)).astype(np.int64) for path in paths]
     pairs = list(zip(maps[1:], maps[:-1], strict=True))
     matrix = ConfusionMatrix(11, ignore_index=11)

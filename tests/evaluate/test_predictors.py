@@ -12,7 +12,9 @@ from PIL import Image
 
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
-from fmbseg.evaluate.predictors import MaskClip, Predictor, PseudoLabels, load_predictor
+from fmbseg.evaluate.methods.maskclip import MaskClip
+from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
+from fmbseg.evaluate.methods.pseudo import PseudoLabels
 from fmbseg.inference.decision import Labels
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.device import choose_device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,11 @@ def test_files(results: Path) -> None:
     sweep = rows_of((results / "threshold_oracle.csv").read_text())
     assert [row["chosen on truth"] for row in sweep] == ["", "best"]
     # The table's own files are no results: it can be made again.
-    write_report(build_report(results), results)
+    report = build_report(results)
+    write_report(report, results)
+    # Of results that are no longer there nothing stays.
+    assert len(write_report(replace(report, sweeps=()), results)) == 3
+    assert not (results / "threshold_oracle.csv").exists()
 
 
 def test_no_results(tmp_path: Path) -> None:

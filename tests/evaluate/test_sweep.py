@@ -9,7 +9,7 @@ from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import PixelCounts, benchmark_result
 from fmbseg.evaluate.metrics import ConfusionMatrix
-from fmbseg.evaluate.sweep import PROBABILITIES, ThresholdSweep
+from fmbseg.evaluate.sweep import GRIDS, ThresholdSweep
 from fmbseg.inference.decision import Decision, Threshold
 
 NAMES = ("background", "dog", "cat", "cow", "sheep")
@@ -26,16 +26,16 @@ def decisions(value: float, count: int = 3) -> list[tuple[Decision, np.ndarray]]
         truth[rng.random(shape) < 0.2] = 255
         # Confidence on the very thresholds, too: there the pixel keeps its class.
         confidence = (rng.integers(0, 41, shape) / 40).astype(np.float32)
-        found.append((Decision(best, Threshold(confidence, value, 0, PROBABILITIES)), truth))
+        found.append((Decision(best, Threshold(confidence, "probability", value, 0)), truth))
     return found
 
 
 def test_every_threshold_equals_scoring_with_it() -> None:
-    sweep = ThresholdSweep(5, 0, PROBABILITIES)
+    sweep = ThresholdSweep(5, 0, GRIDS["probability"])
     for decision, truth in decisions(0.1):
         assert decision.threshold is not None
         sweep.update(decision.best, decision.threshold.confidence, truth)
-    for index, value in enumerate(PROBABILITIES):
+    for index, value in enumerate(GRIDS["probability"]):
         matrix = ConfusionMatrix(5)
         for decision, truth in decisions(value):
             matrix.update(decision.labels, truth)
@@ -71,4 +71,4 @@ def test_no_rule_no_oracle() -> None:
 
 def test_other_thresholds_are_not_merged() -> None:
     with pytest.raises(DataError, match="merge"):
-        ThresholdSweep(5, 0, PROBABILITIES).merge(ThresholdSweep(5, 0, (0.5,)))
+        ThresholdSweep(5, 0, GRIDS["probability"]).merge(ThresholdSweep(5, 0, (0.5,)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fmbseg.errors import DataError
-from fmbseg.evaluate.results import write_result
+from fmbseg.evaluate.report import build_report
+from fmbseg.evaluate.results import current_results, write_result
 from fmbseg.evaluate.table import result_table
 
 
@@ -31,7 +33,7 @@ def test_table_of_methods_and_benchmarks(tmp_path: Path) -> None:
         ["oracle", "51.0", "-"],
         ["images", "4", "7/9"],
     ]
-    assert lines[6:] == ["oracle = same encoder and head, trained on truth: the ceiling"]
+    assert lines[6:] == ["oracle = same encoder and head, trained on truth"]
 
 
 def test_scenes_and_tiny_models_are_said(tmp_path: Path) -> None:
@@ -52,3 +54,39 @@ def test_no_results_and_damage_are_named(tmp_path: Path) -> None:
     (tmp_path / "fmbseg" / "voc21.json").write_text("{}")
     with pytest.raises(DataError, match=r"voc21\.json"):
         result_table(tmp_path)
+
+
+def test_results_of_an_earlier_head_are_marked_and_left_out(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    put(metrics, "fmbseg", "voc21", 59.3, checkpoint_sha256="first")
+    put(metrics, "fmbseg", "voc20", 42.0, checkpoint_sha256="second")
+    put(metrics, "oracle", "voc21", 61.0, checkpoint_sha256="first")
+    put(metrics, "maskclip", "voc21", 20.0, checkpoint_sha256=None)
+    put(metrics, "GroupViT", "voc21", 50.4, checkpoint_sha256=None)
+    # No head is here, as in a fresh clone: nothing is known.
+    assert "*" not in result_table(metrics)
+    assert len(current_results(metrics)) == 5
+    write_sha256(tmp_path / "data" / "align", "second")
+    lines = result_table(metrics).splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:6]}
+    assert rows == {
+        "fmbseg": ["59.3*", "42.0"],
+        "maskclip": ["20.0", "-"],
+        "oracle": ["61.0", "-"],
+        "GroupViT": ["50.4", "-"],
+    }
+    assert "* of an earlier head than the one that is there now" in lines[7]
+    kept = [(result["method"], result["benchmark"]) for result in current_results(metrics)]
+    assert ("fmbseg", "voc21") not in kept and len(kept) == 4
+    # The oracle is held against its own head.
+    write_sha256(tmp_path / "data" / "oracle", "third")
+    assert "61.0*" in result_table(metrics)
+    report = build_report(metrics)
+    assert "left out: 2 results of an earlier head" in report.notes
+    write_sha256(tmp_path / "data" / "align", "first")
+    assert "59.3*" not in result_table(metrics) and "42.0*" in result_table(metrics)
+
+
+def write_sha256(head: Path, sha256: str) -> None:
+    head.mkdir(parents=True, exist_ok=True)
+    (head / "checkpoint.json").write_text(json.dumps({"sha256": sha256}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 import fmbseg
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
-from fmbseg.config import EvaluateSection, RunSection
+from fmbseg.config import InferenceSection, RunSection
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, DataError, VocabularyError
-from fmbseg.inference import segmenter as predict
-from fmbseg.inference.segmenter import Segmenter, label_map, load_segmenter
+from fmbseg.inference import maps
+from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, build_encoder
 from fmbseg.models.records import weights_record
@@ -52,6 +53,7 @@ def checkpoint(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocabulary=Vocabulary("three", tuple(map(VocabularyClass, ("dog", "cat", "grass")))),
         templates="single",
         short_side=64,
+        inference=InferenceSection(short_side=64, background_threshold=0.9),
         training={},
         metrics={},
     )
@@ -84,12 +86,12 @@ def test_predict_gives_labels_and_scores(segmenter: Segmenter) -> None:
     assert result.scores.dtype == np.float32
     assert np.abs(result.scores).max() <= 1.0 + 1e-5
     np.testing.assert_array_equal(result.scores.argmax(axis=0), result.label_map)
-    assert result.similarity.shape == (4, 8, 10)
+    assert result.maps.values.shape == (4, 8, 10)
 
 
 def test_scores_are_the_upsampled_similarities(segmenter: Segmenter) -> None:
     result = segmenter.predict(picture(), classes=["dog", "cat"])
-    expected = F.interpolate(torch.from_numpy(result.similarity)[None], (70, 90), mode="bilinear")
+    expected = F.interpolate(result.maps.values[None], (70, 90), mode="bilinear")
     torch.testing.assert_close(torch.from_numpy(result.scores), expected[0])
 
 
@@ -122,24 +124,40 @@ def test_synonyms_count_for_their_class(segmenter: Segmenter) -> None:
     plain = segmenter.predict(picture(), classes=["dog", "puppy", "cat"])
     merged = Vocabulary("two", (VocabularyClass("dog", ("puppy",)), VocabularyClass("cat")))
     result = segmenter.predict(picture(), vocabulary=merged)
-    expected = np.stack([plain.similarity[:2].max(axis=0), plain.similarity[2]])
-    np.testing.assert_allclose(result.similarity, expected, atol=1e-6)
+    values = plain.maps.values
+    torch.testing.assert_close(
+        result.maps.values, torch.stack([values[:2].amax(dim=0), values[2]]), rtol=0, atol=1e-6
+    )
 
 
 def test_batches_equal_single_images(segmenter: Segmenter) -> None:
     images = [picture(90, 70, 0), picture(40, 80, 1), picture(90, 70, 2), picture(64, 64, 3)]
-    text = segmenter.text(load_vocabulary("voc20"))
-    together = segmenter.similarities(images, text)
-    for image, similarity in zip(images, together, strict=True):
-        alone = segmenter.similarities([image], text)[0]
-        assert similarity.shape[0] == 20
-        torch.testing.assert_close(similarity, alone, rtol=1e-4, atol=1e-5)
+    vocabulary = load_vocabulary("voc20")
+    for image, together in zip(images, segmenter.decide(images, vocabulary), strict=True):
+        (alone,) = segmenter.decide([image], vocabulary)
+        assert (together.labels == alone.labels).mean() > 0.999  # sums may turn a tie
 
 
-def test_protocol_is_configurable(checkpoint: Path, weights: Path) -> None:
-    section = EvaluateSection(short_side=128)
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """But for what is said of the random weights."""
+    return [entry.getMessage() for entry in caplog.records if "inference" in entry.name]
+
+
+def test_a_head_is_asked_as_its_checkpoint_says_unless_told(
+    checkpoint: Path, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = InferenceSection(short_side=64, background_threshold=0.9)
+    for given in (None, own):
+        found = load_segmenter(checkpoint, given, CPU, weights)
+        assert found.inference == own
+        assert found.predict(picture()).maps.values.shape == (3, 8, 10)
+    assert said(caplog) == []
+    section = own.model_copy(update={"short_side": 128, "logit_scale": 3.0})
     large = load_segmenter(checkpoint, section, CPU, weights)
-    assert large.predict(picture()).similarity.shape == (3, 16, 21)
+    assert large.predict(picture()).maps.values.shape == (3, 16, 21)
+    (line,) = said(caplog)
+    assert "evaluate.short_side=128, evaluate.logit_scale=3.0" in line
+    assert "its own: evaluate.short_side=64, evaluate.logit_scale=40.0" in line
 
 
 def test_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
@@ -171,35 +189,63 @@ def test_mistakes_are_named(segmenter: Segmenter, tmp_path: Path) -> None:
         segmenter.predict(picture(), classes=[])
 
 
-def test_threads_stay_as_they_are(
+def test_pictures_of_more_than_8_bits_are_refused(segmenter: Segmenter, tmp_path: Path) -> None:
+    """Pillow would turn them white in silence."""
+    deep = np.linspace(0, 65535, 32 * 48).reshape(32, 48)
+    for array in (deep.astype(np.uint16), deep.astype(np.int32), deep.astype(np.float32)):
+        image = Image.fromarray(array)
+        assert image.mode in ("I;16", "I", "F")
+        with pytest.raises(DataError, match="the image has more than 8 bits a channel"):
+            segmenter.predict(image)
+    Image.fromarray(deep.astype(np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel"):
+        segmenter.predict(tmp_path / "deep.png")
+
+
+@pytest.fixture
+def _flags() -> Iterator[None]:
+    """Torch's flags as they are before anything of this package has run."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    torch.backends.cudnn.benchmark = True
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1], warn_only=True)
+
+
+@pytest.mark.usefixtures("_flags")
+def test_a_library_call_leaves_the_process_as_it_is(
     checkpoint: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(weights))
-    threads = torch.get_num_threads()
-    load_segmenter(checkpoint, weights_dir=weights)
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(3)
+    load_segmenter(checkpoint).predict(picture())
+    assert torch.get_num_threads() == 3
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+    # A machine with more threads than a configuration may name.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 384)
+    load_segmenter(checkpoint)
+    monkeypatch.undo()
+    load_segmenter(checkpoint, run=CPU, weights_dir=weights)
+    assert torch.get_num_threads() == 1
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize("size", [(40, 30), (7, 50), (3, 2), (8, 10)])
-def test_label_map_in_bands(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_decided_in_bands(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    similarity = torch.randn(5, 8, 10, generator=generator) * 0.2
-    scores = F.interpolate(similarity[None], size, mode="bilinear")[0]
+    values = torch.randn(5, 8, 10, generator=generator) * 0.2
+    scores = F.interpolate(values[None], size, mode="bilinear")[0]
     probability = (40 * scores).softmax(dim=0).amax(dim=0)
-    expected = scores.argmax(dim=0)
-    with_background = torch.where(probability < 0.7, 3, expected)
-    assert (with_background != expected).any() or size == (3, 2)
-    whole = label_map(similarity, size)
     for elements in (1, 5 * size[1] * 3, 1 << 24):
-        monkeypatch.setattr(predict, "_BAND_ELEMENTS", elements)
-        assert torch.equal(label_map(similarity, size), whole)
-        assert torch.equal(label_map(similarity, size), expected)
-        assert torch.equal(label_map(similarity, size, 3, 40.0, 0.7), with_background)
-
-
-def test_background_rule_needs_a_background() -> None:
-    similarity = torch.zeros(4, 2, 2)
-    similarity[1] = 0.001
-    assert (label_map(similarity, (4, 4), None, 40.0, 0.9) == 1).all()
-    assert (label_map(similarity, (4, 4), 2, 40.0, 0.9) == 2).all()
-    assert (label_map(similarity, (4, 4), 2, 40.0, 0.0) == 1).all()
+        monkeypatch.setattr(maps, "_BAND_ELEMENTS", elements)
+        best, cosine = maps.best_map(values, size)
+        assert torch.equal(best, scores.argmax(dim=0))
+        torch.testing.assert_close(cosine, scores.amax(dim=0))
+        best, sure = maps.best_map(values, size, logit_scale=40.0)
+        assert torch.equal(best, scores.argmax(dim=0))
+        torch.testing.assert_close(sure, probability)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import cv2
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fmbseg.config import Dense, EvaluateSection, parse_config
+from fmbseg.config import BackgroundRule, Dense, InferenceSection, ProtocolName, parse_config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate.predictors import MaskClip, load_predictor
+from fmbseg.evaluate.methods.maskclip import MaskClip
+from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.inference.decision import decide
-from fmbseg.inference.protocol import PROTOCOLS, Sizes, protocol_of
+from fmbseg.inference.maps import Maps
+from fmbseg.inference.protocol import Sizes, protocol_of
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.inference.sliding import fitted, scaled_image, scaled_size, window_logits
 from fmbseg.models.clip import load_clip
@@ -139,7 +143,9 @@ def test_resize_is_bilinear_without_smoothing() -> None:
 
 
 def test_records_say_what_the_protocols_are() -> None:
-    by_name = {name: protocol_of(EvaluateSection(protocol=name)) for name in PROTOCOLS}
+    by_name = {
+        name: protocol_of(InferenceSection(protocol=name)) for name in get_args(ProtocolName)
+    }
     assert by_name["tcl"].sizes == Sizes(448, 448, 224)
     assert by_name["sclip"].sizes == Sizes(336, 224, 112)
     assert by_name["sclip"].sizes_for("cityscapes") == Sizes(560, 224, 112)
@@ -147,10 +153,10 @@ def test_records_say_what_the_protocols_are() -> None:
     assert by_name["proxyclip"].sizes == Sizes(336, 336, 112)
     assert by_name["proxyclip"].sizes_for("cityscapes") == Sizes(448, 224, 112)
     assert by_name["fmbseg"].sizes == Sizes(128)
-    assert protocol_of(EvaluateSection(short_side=518)).sizes == Sizes(518)
+    assert protocol_of(InferenceSection(short_side=518)).sizes == Sizes(518)
     assert {p.background_rule for n, p in by_name.items() if n != "tcl"} == {"probability"}
     assert by_name["tcl"].background_rule == "constant"
-    changed = EvaluateSection(protocol="tcl", background_rule="words")
+    changed = InferenceSection(protocol="tcl", background_rule="words")
     assert protocol_of(changed).background_rule == "words"
     with pytest.raises(ConfigError, match="protocol"):
         parse_config({"evaluate": {"protocol": "mmseg"}})
@@ -192,7 +198,7 @@ def test_a_method_under_a_protocol_equals_a_plain_reference(
                     small = Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)
                     patches = clip.encode_windows(np.array(small)[None], dense)[1][0]
                 else:
-                    patches = segmenter.embed(crop[None])[0]
+                    patches = segmenter.encoder.embed(crop[None])[0]
                 logits = (patches.float() @ text.T).permute(2, 0, 1)[None]
                 size = (bottom - top, right - left)
                 total[:, top:bottom, left:right] += torch.nn.functional.interpolate(
@@ -252,18 +258,20 @@ def test_windows_that_do_not_fit_a_patch_are_resized(
 
 def test_background_rules() -> None:
     """Two words of class 0 (the background), one of class 1, on four pixels."""
-    maps = torch.tensor([[[0.1, 0.5, 0.1, 0.1]], [[0.3, 0.0, 0.1, 0.1]], [[0.2, 0.3, 0.15, 0.4]]])
-    classes = torch.tensor([0, 0, 1])
-    section = EvaluateSection(logit_scale=10.0, background_threshold=0.6, background_score=0.18)
-    size = (1, 4)
-    words = decide(maps, classes, size, 0, "words", section).labels
-    assert words.tolist() == [[0, 0, 1, 1]]
+    values = torch.tensor([[[0.1, 0.5, 0.1, 0.1]], [[0.3, 0.0, 0.1, 0.1]], [[0.2, 0.3, 0.15, 0.4]]])
+    maps = Maps(values, torch.tensor([0, 0, 1]))
+
+    def labels(rule: BackgroundRule, background: int | None = 0, maps: Maps = maps) -> Any:
+        section = InferenceSection(
+            background_rule=rule, logit_scale=10.0, background_threshold=0.6, background_score=0.18
+        )
+        return decide(maps, (1, 4), background, section).labels.tolist()
+
+    assert labels("words") == [[0, 0, 1, 1]]
     # The background's words are not asked; it has the cosine 0.18 everywhere.
-    constant = decide(maps, classes, size, 0, "constant", section).labels
-    assert constant.tolist() == [[1, 1, 0, 1]]
-    probability = (10 * maps).softmax(dim=0).amax(dim=0)[0]
+    assert labels("constant") == [[1, 1, 0, 1]]
+    probability = (10 * values).softmax(dim=0).amax(dim=0)[0]
     expected = [[0, 0, 1 if probability[2] >= 0.6 else 0, 1 if probability[3] >= 0.6 else 0]]
-    assert decide(maps, classes, size, 0, "probability", section).labels.tolist() == expected
-    assert expected == [[0, 0, 0, 1]]
-    assert decide(maps, classes, size, None, "constant", section).labels.tolist() == [[0, 0, 1, 1]]
-    assert (decide(maps[:2], classes[:2], size, 0, "constant", section).labels == 0).all()
+    assert labels("probability") == expected == [[0, 0, 0, 1]]
+    assert labels("constant", background=None) == [[0, 0, 1, 1]]
+    assert labels("constant", maps=Maps(values[:2], torch.tensor([0, 0]))) == [[0, 0, 0, 0]]

@@ -22,7 +22,6 @@ from segment_anything import sam_model_registry
 from fmbseg import cli
 
 ENCODER = "vit_base_patch14_dinov2"
-PHOTOS = ("labelme_0001.jpg", "mmseg_kitten.jpg", "sam_dog.jpg")
 CLASSES = ("dog", "cat", "road", "sky")
 # Random weights are sure of nothing: every threshold lets everything pass.
 SETTINGS = (
@@ -61,20 +60,18 @@ def base_weights(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def photos(realdata: Path, tmp_path: Path) -> Path:
+def folder_of_photos(photos: list[Path], tmp_path: Path) -> Path:
     """Three photos at half size with a made-up truth, as a `folder` data set."""
     folder = tmp_path / "photos"
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
-    for name in PHOTOS:
-        with Image.open(realdata / "photos" / name) as photo:
+    for path in photos[:3]:
+        with Image.open(path) as photo:
             small = photo.convert("RGB").reduce(2)
-        small.save(folder / "images" / name)
+        small.save(folder / "images" / path.name)
         truth = np.arange(small.width) * len(CLASSES) // small.width
         label = np.broadcast_to(truth.astype(np.uint8), (small.height, small.width))
-        Image.fromarray(np.ascontiguousarray(label)).save(
-            folder / "labels" / Path(name).with_suffix(".png").name
-        )
+        Image.fromarray(np.ascontiguousarray(label)).save(folder / "labels" / f"{path.stem}.png")
     names = "\n".join(f"  - {name}" for name in CLASSES)
     (folder / "vocabulary.yaml").write_text(f"name: photos\nclasses:\n{names}\n")
     return folder
@@ -83,7 +80,7 @@ def photos(realdata: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_the_pipeline_runs_with_models_of_base_size_offline(
     base_weights: Path,
-    photos: Path,
+    folder_of_photos: Path,
     repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,13 +101,12 @@ def test_the_pipeline_runs_with_models_of_base_size_offline(
         with capsys.disabled():
             print(f"\n{stage}: {time.monotonic() - start:.0f} s, peak {peak:.1f} GiB", end="")
     masks = pd.read_parquet("data/pseudo/label/masks.parquet")
-    assert set(masks["image_id"]) == {Path(name).stem for name in PHOTOS}
-    for name in PHOTOS:
-        with Image.open(
-            tmp_path / "data/pseudo/label/labels" / Path(name).with_suffix(".png").name
-        ) as label:
-            assert (np.asarray(label) != 255).any(), name
+    stems = {path.stem for path in (folder_of_photos / "images").iterdir()}
+    assert set(masks["image_id"]) == stems
+    for stem in stems:
+        with Image.open(tmp_path / "data/pseudo/label/labels" / f"{stem}.png") as label:
+            assert (np.asarray(label) != 255).any(), stem
     result = json.loads(Path("metrics/fmbseg/folder.json").read_text())
-    assert result["images"] == len(PHOTOS)
+    assert result["images"] == len(stems) == 3
     assert 0 <= result["pixel_accuracy"] <= 100
     assert not any("mlflow" in name for name in os.listdir())

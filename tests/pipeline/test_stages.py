@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -217,3 +219,18 @@ def test_device_and_cache_are_in_no_key(tmp_path: Path) -> None:
         for each in (config, other)
     }
     assert len(keys) == 1
+
+
+def test_the_table_and_its_keys_need_no_torch(tmp_path: Path) -> None:
+    asks = (
+        "import sys; from pathlib import Path; from fmbseg.config import load_config; "
+        "from fmbseg.machine.progress import silent_progress; "
+        "from fmbseg.pipeline.run import makes_the_same; from fmbseg.pipeline.table import ROWS; "
+        "from fmbseg.stage.workplace import Workplace; from fmbseg.store.paths import Paths; "
+        f"config = load_config({str(ROOT / 'params.yaml')!r}); "
+        "work = Workplace(ROWS, config, Paths(Path(sys.argv[1])), silent_progress()); "
+        "assert makes_the_same(['align'], config, config); "
+        "assert len(work.out('scenes').key) == 64; "
+        "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", asks, str(tmp_path)], check=True, cwd=ROOT)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fmbseg.models.sam import SamMasks, load_sam
+from fmbseg.models.mask_model import PromptMasks
+from fmbseg.models.sam import load_sam
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.querying import choose_masks, query_masks, query_points
 
@@ -52,7 +53,7 @@ def test_most_confident_mask_is_chosen() -> None:
     masks = np.zeros((2, 3, 4, 5), dtype=np.bool_)
     masks[0, 2, 1, 1] = masks[1, 0, 3, 4] = True
     iou = np.array([[0.1, 0.2, 0.9], [0.7, 0.7, 0.1]], dtype=np.float32)
-    best, confidence = choose_masks(SamMasks(masks, iou))
+    best, confidence = choose_masks(PromptMasks(masks, iou))
     assert best.shape == (2, 4, 5)
     assert best[0, 1, 1]
     assert best[1, 3, 4]  # of equals the first

@@ -17,7 +17,8 @@ from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError
 from fmbseg.machine.progress import silent_progress
 from fmbseg.models.clip import ClipEncoding, load_clip
-from fmbseg.models.sam import SamMasks, load_sam
+from fmbseg.models.mask_model import PromptMasks
+from fmbseg.models.sam import load_sam
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.quality.clip import SeenScene, detection_figures, patch_figures
 from fmbseg.quality.encoder import (
@@ -198,7 +199,7 @@ def test_boxes_and_most_confident_masks_by_hand() -> None:
     half = truth[0] & (np.arange(8) < 4)  # 4 of 10 pixels
     masks = np.stack([[truth[0], half, ~truth[0]], [~truth[1], ~truth[1], truth[1]]])
     confidence = np.array([[0.1, 0.9, 0.2], [0.0, 0.3, 0.5]], np.float32)
-    assert most_confident(SamMasks(masks, confidence), truth) == [pytest.approx(0.4), 1.0]
+    assert most_confident(PromptMasks(masks, confidence), truth) == [pytest.approx(0.4), 1.0]
 
 
 def test_covering_by_hand() -> None:

@@ -46,8 +46,8 @@ def test_enough_classes_with_the_benchmarks_names() -> None:
     assert len(set(glyphs)) == len(glyphs), "a glyph stands for two classes"
 
 
-def test_coco_ids_are_those_of_the_real_pixel_maps(realdata: Path) -> None:
-    names = json.loads((realdata / "coco_stuff164k" / "labels_raw182.json").read_text())
+def test_coco_ids_are_those_of_the_real_pixel_maps(samples: Path) -> None:
+    names = json.loads((samples / "coco_stuff164k" / "labels_raw182.json").read_text())
     for scene_class in SCENE_CLASSES:
         raw = names[str(scene_class.coco_id)].removesuffix("-other").removesuffix("-stuff")
         # "floor-wood" is the raw list's way of writing "wood floor".
@@ -210,10 +210,10 @@ def test_a_lost_or_cut_picture_is_noticed_and_drawn_again(
         assert _digests(paths.scenes) == before, name
 
 
-def test_voc_palette_is_that_of_the_benchmark(realdata: Path) -> None:
-    real = sorted((realdata / "voc2012").rglob("*.png"))
+def test_voc_palette_is_that_of_the_benchmark(samples: Path) -> None:
+    real = sorted((samples / "voc2012").rglob("*.png"))
     palettes = [Image.open(p).getpalette() for p in real if Image.open(p).mode == "P"]
-    assert palettes, "no palette PNG in the real VOC sample"
+    assert palettes, "no palette PNG in the VOC sample"
     assert palettes[0] == voc_palette().reshape(-1).tolist()[: len(palettes[0])]
 
 

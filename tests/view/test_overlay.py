@@ -128,8 +128,8 @@ def test_mistakes_are_named() -> None:
         overlay(image, halves(), NAMES, palette(2))
 
 
-def test_on_real_photos(realdata: Path) -> None:
-    for path in sorted((realdata / "photos").glob("*"))[:3]:
+def test_on_photos(samples: Path) -> None:
+    for path in sorted((samples / "photos").glob("*"))[:3]:
         image = Image.open(path)
         label = halves(*image.size)
         sheet = overlay(image, label, NAMES)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from fmbseg.errors import ConfigError
+from fmbseg.stage.causes import CLIP, INFERENCE, SAM
 from fmbseg.stage.depends import Depends
+from fmbseg.store.paths import Paths
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class Method:
     Attributes:
         name: as in `--method NAME` and `metrics/NAME/`.
         predictor: the class that labels images, `module:Class`; imported when it runs.
-        depends: what its labels depend on, besides what all methods share.
+        depends: what its labels depend on, besides what all methods share (`SCORING`).
         head: the stage that trains its head; None: nothing is trained.
     """
 
@@ -24,24 +28,38 @@ class Method:
     depends: Depends
     head: str | None = None
 
+    @property
+    def follows_protocol(self) -> bool:
+        """Whether `evaluate.protocol` means anything to it."""
+        return "evaluate.protocol" in self.depends.params
 
-_ALIGNED = Depends(sources=("align",), libraries=("timm",))
+    def head_folder(self, paths: Paths) -> Path | None:
+        """Where the pipeline's own head lies; None: it has none."""
+        return None if self.head is None else paths.data / self.head
+
+
+_ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",))
 _TABLE = (
     Method("fmbseg", "fmbseg.evaluate.methods.aligned:Aligned", _ALIGNED, head="align"),
     Method(
         "maskclip",
         "fmbseg.evaluate.methods.maskclip:MaskClip",
-        Depends(params=("clip",), sources=("pseudo",)),
+        CLIP + INFERENCE + Depends(sources=("pseudo",)),
     ),
     Method(
         "pseudo",
         "fmbseg.evaluate.methods.pseudo:PseudoLabels",
-        Depends(
-            params=("clip", "detection", "label", "masks", "query", "sam"),
-            sources=("pseudo",),
-            libraries=("pycocotools", "segment-anything", "torchvision"),
-        ),
+        CLIP
+        + SAM
+        + Depends(("detection", "label", "masks", "query"), ("pseudo",), ("pycocotools",)),
     ),
     Method("oracle", "fmbseg.evaluate.methods.aligned:Aligned", _ALIGNED, head="oracle"),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _TABLE}
+
+
+def find_method(name: str) -> Method:
+    """A method by its name; raises ConfigError where there is none."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,62 @@
+"""A trained head over the frozen encoder (stage 2): the method itself, and its oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import CheckpointError
+from fmbseg.evaluate.methods.predictor import computation
+from fmbseg.inference.decision import Decision
+from fmbseg.inference.protocol import rule_record
+from fmbseg.inference.segmenter import load_segmenter
+
+
+class Aligned:
+    """What `load_segmenter` loads, asked as the configuration says.
+
+    Args:
+        config: all sections.
+        checkpoint: folder of the head.
+        encodings: not used, the encoder is light.
+    """
+
+    def __init__(
+        self, config: Config, checkpoint: Path | None, encodings: Path | None = None
+    ) -> None:
+        if checkpoint is None:
+            raise CheckpointError("no checkpoint: give the folder of a trained head")
+        section = config.evaluate
+        self._config = config
+        self._segmenter = load_segmenter(
+            checkpoint, section, config.run, batch_size=section.batch_size
+        )
+        self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
+
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
+        """See `Predictor`; whole images of one size share batches, windows those of one image."""
+        return self._segmenter.decide(images, vocabulary, benchmark)
+
+    def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """See `Predictor`."""
+        segmenter = self._segmenter
+        info = segmenter.checkpoint.info
+        return {
+            "encoder": info.encoder.name,
+            "clip": info.clip.name,
+            **segmenter.dense.protocol.record(),
+            "templates": vocabulary.templates or info.templates,
+            **rule_record(segmenter.inference),
+            **computation(self._config, segmenter.device.dtype),
+            "weights": {each.name: each.sha256 for each in (info.encoder, info.clip)},
+        }

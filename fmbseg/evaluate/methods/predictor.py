@@ -1,0 +1,69 @@
+"""A method at work: what scoring asks of it, and how it is found by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.evaluate.methods import find_method
+from fmbseg.inference.decision import Decision
+
+
+class Predictor(Protocol):
+    """A method under test: images and a vocabulary in, label maps out. It never sees truth."""
+
+    @property
+    def checkpoint_sha256(self) -> str | None:
+        """The sha256 of the trained head, hex; None for methods without training."""
+
+    def decide(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> list[Decision]:
+        """Label RGB images of any sizes.
+
+        Args:
+            images: RGB.
+            vocabulary: K classes.
+            benchmark: its name, where the protocol has sizes of its own for it.
+        """
+
+    def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """What the labels depend on, for the result file: JSON values."""
+
+
+def load_predictor(
+    method: str, config: Config, checkpoint: Path | None = None, encodings: Path | None = None
+) -> Predictor:
+    """Load the models of a method.
+
+    Args:
+        method: one of `METHODS`.
+        config: all sections.
+        checkpoint: folder of a trained head, for the methods that have one.
+        encodings: folder where methods keep what does not depend on the classes, for other
+            benchmarks that have the same pictures and for the next run; None: nothing is kept.
+
+    Raises:
+        ConfigError: no such method.
+        CheckpointError: the head is missing or damaged, or was trained with other weights.
+        WeightsError: the weights of a model are missing or damaged.
+    """
+    module, _, name = find_method(method).predictor.partition(":")
+    load: Callable[[Config, Path | None, Path | None], Predictor]
+    load = getattr(import_module(module), name)
+    return load(config, checkpoint, encodings)
+
+
+def computation(config: Config, dtype: torch.dtype) -> dict[str, Any]:
+    """What sums depend on, for `Predictor.protocol`; the device's name stays out."""
+    return {"threads": config.run.threads, "dtype": str(dtype).removeprefix("torch.")}

@@ -1,0 +1,81 @@
+"""The frozen encoder with its trained head: pictures in, patches in CLIP's text space out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fmbseg.align.heads import AlignmentHead
+from fmbseg.inference.sliding import Pixels, fitted
+from fmbseg.machine.device import DeviceChoice, with_oom_backoff
+from fmbseg.models.backbone import Backbone, resize_for_encoder
+
+
+class AlignedEncoder:
+    """A `PatchEmbedder`.
+
+    Args:
+        backbone: the encoder.
+        head: trained on its features; moved to the device.
+        short_side: of whole images, pixels.
+        batch_size: whole images embedded at once.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: AlignmentHead,
+        short_side: int,
+        batch_size: int,
+        device: DeviceChoice,
+    ) -> None:
+        self._backbone = backbone
+        self._head = head.to(device.device)
+        self._short_side = short_side
+        self._batch_size = batch_size
+        self._device = device
+
+    def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """See `PatchEmbedder`; images of one size share batches."""
+        pixels = [resize_for_encoder(image, self._short_side, self._backbone) for image in images]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, array in enumerate(pixels):
+            groups.setdefault(array.shape, []).append(index)
+        for members in groups.values():
+            for start in range(0, len(members), self._batch_size):
+                part = members[start : start + self._batch_size]
+                yield part, self.embed(np.stack([pixels[index] for index in part]))
+
+    def windows(self, crops: Pixels) -> Tensor:
+        """See `PatchEmbedder`; windows that do not fit the patch are resized."""
+        patch = self._backbone.patch_size
+        height, width = (max(1, int(n / patch + 0.5)) * patch for n in crops.shape[1:3])
+        return self.embed(fitted(crops, height, width))
+
+    @torch.no_grad()
+    def embed(self, pixels: Pixels) -> Tensor:
+        """Patches of equally large images.
+
+        Args:
+            pixels: [N, H, W, 3] uint8 RGB, H and W multiples of the encoder's patch.
+
+        Returns:
+            [N, h, w, D] float32 unit vectors on the device.
+        """
+        # As in training: float16 is for the encoder only.
+        mixed = self._device.dtype == torch.bfloat16
+
+        def in_batches(batch: int) -> Tensor:
+            parts = []
+            for start in range(0, len(pixels), batch):
+                features = self._backbone.features(pixels[start : start + batch])
+                with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
+                    parts.append(self._head(features))
+            return torch.cat(parts)
+
+        return with_oom_backoff(len(pixels), in_batches)
