@@ -42,7 +42,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	$(PIP) '.[dev,scenes]'
+	$(PIP) '.[pipeline,dev,scenes]'
 	@touch $@
 
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
@@ -62,12 +62,13 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[dev,scenes,scale,server,checks]'
+	$(PIP) '.[pipeline,dev,scenes,scale,server,checks]'
 	@touch $@
 
-lint: install  ## check style and formatting
+lint: install  ## check style, formatting, and which room imports which
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 format: install  ## format the code and correct what can be corrected safely
 	ruff check --fix .

@@ -76,6 +76,11 @@ def _main(arguments: list[str]) -> int:
         # The reader of our output has gone (`fmbseg table | head`); nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        name, _, _ = (error.name or "").partition(".")
+        if name in ("", "fmbseg", "flows"):
+            raise
+        return _say(f"this needs {name}: pip install 'fmbseg[pipeline]'")
     except OSError as error:
         if may_pass(error):
             reason = error.strerror or str(error) or type(error).__name__
@@ -104,7 +109,3 @@ def _command(error: Exception) -> str:
 def _say(message: str, code: int = USER_MISTAKE) -> int:
     print("fmbseg: " + " ".join(message.split()), file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    main()

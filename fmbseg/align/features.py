@@ -16,14 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 
 from fmbseg.align.feature_store import INDEX, INDEX_SCHEMA, VALUES, Float16, StoredFeatures
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
-from fmbseg.data.windows import resize_to_short_side
 from fmbseg.machine.device import with_oom_backoff
-from fmbseg.models.backbone import Backbone, load_backbone
+from fmbseg.models.backbone import Backbone, encoder_size, load_backbone, resize_for_encoder
 from fmbseg.stage.stage import ShardedStage
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.digest import file_digest
@@ -63,7 +61,7 @@ class Features(ShardedStage):
         # Images of one size share batches; within a shard the order is fixed.
         sizes: dict[tuple[int, int], list[int]] = {}
         for index, record in enumerate(records):
-            size = _encoder_size((record.width, record.height), section.short_side, self._encoder)
+            size = encoder_size((record.width, record.height), section.short_side, self._encoder)
             sizes.setdefault(size, []).append(index)
         for members in sizes.values():
             for start in range(0, len(members), section.batch_size):
@@ -130,24 +128,3 @@ class PublishedFeatures:
         sharded = Features(self._work.rows["features"], self._work).shards()
         sharded.run(self._work.progress, self._work.attempt)
         return StoredFeatures([sharded.store.shard_path(i) for i in range(sharded.count)])
-
-
-def resize_for_encoder(
-    image: Image.Image, short_side: int, encoder: Backbone
-) -> npt.NDArray[np.uint8]:
-    """The image as the encoder takes it: bicubic, both sides a multiple of its patch.
-
-    Args:
-        image: RGB.
-        short_side: wanted length of the shorter side, pixels.
-        encoder: whose patch size counts.
-
-    Returns:
-        [H, W, 3] uint8.
-    """
-    size = _encoder_size(image.size, short_side, encoder)
-    return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-
-
-def _encoder_size(size: tuple[int, int], short_side: int, encoder: Backbone) -> tuple[int, int]:
-    return resize_to_short_side(*size, short_side, encoder.patch_size)

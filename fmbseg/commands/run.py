@@ -13,6 +13,7 @@ import typer
 
 from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, WeightsDir, use_weights
 from fmbseg.config import Config, load_config
+from fmbseg.errors import ConfigError
 from fmbseg.pipeline.table import ROWS
 
 _EACH = [f"`{row.name}@voc21`" for row in ROWS.values() if row.each_benchmark]
@@ -56,6 +57,13 @@ def _run(
     stage: str, config: Config, overrides: Sequence[str], params: Path
 ) -> list[dict[str, Any]]:
     if os.environ.get("PREFECT_API_URL"):
+        if not Path("flows").is_dir():
+            raise ConfigError(
+                f"PREFECT_API_URL is set, and {Path.cwd()} has no folder flows/: run inside the "
+                "project, or unset the variable"
+            )
+        # The flows are the project's: nothing is installed under so general a name.
+        sys.path.insert(0, os.getcwd())
         from flows.client import run_through_prefect
 
         return run_through_prefect(stage, overrides, params)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from fmbseg.errors import DataError
 
@@ -63,6 +62,8 @@ class DetailFile:
         Raises:
             DataError: no such image, a category outside the 59 classes, or a damaged mask.
         """
+        from pycocotools import mask as coco_mask  # here: asking a head reads no annotation
+
         if stem not in self._images:
             raise DataError(f"{self.path} has no image {stem}: remove it from the split")
         image = self._images[stem]

@@ -9,11 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmbseg.align.features import resize_for_encoder
 from fmbseg.align.heads import AlignmentHead
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.machine.device import DeviceChoice, with_oom_backoff
-from fmbseg.models.backbone import Backbone
+from fmbseg.models.backbone import Backbone, resize_for_encoder
 
 
 class AlignedEncoder:

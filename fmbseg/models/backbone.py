@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from fmbseg.data.windows import resize_to_short_side
 from fmbseg.errors import ConfigError, WeightsError
 from fmbseg.machine.device import autocast
 from fmbseg.models import tiny
@@ -19,7 +21,7 @@ from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.timm_features import feature_info, patch_features, small_picture
 from fmbseg.models.timm_layouts import as_timm_reads
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "encoder_size", "load_backbone", "resize_for_encoder"]
 
 # DINOv2's published files hold the token that hid patches in its pretraining.
 _PRETRAINING_ONLY = ("mask_token",)
@@ -89,6 +91,28 @@ class Backbone:
             pixels = inputs.permute(0, 3, 1, 2).contiguous()
             maps = patch_features(self.module, pixels, self._layer)
         return maps.float().permute(0, 2, 3, 1)
+
+
+def resize_for_encoder(
+    image: Image.Image, short_side: int, encoder: Backbone
+) -> npt.NDArray[np.uint8]:
+    """The image as the encoder takes it: bicubic, both sides a multiple of its patch.
+
+    Args:
+        image: RGB.
+        short_side: wanted length of the shorter side, pixels.
+        encoder: whose patch size counts.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    size = encoder_size(image.size, short_side, encoder)
+    return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+
+
+def encoder_size(size: tuple[int, int], short_side: int, encoder: Backbone) -> tuple[int, int]:
+    """(width, height) of an image, in pixels, as the encoder takes it; see `resize_for_encoder`."""
+    return resize_to_short_side(*size, short_side, encoder.patch_size)
 
 
 def load_backbone(

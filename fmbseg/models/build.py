@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import timm
 from open_clip.tokenizer import SimpleTokenizer
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
 from torch import nn
 
 from fmbseg.models import tiny
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 
 def build_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
@@ -49,6 +45,15 @@ def build_sam(config: Mapping[str, Any]) -> Sam:
         config: the record `fmbseg/models/tiny/sam.json`: arguments of the image encoder, prompt
             encoder and mask decoder (sizes that must agree are given once), pixel mean and std.
     """
+    # Here: whoever asks a trained head needs no SAM.
+    from segment_anything.modeling import (
+        ImageEncoderViT,
+        MaskDecoder,
+        PromptEncoder,
+        Sam,
+        TwoWayTransformer,
+    )
+
     encoder = dict(config["image_encoder"])
     decoder = dict(config["mask_decoder"])
     channels = encoder["out_chans"]

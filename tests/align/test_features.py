@@ -15,12 +15,12 @@ from torch import nn
 
 from fmbseg.align import feature_store
 from fmbseg.align.feature_store import StoredFeatures
-from fmbseg.align.features import PublishedFeatures, resize_for_encoder
+from fmbseg.align.features import PublishedFeatures
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.errors import StoreError
 from fmbseg.models import records
-from fmbseg.models.backbone import load_backbone
+from fmbseg.models.backbone import load_backbone, resize_for_encoder
 from fmbseg.models.records import weights_record
 from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig, opened, run

@@ -15,7 +15,7 @@ from PIL import Image
 from fmbseg import __version__
 from fmbseg.pipeline.table import ROWS
 
-COMMAND = [sys.executable, "-m", "fmbseg.cli"]
+COMMAND = [sys.executable, "-m", "fmbseg"]
 
 
 def fmbseg(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

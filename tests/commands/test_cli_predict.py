@@ -57,7 +57,7 @@ def workplace(tmp_path: Path) -> Path:
 
 def run(command: str, workplace: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "fmbseg.cli", *command.split()],
+        [sys.executable, "-m", "fmbseg", *command.split()],
         cwd=workplace,
         capture_output=True,
         text=True,

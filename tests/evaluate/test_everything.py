@@ -18,7 +18,7 @@ from PIL import Image
 
 from fmbseg.store.paths import Paths
 
-COMMAND = [sys.executable, "-m", "fmbseg.cli", "evaluate"]
+COMMAND = [sys.executable, "-m", "fmbseg", "evaluate"]
 IMAGES = 24
 
 

@@ -1,0 +1,5 @@
+"""`python -m fmbseg`: the command line."""
+
+from fmbseg.cli import main
+
+main()
