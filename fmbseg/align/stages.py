@@ -191,9 +191,10 @@ class _Training:
         store = ShardStore(training.parent, training.name, key)
         computed = 0
         if not store.has(0):
-            text = load_clip(self._clip.name, self._plan.device.device).text_embeddings(
-                targets.vocabulary, self._templates
+            clip = load_clip(
+                self._clip.name, self._plan.device.device, text_cache=self._paths.encodings
             )
+            text = clip.text_embeddings(targets.vocabulary, self._templates)
             trained = train_head(
                 self._features.open(),
                 self._labels,

@@ -67,10 +67,17 @@ def predict(
     from fmbseg.data.images import read_image
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
+    from fmbseg.store.paths import Paths
 
+    paths = Paths()
     # Outside a project and without --set: the image size the head was trained with.
     named = params.exists() or overrides
-    segmenter = load_segmenter(checkpoint, config.evaluate if named else None, config.run)
+    segmenter = load_segmenter(
+        checkpoint,
+        config.evaluate if named else None,
+        config.run,
+        text_cache=paths.encodings if paths.work.is_dir() else None,
+    )
     shown = sys.stderr.isatty() or len(jobs) >= _MANY
     progress = console_progress() if shown else silent_progress()
     failures: list[str] = []

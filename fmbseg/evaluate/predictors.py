@@ -59,9 +59,11 @@ class Predictor(Protocol):
 class Aligned:
     """A trained head over the frozen encoder (stage 2): the method itself, and its oracle."""
 
-    def __init__(self, checkpoint: Path, config: Config) -> None:
+    def __init__(self, checkpoint: Path, config: Config, encodings: Path | None = None) -> None:
         self._protocol = protocol_of(config.evaluate)
-        self._segmenter = load_segmenter(checkpoint, config.evaluate, config.run)
+        self._segmenter = load_segmenter(
+            checkpoint, config.evaluate, config.run, text_cache=encodings
+        )
         self._config = config
         self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
 
@@ -260,8 +262,8 @@ def load_predictor(
         method: one of `METHODS`.
         config: all sections.
         checkpoint: folder of a trained head; read by fmbseg and oracle only.
-        encodings: folder where maskclip and pseudo keep what does not depend on the classes;
-            None: nothing is kept.
+        encodings: folder where maskclip and pseudo keep what does not depend on the classes, and
+            all methods embeddings of vocabularies; None: nothing is kept.
 
     Raises:
         ConfigError: no such method.
@@ -274,7 +276,7 @@ def load_predictor(
         return MaskClip(config, encodings)
     if method == "pseudo":
         return PseudoLabels(config, encodings)
-    return Aligned(checkpoint, config)
+    return Aligned(checkpoint, config, encodings)
 
 
 class _Texts:

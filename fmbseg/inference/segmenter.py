@@ -208,6 +208,7 @@ def load_segmenter(
     section: EvaluateSection | None = None,
     run: RunSection | None = None,
     weights_dir: Path | str | None = None,
+    text_cache: Path | None = None,
 ) -> Segmenter:
     """Load a checkpoint with its encoder and CLIP's text tower.
 
@@ -216,6 +217,7 @@ def load_segmenter(
         section: the inference protocol; None: the image size of the training, and the defaults.
         run: device and precision; None: chosen by what the machine has, threads as they are.
         weights_dir: where weights are looked for first.
+        text_cache: folder where embeddings of vocabularies are kept; None: they are made anew.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or was trained with other weights.
@@ -230,7 +232,7 @@ def load_segmenter(
     return Segmenter(
         checkpoint,
         load_backbone(info.encoder.name, device.device, device.dtype, weights_dir),
-        load_clip(info.clip.name, device.device, device.dtype, weights_dir),
+        load_clip(info.clip.name, device.device, device.dtype, weights_dir, text_cache),
         section or EvaluateSection(short_side=info.short_side),
         device,
     )

@@ -25,7 +25,9 @@ def example_overlay(config: Config, paths: Paths, benchmark: str) -> Image.Image
     entry = config.evaluate.benchmarks[benchmark]
     dataset = load_dataset(benchmark, paths.root / entry.root, entry.split)
     image = dataset[0].image
-    segmenter = load_segmenter(paths.align, config.evaluate, config.run)
+    segmenter = load_segmenter(
+        paths.align, config.evaluate, config.run, text_cache=paths.benchmark_encodings
+    )
     found = segmenter.predict(image, vocabulary=dataset.vocabulary)
     vocabulary = dataset.vocabulary
     return overlay(image, found.label_map, found.classes, background=vocabulary.background)
