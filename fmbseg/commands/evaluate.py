@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fmbseg.evaluate.results import Result
     from fmbseg.evaluate.scoring import Candidate
 
+Place = tuple[Path, str | None, int | None]  # root, split and limit of a benchmark
+
 DEFAULT_OUT = Path("results")
 _DEFAULT_METHODS = ("fmbseg", "maskclip")
 
@@ -162,7 +164,7 @@ def evaluate(
         return
     if benchmark is None:
         raise ConfigError("Missing option '--benchmark' (or '--all'): name what is to be scored")
-    place, split, limit = _place(config, benchmark, root, split, limit)
+    place = _place(config, benchmark, root, split, limit)
     if predictions is not None:
         _refuse(
             "--predictions",
@@ -179,7 +181,7 @@ def evaluate(
         system = predictions.resolve().name if name is None else name
         target = (out or DEFAULT_OUT) / system / f"{benchmark}.json" if json is None else json
         require_place(target)
-        _score_predictions(benchmark, system, predictions, place, split, limit, target)
+        _score_predictions(benchmark, system, predictions, place, target)
         return
     _refuse("a method of its own", {"--name": name})
     _refuse("--benchmark and --method", {"--out": out})
@@ -189,19 +191,12 @@ def evaluate(
         raise ConfigError("Missing option '--json': say where the result goes")
     require_place(json)
     with _workspace() as paths:
-        (method_name,) = methods
-        candidate = _candidate(config, method_name, paths, named, checkpoint)
-        _evaluate_one(candidate, benchmark, place, split, limit, vocabulary, json)
+        candidate = _candidate(config, methods[0], paths, named, checkpoint)
+        _evaluate_one(candidate, benchmark, place, vocabulary, json)
 
 
 def _evaluate_one(
-    candidate: Candidate,
-    benchmark: str,
-    root: Path,
-    split: str | None,
-    limit: int | None,
-    words: str | None,
-    target: Path,
+    candidate: Candidate, benchmark: str, place: Place, words: str | None, target: Path
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.data.vocabulary import reworded
@@ -209,6 +204,7 @@ def _evaluate_one(
     from fmbseg.evaluate.scoring import Scoring
     from fmbseg.machine.progress import console_progress
 
+    root, split, limit = place
     dataset = load_dataset(benchmark, root, split)
     dataset.require_labels()
     vocabulary = reworded(dataset.vocabulary, words)
@@ -217,19 +213,14 @@ def _evaluate_one(
 
 
 def _score_predictions(
-    benchmark: str,
-    system: str,
-    folder: Path,
-    root: Path,
-    split: str | None,
-    limit: int | None,
-    target: Path,
+    benchmark: str, system: str, folder: Path, place: Place, target: Path
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.evaluate.predictions import score_predictions
     from fmbseg.evaluate.results import write_result
     from fmbseg.machine.progress import console_progress
 
+    root, split, limit = place
     dataset = load_dataset(benchmark, root, split)
     result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
     write_result(result, target)
@@ -306,8 +297,8 @@ def _workspace() -> Iterator[Paths]:
 
 def _place(
     config: Config, benchmark: str, root: Path | None, split: str | None, limit: int | None
-) -> tuple[Path, str | None, int | None]:
-    """Root, split and limit of a benchmark: as told, else as params.yaml has them."""
+) -> Place:
+    """As told, else as params.yaml has them."""
     if root is not None:
         return root, split, limit
     entry = config.evaluate.benchmarks.get(benchmark)

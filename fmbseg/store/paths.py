@@ -108,7 +108,7 @@ class Paths:
 
     @property
     def oracle(self) -> Path:
-        """The same head trained on ground truth: the ceiling."""
+        """The same head trained on ground truth."""
         return self.data / "oracle"
 
     @property

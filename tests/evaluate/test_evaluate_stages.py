@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +24,7 @@ from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.machine.progress import silent_progress
+from fmbseg.stage.tracker import Overlay, Tracker
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import StageReport
 from tests.heads import write_head
@@ -310,6 +313,39 @@ def test_the_table_of_scenes_is_in_the_key(workspace: Paths, make_config: MakeCo
         pd.DataFrame([row]).to_parquet(workspace.root / "coco" / "scenes.parquet", index=False)
         keys.add(scoring(make_config(), workspace).key)
     assert len(keys) == 3
+
+
+class Recorded(Tracker):
+    """Asks for the picture of each benchmark that it is handed."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, tuple[str, ...], Image.Image | None]] = []
+
+    def evaluation(
+        self,
+        config: Config,
+        paths: Paths,
+        method: str,
+        benchmarks: Sequence[str],
+        overlay: Overlay | None = None,
+    ) -> None:
+        picture = None if overlay is None else overlay(benchmarks[0])
+        self.seen.append((method, tuple(benchmarks), picture))
+
+
+def test_each_method_is_tracked_once_the_trained_one_with_a_picture(
+    workspace: Paths, make_config: MakeConfig
+) -> None:
+    config, tracker = make_config(), Recorded()
+    for name in ("evaluate", "baselines@coco_stuff"):
+        run_stage(name, config, workspace, tracker)
+    methods = [(method, benchmarks) for method, benchmarks, _ in tracker.seen]
+    assert methods == [(name, ("coco_stuff",)) for name in ("fmbseg", "maskclip", "pseudo")]
+    picture, *others = (picture for _, _, picture in tracker.seen)
+    assert others == [None, None]
+    run_stage("plots", config, workspace)
+    with Image.open(workspace.plots / "overlays" / "coco_stuff.png") as drawn:
+        assert picture is not None and np.array_equal(drawn, picture)
 
 
 def test_limit(workspace: Paths, make_config: MakeConfig, coco: Path) -> None:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from fmbseg.config import Config
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.open import open_tracker
-from fmbseg.tracking.run_content import flat_params, run_key
+from fmbseg.tracking.run_content import run_key, run_params
 from tests.tracking.world import (
     KEY,
     PARAMS,
@@ -71,7 +71,7 @@ def test_a_killed_training_goes_on_in_its_own_run(config: Config, tmp_path: Path
     (parent,), (child,) = parent_runs(config), child_runs(config)
     assert child.info.run_name == "training-fmbseg"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert parent.data.params == {"method": "fmbseg", **flat_params(config)}
+    assert parent.data.params == {"method": "fmbseg", **run_params(config, "fmbseg")}
     assert [run.info.status for run in (parent, child)] == ["RUNNING", "RUNNING"]
 
     # The first epoch once more, as after a kill before the state was written.
@@ -176,6 +176,6 @@ def test_a_run_whose_maker_was_killed_gets_its_parameters(config: Config, tmp_pa
     write_result(paths, "voc21", 3.0, None, method="maskclip")
     open_tracker(config, tmp_path).evaluation(config, paths, "maskclip", ["voc21"])
     (run,), (child,) = parent_runs(config), child_runs(config)
-    assert run.data.params == {"method": "maskclip", **flat_params(config, trained=False)}
+    assert run.data.params == {"method": "maskclip", **run_params(config, "maskclip")}
     assert child.data.params["split"] == "val of voc21"
     assert child.data.metrics["miou"] == 3.0

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from fmbseg.align.record import recorded_sha256
 from fmbseg.config import Config
 from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, write_table
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_digest
 from fmbseg.tracking.open import open_tracker
-from fmbseg.tracking.run_content import checkpoint_sha256, stage_figures, trained_labels
+from fmbseg.tracking.run_content import stage_figures, trained_labels
 from tests.heads import write_head
 from tests.tracking.world import parent_runs, write_curve, write_result
 
@@ -39,7 +40,7 @@ def test_quality_of_the_pseudo_labels(config: Config, tmp_path: Path, first: str
     config = config.model_copy(update={"label": label})
     write_head(paths.align, seed=0, vocabulary="voc20")
     write_curve(paths.align)
-    sha256 = checkpoint_sha256(paths.align)
+    sha256 = recorded_sha256(paths.align)
     _pseudo_labels(
         paths,
         [

@@ -10,9 +10,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from fmbseg.config import Config, load_config
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.open import open_tracker
-from fmbseg.tracking.run_content import class_table, flat_params, run_key
+from fmbseg.tracking.run_content import class_table, run_key, run_params
 from tests.heads import write_head
 from tests.tracking.world import (
     PARAMS,
@@ -38,7 +39,7 @@ def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None
 
     (run,) = parent_runs(config)
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"method": "fmbseg", **flat_params(config)}
+    assert run.data.params == {"method": "fmbseg", **run_params(config, "fmbseg")}
     assert run.data.params["align.head"] == "transformer"
     assert {f"miou/{name}": run.data.metrics[f"miou/{name}"] for name in BENCHMARKS} == {
         "miou/voc21": 0.0,
@@ -162,6 +163,23 @@ def test_key_depends_on_method_checkpoint_and_what_changes_a_result(config: Conf
         PARAMS, ["tracking.enabled=false", "run.cache_gb=0", "evaluate.benchmarks={}"]
     )
     assert run_key(same, "fmbseg", "abc") == key
+
+
+def test_a_run_has_the_parameters_that_its_method_depends_on(config: Config) -> None:
+    """Another value of any other parameter is no other run."""
+    found = {name: run_params(config, name) for name in METHODS}
+    sections = {name: {key.partition(".")[0] for key in params} for name, params in found.items()}
+    assert sections["maskclip"] == {"run", "clip", "evaluate"}
+    stage_1 = {"run", "clip", "detection", "query", "sam", "masks", "label", "evaluate"}
+    assert sections["pseudo"] == stage_1
+    assert sections["fmbseg"] == sections["oracle"] == set(Config.model_fields) - {"tracking"}
+    assert "evaluate.protocol" in found["maskclip"] and "evaluate.protocol" not in found["pseudo"]
+    assert found["maskclip"]["run.preset"] == "tiny"
+    for params in found.values():
+        assert not {key for key in params if key.startswith(("run.cache", "evaluate.bench"))}
+    other = config.model_copy(update={"sam": config.sam.model_copy(update={"batch_size": 3})})
+    assert run_key(other, "maskclip", None) == run_key(config, "maskclip", None)
+    assert run_key(other, "pseudo", None) != run_key(config, "pseudo", None)
 
 
 def test_class_table_quotes_names() -> None:
