@@ -40,7 +40,7 @@ def project(tmp_path: Path, repository: Path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def dog(tmp_path: Path) -> Path:
     path = tmp_path / "dog.png"
     Image.new("RGB", (96, 64), (90, 120, 40)).save(path)
     return path
@@ -98,7 +98,7 @@ def picture(tmp_path: Path) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    project: Path, picture: Path, arguments: str, part: str
+    project: Path, dog: Path, arguments: str, part: str
 ) -> None:
     assert part in mistake(fmbseg(*arguments.split(), cwd=project))
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import fmbseg
@@ -20,35 +19,21 @@ from fmbseg.errors import CheckpointError, DataError, VocabularyError
 from fmbseg.inference import maps
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.models import tiny
-from fmbseg.models.build import build_clip, build_encoder
-from fmbseg.models.records import weights_record
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest
+from tests.workspace import write_weights
 
 CPU = RunSection(device="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("predict-weights")
-    torch.manual_seed(0)
-    for name, module in (
-        ("tiny-clip", build_clip(tiny.architecture("clip"))),
-        ("tiny-encoder", build_encoder(tiny.architecture("encoder"))),
-    ):
-        state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
-        save_file(state, folder / weights_record(name).file)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(random_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a head with random weights."""
     folder = tmp_path_factory.mktemp("checkpoint")
     encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
     space = tiny.architecture("clip")["embed_dim"]
     info = CheckpointInfo(
-        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder", weights)),
-        clip=ModelReference("tiny-clip", weights_digest("tiny-clip", weights)),
+        encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder", random_weights)),
+        clip=ModelReference("tiny-clip", weights_digest("tiny-clip", random_weights)),
         vocabulary=Vocabulary("three", tuple(map(VocabularyClass, ("dog", "cat", "grass")))),
         templates="single",
         short_side=64,
@@ -61,8 +46,8 @@ def checkpoint(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def segmenter(checkpoint: Path, weights: Path) -> Segmenter:
-    return load_segmenter(checkpoint, run=CPU, weights_dir=weights)
+def segmenter(checkpoint: Path, random_weights: Path) -> Segmenter:
+    return load_segmenter(checkpoint, run=CPU, weights_dir=random_weights)
 
 
 def picture(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:
@@ -143,16 +128,16 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_head_is_asked_as_its_checkpoint_says_unless_told(
-    checkpoint: Path, weights: Path, caplog: pytest.LogCaptureFixture
+    checkpoint: Path, random_weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = InferenceSection(short_side=64, background_threshold=0.9)
     for given in (None, own):
-        found = load_segmenter(checkpoint, given, CPU, weights)
+        found = load_segmenter(checkpoint, given, CPU, random_weights)
         assert found.inference == own
         assert found.predict(picture()).maps.values.shape == (3, 8, 10)
     assert said(caplog) == []
     section = own.model_copy(update={"short_side": 128, "logit_scale": 3.0})
-    large = load_segmenter(checkpoint, section, CPU, weights)
+    large = load_segmenter(checkpoint, section, CPU, random_weights)
     assert large.predict(picture()).maps.values.shape == (3, 16, 21)
     (line,) = said(caplog)
     assert "evaluate.short_side=128, evaluate.logit_scale=3.0" in line
@@ -160,13 +145,7 @@ def test_a_head_is_asked_as_its_checkpoint_says_unless_told(
 
 
 def test_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    for name, module in (
-        ("tiny-clip", build_clip(tiny.architecture("clip"))),
-        ("tiny-encoder", build_encoder(tiny.architecture("encoder"))),
-    ):
-        state = {key: value.contiguous().clone() for key, value in module.state_dict().items()}
-        save_file(state, tmp_path / weights_record(name).file)
+    write_weights(tmp_path, seed=5)
     with pytest.raises(CheckpointError, match="other weights of tiny-encoder"):
         load_segmenter(checkpoint, run=CPU, weights_dir=tmp_path)
 
@@ -202,9 +181,9 @@ def test_pictures_of_more_than_8_bits_are_refused(segmenter: Segmenter, tmp_path
 
 
 def test_a_library_call_leaves_the_process_as_it_is(
-    checkpoint: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(weights))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(random_weights))
     torch.set_num_threads(3)
     torch.backends.cudnn.benchmark = True
     load_segmenter(checkpoint).predict(picture())
@@ -215,7 +194,7 @@ def test_a_library_call_leaves_the_process_as_it_is(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 384)
     load_segmenter(checkpoint)
     monkeypatch.undo()
-    load_segmenter(checkpoint, run=CPU, weights_dir=weights)
+    load_segmenter(checkpoint, run=CPU, weights_dir=random_weights)
     assert torch.get_num_threads() == 1
     assert torch.are_deterministic_algorithms_enabled()
 

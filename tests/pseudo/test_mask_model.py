@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fmbseg.config import Config, MasksSection
+from fmbseg.config import MasksSection
 from fmbseg.data.images import read_image
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.errors import WeightsError
@@ -34,8 +33,8 @@ from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
 from fmbseg.store.encoding_cache import Arrays
 from fmbseg.store.paths import Paths
+from tests.workspace import SIZES, SPLIT, MakeConfig
 
-MakeConfig = Callable[..., Config]
 NAME = "small-masks"
 
 
@@ -111,7 +110,9 @@ class SmallMasks:
 
 
 @pytest.fixture(autouse=True)
-def _registered(random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _registered(
+    random_models: None, random_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(random_weights, tmp_path / "weights"))
     torch.manual_seed(3)
     save_file(build_sam(architecture()).state_dict(), folder / "small.safetensors")
@@ -130,12 +131,12 @@ def _registered(random_weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_stage_1_runs_with_a_mask_model_of_a_class_and_a_record(
-    dataset: Path, tmp_path: Path, make_config: MakeConfig
+    coco: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     config, paths = make_config(sam={"model": NAME}), Paths(tmp_path)
     for stage in ("detect", "query", "masks", "label"):
         run_stage(stage, config, paths, silent_progress())
-    assert SmallMasks.encoded == 6  # the query stage's encodings serve the masks
+    assert SmallMasks.encoded == len(SIZES)  # the query stage's encodings serve the masks
     found = pq.read_table(paths.label / "masks.parquet")
     assert set(found["source"].to_pylist()) == {"query", "automatic"}
 
@@ -144,7 +145,7 @@ def test_stage_1_runs_with_a_mask_model_of_a_class_and_a_record(
         SmallMasks.encoded = 0
         encoder = ImageEncoder(config, tmp_path / "cache", choose_device(config.run))
         text = encoder.clip.model.text_embeddings(load_vocabulary("coco_stuff"), "single")
-        for path in sorted((dataset / "images" / "train2017").iterdir()):
+        for path in sorted((coco / "images" / SPLIT).iterdir()):
             encodings = encoder.encode(read_image(path))
             assert isinstance(encodings.sam, SmallEncoding)
             result = label_image(encodings, encoder.sam.model, text, config)
