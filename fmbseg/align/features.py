@@ -27,7 +27,6 @@ from fmbseg.align.feature_store import (
     Float16,
     StoredFeatures,
 )
-from fmbseg.align.patches import patch_labels
 from fmbseg.config import Config
 from fmbseg.data import windows
 from fmbseg.data.manifest import ImageRecord, Manifest, build_manifest, read_image
@@ -55,7 +54,6 @@ __all__ = [
     "PublishedFeatures",
     "StoredFeatures",
     "features",
-    "patch_labels",
     "published_features",
     "resize_for_encoder",
 ]

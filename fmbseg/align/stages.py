@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.features import PublishedFeatures, published_features
-from fmbseg.align.losses import IGNORE
 from fmbseg.align.patches import patch_labels
 from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
 from fmbseg.config import Config
+from fmbseg.data import labels as labels_module
 from fmbseg.data.datasets import load_dataset
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError
 from fmbseg.machine.progress import Progress
@@ -51,6 +52,7 @@ _SOURCES = (
     Path(build.__file__),
     tiny.FOLDER / "clip.json",
     Path(text_module.__file__),
+    Path(labels_module.__file__),
     *TEXT_SOURCES,
 )
 
@@ -271,7 +273,7 @@ def _patch_labels(
 
 def _metrics(trained: TrainedHead, labels: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
     patches = sum(label.size for label in labels)
-    labelled = sum(int(np.count_nonzero(label != IGNORE)) for label in labels)
+    labelled = sum(int(np.count_nonzero(label != UNLABELLED)) for label in labels)
     return {"loss": trained.curve[-1].loss, "labelled_patches": labelled / patches}
 
 

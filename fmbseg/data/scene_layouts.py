@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.scene_classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
 from fmbseg.data.scenes import Scene
 from fmbseg.data.vocabulary import load_vocabulary
-
-UNLABELLED = 255
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmbseg.config import Config
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import ConfigError
 from fmbseg.evaluate.results import METHODS
@@ -24,7 +25,6 @@ from fmbseg.models.clip import ClipModel
 from fmbseg.models.text import TextEmbeddings, class_similarity
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.encodings import ClipEncodings, ImageEncoder, pixels_digest
-from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image
 
 __all__ = ["Aligned", "Decision", "Labels", "MaskClip", "Predictor", "PseudoLabels"]

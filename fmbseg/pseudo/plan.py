@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
+from fmbseg.data import labels
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
@@ -77,6 +78,7 @@ STAGES: Mapping[str, StageRecord] = {
         inputs={"detect": DETECTIONS, "query": MASKS, "masks": MASKS},
         sources=(
             *_sources("detection", "classification", "labels", "pipeline"),
+            Path(labels.__file__),
             *CLIP_SOURCES,
             *TEXT_SOURCES,
         ),
