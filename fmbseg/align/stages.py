@@ -95,7 +95,8 @@ class Training(Stage):
     def _train(self, on_metrics: OnMetrics | None) -> int:
         """Train the head into its store; returns the epochs done now."""
         config = self.work.config
-        clip = load_clip(config.clip.model, self.device.device)
+        place = self.work.paths.encodings
+        clip = load_clip(config.clip.model, self.device.device, text_cache=place)
         text = clip.text_embeddings(self.vocabulary, self._templates)
         features = PublishedFeatures(self.require("features"), self.work)
         labels = self._patch_labels(features)

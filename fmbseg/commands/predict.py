@@ -70,10 +70,18 @@ def predict(
     from fmbseg.data.images import read_image
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
+    from fmbseg.store.paths import Paths
 
+    paths = Paths()
     section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
     run = _run_section(config, params, overrides or ())
-    segmenter = load_segmenter(checkpoint, section, run, batch_size=section.batch_size)
+    segmenter = load_segmenter(
+        checkpoint,
+        section,
+        run,
+        batch_size=section.batch_size,
+        text_cache=paths.encodings if paths.work.is_dir() else None,
+    )
     shown = sys.stderr.isatty() or len(jobs) >= _MANY
     progress = console_progress() if shown else silent_progress()
     failures: list[str] = []

@@ -149,6 +149,7 @@ def load_segmenter(
     run: RunSection | None = None,
     weights_dir: Path | str | None = None,
     batch_size: int = EvaluateSection().batch_size,
+    text_cache: Path | None = None,
 ) -> Segmenter:
     """Load a checkpoint with its encoder and CLIP's text tower.
 
@@ -160,6 +161,7 @@ def load_segmenter(
             None: device and precision by what the machine has, and the process stays as it is.
         weights_dir: where weights are looked for first.
         batch_size: images or windows computed at once.
+        text_cache: folder where embeddings of vocabularies are kept; None: they are made anew.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or was trained with other weights.
@@ -177,7 +179,7 @@ def load_segmenter(
     return Segmenter(
         checkpoint,
         load_backbone(info.encoder.name, device.device, device.dtype, weights_dir),
-        load_clip(info.clip.name, device.device, device.dtype, weights_dir),
+        load_clip(info.clip.name, device.device, device.dtype, weights_dir, text_cache),
         inference or own,
         batch_size,
         device,

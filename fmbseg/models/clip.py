@@ -30,7 +30,7 @@ from fmbseg.models.dense import dense_features
 from fmbseg.models.loading import load_module
 from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.models.text_cache import TextCache, project_text_cache
+from fmbseg.models.text_cache import TextCache
 from fmbseg.models.weights import model_digest
 from fmbseg.store.encoding_cache import Arrays
 
@@ -286,8 +286,17 @@ def load_clip(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | str | None = None,
+    text_cache: Path | None = None,
 ) -> ClipModel:
     """Load a CLIP of the registry.
+
+    Args:
+        name: of the model.
+        device: it runs on.
+        dtype: of the image tower.
+        weights_dir: looked into first.
+        text_cache: folder of encodings, where embeddings of vocabularies are kept; None: they are
+            made each time.
 
     Raises:
         WeightsError: the name is no CLIP, or its weights are missing, damaged or do not fit.
@@ -301,7 +310,8 @@ def load_clip(
     config = {**config, "quick_gelu": record.activation == "quick_gelu"}
     module = load_module(record, lambda: build_clip(config), weights_dir, unused=_ARCHIVE_FIELDS)
     model = ClipModel(module, tokenizer, record, device, dtype)
-    model.text_cache = project_text_cache(lambda: model_digest(name, weights_dir))
+    if text_cache is not None:
+        model.text_cache = TextCache(text_cache, model_digest(name, weights_dir))
     return model
 
 

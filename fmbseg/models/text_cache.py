@@ -1,14 +1,13 @@
 """Embeddings of prompts by their content: with 80 templates they take minutes on a CPU.
 
-This is a cache, not an out: losing it costs time only.
+They lie in the cache of encodings, outside its budget: losing them costs time only.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import zipfile
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,11 +16,9 @@ import torch
 from torch import Tensor
 
 from fmbseg.models import tiny
-from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import file_digest, json_digest
-from fmbseg.store.paths import Paths
+from fmbseg.store.encoding_cache import EncodingCache
 
-_log = logging.getLogger(__name__)
 # What turns words into embeddings, besides the model.
 _SOURCES = (
     *(Path(__file__).with_name(name) for name in ("build.py", "clip.py")),
@@ -30,17 +27,17 @@ _SOURCES = (
 )
 
 
+@dataclass(frozen=True)
 class TextCache:
-    """Query embeddings of one CLIP, a file a list of words and templates.
+    """Query embeddings of one CLIP, by words and templates.
 
-    Args:
-        folder: of all text embeddings.
-        model: gives the model's digest (`model_digest`); asked for when something is looked up.
+    Attributes:
+        folder: of the encodings.
+        model: the model's digest (`model_digest`).
     """
 
-    def __init__(self, folder: Path, model: Callable[[], str]) -> None:
-        self._folder = folder
-        self._model = model
+    folder: Path
+    model: str
 
     def queries(
         self,
@@ -55,31 +52,18 @@ class TextCache:
         """
         key = json_digest(
             {
-                "words": list(words),
-                "templates": list(templates),
-                "model": self._model(),
+                "model": self.model,
                 "device": device.type,
                 "threads": torch.get_num_threads(),
                 "libraries": [version(name) for name in ("torch", "open_clip_torch")],
                 "sources": [file_digest(path) for path in _SOURCES],
             }
         )
-        path = self._folder / f"{key}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return torch.from_numpy(archive["queries"]).to(device)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("damaged text embeddings %s made again (%s)", path.name, error)
+        cache = EncodingCache(self.folder, "text-embeddings", key, budget_bytes=sys.maxsize)
+        asked = json_digest({"words": list(words), "templates": list(templates)})
+        # As bits: they are not rounded.
+        if (arrays := cache.get(asked)) is not None:
+            return torch.from_numpy(arrays["queries"].view(np.float32)).to(device)
         found = compute()
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, queries=found.cpu().numpy())
-        write_atomically(path, buffer.getvalue())
+        cache.put(asked, {"queries": found.cpu().numpy().view(np.int32)})
         return found
-
-
-def project_text_cache(model: Callable[[], str]) -> TextCache | None:
-    """The cache of the project that this process runs in; None outside a project."""
-    work = Paths().work
-    return TextCache(work / "text", model) if work.is_dir() else None

@@ -22,7 +22,7 @@ _TRAINING = (
     _IMAGES
     + NETWORKS
     + TEXT
-    + Depends(("align", "features", "run.seed"), ("align",))
+    + Depends(("align", "features", "run.seed"), ("align",), ("timm",))  # a head is timm's block
     + INFERENCE
     + RUN
 )

@@ -88,7 +88,7 @@ class ClipEncodings(Encodings[ClipEncoding]):
 
     def __init__(self, config: Config, root: Path | None, choice: DeviceChoice) -> None:
         section = config.clip
-        self._name, self._choice = section.model, choice
+        self._name, self._root, self._choice = section.model, root, choice
         cache = _cache("clip-encoding", _CLIP, config, root, choice)
         super().__init__(
             cache, ClipEncoding, lambda image: self.model.encode_image_windows(image, section)
@@ -97,7 +97,8 @@ class ClipEncodings(Encodings[ClipEncoding]):
     @cached_property
     def model(self) -> ClipModel:
         """The loaded model."""
-        return load_clip(self._name, self._choice.device, self._choice.dtype)
+        choice = self._choice
+        return load_clip(self._name, choice.device, choice.dtype, text_cache=self._root)
 
 
 class MaskEncodings(Encodings[MaskEncoding]):

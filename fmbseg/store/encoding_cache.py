@@ -19,7 +19,6 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fmbseg.errors import may_pass
 from fmbseg.store.atomic import write_atomically
 
 _log = logging.getLogger(__name__)
@@ -92,15 +91,11 @@ class EncodingCache:
         self._full = False
         _count(root)
         _OPENED.add(self.directory)
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it is yet to be made, or cannot be written
             os.utime(self.directory)  # the last opened of its kind
 
     def get(self, image_sha: str) -> dict[str, npt.NDArray[Any]] | None:
-        """The arrays as they were put, or None; a damaged entry is removed and absent.
-
-        Raises:
-            OSError: the disk failed, and may not a little later; nothing is removed for it.
-        """
+        """The arrays as they were put, or None; a damaged entry is removed and absent."""
         path = self._path(image_sha)
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -108,15 +103,18 @@ class EncodingCache:
                 return {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            if may_pass(error):
-                raise
+        except OSError as error:  # it may be readable the next time
+            self._give_up(f"cannot be read ({error.strerror})", "see to its disk and rights")
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
             _log.warning("damaged encoding %s removed (%s)", path.name, error)
-            path.unlink(missing_ok=True)
-            return None
+            with suppress(OSError):
+                path.unlink()
+        return None
 
     def put(self, image_sha: str, arrays: Arrays) -> None:
         """Store arrays of float16, integers or booleans; nothing happens over the budget.
+
+        Where nothing can be written, one warning says so.
 
         Raises:
             TypeError: an array has another dtype: it would not be equal to a fresh encoding.
@@ -125,7 +123,7 @@ class EncodingCache:
             if array.dtype != np.float16 and array.dtype.kind not in "iub":
                 raise TypeError(f"encoding {name} is {array.dtype}, not float16 or an integer")
         path = self._path(image_sha)
-        if path.exists():
+        if os.path.exists(path):  # False, where Path.exists raises, in a folder of others
             return
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
@@ -135,24 +133,32 @@ class EncodingCache:
             self._make_room(size)
             used = _USED[self.root]
         if used.bytes + size > self.budget_bytes:
-            if not self._full:
-                self._full = True
-                _log.warning(
-                    "encoding cache %s is full (%.1f of %.1f GB): further encodings are made"
-                    " again by each stage; raise run.cache_gb or delete the folder",
-                    self.root,
-                    used.bytes / 1e9,
-                    self.budget_bytes / 1e9,
-                )
+            self._give_up(
+                f"is full ({used.bytes / 1e9:.1f} of {self.budget_bytes / 1e9:.1f} GB)",
+                "raise run.cache_gb or delete the folder",
+            )
             return
         try:
             write_atomically(path, buffer.getvalue())
         except (FileNotFoundError, FileExistsError):
             return  # another process, with other parameters, has just dropped this folder
+        except OSError as error:
+            self._give_up(f"cannot be written ({error.strerror})", "see to its disk and rights")
+            return
         used.bytes += size
         used.puts += 1
         if used.puts >= _RECOUNT:
             _count(self.root)
+
+    def _give_up(self, reason: str, advice: str) -> None:
+        if not self._full:
+            self._full = True
+            _log.warning(
+                "encoding cache %s %s: further encodings are made again by each stage; %s",
+                self.root,
+                reason,
+                advice,
+            )
 
     def _make_room(self, size: int) -> None:
         """Drop keys that are not in use, the one longest unused first, until `size` bytes fit."""

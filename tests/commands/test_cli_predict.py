@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fmbseg import cli
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import vocabulary_from_names
 from fmbseg.models import tiny
 from fmbseg.models.weights import weights_digest
@@ -30,6 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocabulary=vocabulary_from_names(["dog", "cat"]),
         templates="single",
         short_side=64,
+        inference=InferenceSection(short_side=64),
         training={},
         metrics={},
     )
@@ -100,7 +104,8 @@ def test_predict_with_a_benchmarks_names(workplace: Path, checkpoint: Path) -> N
         workplace,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("fmbseg: ") and "asked with evaluate.background_threshold=1.0" in line
     record = json.loads((workplace / "out" / "a.b.json").read_text())
     assert len(record["classes"]) == 21
     # The --set reached the segmenter: below a threshold of 1 everything is background.
@@ -111,13 +116,17 @@ def test_evaluate_scores_a_folder_of_scenes(workplace: Path, checkpoint: Path) -
     made = run("data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace)
     assert made.returncode == 0, made.stderr
     assert made.stdout == "VOC2012: 4 training and 1 validation scenes\n"
-    for method, more in (("maskclip", "--split train --limit 3"), ("fmbseg", "")):
+    before = {path.name for path in workplace.iterdir()}
+    head = f"--checkpoint {checkpoint}"
+    for method, more in (("maskclip", "--split train --limit 3"), ("fmbseg", head)):
         done = run(
             f"evaluate --benchmark voc20 --root VOC2012 --method {method} "
-            f"--json results/{method}.json --checkpoint {checkpoint} {more}",
+            f"--json results/{method}.json {more}",
             workplace,
         )
         assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{method} on voc20: ")
+        assert "asked with" not in done.stderr
     scored = {
         method: json.loads((workplace / "results" / f"{method}.json").read_text())
         for method in ("maskclip", "fmbseg")
@@ -131,5 +140,53 @@ def test_evaluate_scores_a_folder_of_scenes(workplace: Path, checkpoint: Path) -
     sha256 = json.loads((checkpoint / "checkpoint.json").read_text())["sha256"]
     assert scored["fmbseg"]["checkpoint_sha256"] == sha256
     assert scored["maskclip"]["checkpoint_sha256"] is None
-    assert {path.name for path in workplace.iterdir()} >= {"VOC2012", "results"}
-    assert not (workplace / "metrics").exists()
+    # Nothing but the results stays.
+    assert {path.name for path in workplace.iterdir()} == {*before, "results"}
+    done = run(
+        f"evaluate --benchmark voc20 --root VOC2012 --method fmbseg --json b.json {head} "
+        "--protocol sclip",
+        workplace,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "asked with evaluate.protocol=sclip, its own: evaluate.protocol=fmbseg" in done.stderr
+    assert json.loads((workplace / "b.json").read_text())["protocol"]["name"] == "sclip"
+
+
+def test_a_head_is_scored_as_it_is_asked(workplace: Path, checkpoint: Path) -> None:
+    """As its checkpoint says, in a project of other parameters too, unless the call says so."""
+    assert run("data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace)
+    scored = f"evaluate --benchmark voc21 --root VOC2012 --method fmbseg --checkpoint {checkpoint}"
+    (workplace / "own.yaml").write_text("evaluate: {background_threshold: 0.6}")
+    for name, more in (
+        ("outside", ""),
+        ("given", "--params own.yaml"),
+        ("told", "--set evaluate.background_threshold=0.6"),
+    ):
+        done = run(f"{scored} --json {name}.json {more}", workplace)
+        assert done.returncode == 0, done.stderr
+        wanted = {"outside": "", "given": "--set changes that", "told": "asked with"}[name]
+        said = [line for line in done.stderr.splitlines() if line.startswith("fmbseg: ")]
+        assert len(said) == bool(wanted) and wanted in "".join(said)
+    protocols = {
+        name: json.loads((workplace / f"{name}.json").read_text())["protocol"]
+        for name in ("outside", "given", "told")
+    }
+    found = {name: entry["background_threshold"] for name, entry in protocols.items()}
+    assert found == {"outside": 0.1, "given": 0.1, "told": 0.6}
+
+
+def test_outside_a_project_predict_has_the_machines_threads(
+    workplace: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    command = f"predict a.b.png --classes dog,cat --out out --checkpoint {checkpoint}".split()
+    torch.set_num_threads(3)
+    assert cli._main(command) == 0
+    assert torch.get_num_threads() == 3
+    assert cli._main([*command, "--set", "run.device=cpu"]) == 0
+    assert torch.get_num_threads() == 3
+    assert cli._main([*command, "--set", "run.threads=4"]) == 0
+    assert torch.get_num_threads() == 4
+    (workplace / "params.yaml").write_text("run: {threads: 2}")
+    assert cli._main(command) == 0
+    assert torch.get_num_threads() == 2

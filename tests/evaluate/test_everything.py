@@ -144,6 +144,32 @@ def test_table_limit_protocol_and_predictions(project: Path) -> None:
         ("--all --vocabulary voc21", "vocabulary 'voc21' does not have the classes of"),
         ("--all --set evaluate.benchmarks={}", "evaluate.benchmarks is empty"),
         ("--all --method oracle", "no checkpoint in data/oracle"),
+        ("--all --method sam", "'sam' is not one of fmbseg, maskclip, pseudo, oracle"),
+        ("--all --checkpoint data/align", "--checkpoint does not go with --all"),
+        (
+            "--benchmark coco_stuff --method oracle --json m.json",
+            "no checkpoint in data/oracle",
+        ),
+        (
+            "--benchmark coco_stuff --method maskclip --json m.json --checkpoint data/align",
+            "--checkpoint does not go with --method maskclip",
+        ),
+        (
+            "--benchmark coco_stuff --method pseudo --json m.json --checkpoint data/align",
+            "--checkpoint does not go with --method pseudo",
+        ),
+        (
+            "--benchmark coco_stuff --method maskclip --json m.json --out other",
+            "--out does not go with --benchmark and --method",
+        ),
+        (
+            "--benchmark coco_stuff --predictions coco --json m.json --out other",
+            "--out does not go with --json",
+        ),
+        (
+            "--benchmark coco_stuff --predictions coco --checkpoint data/align",
+            "--checkpoint does not go with --predictions",
+        ),
         ("--benchmark voc21 --method fmbseg --json m.json", "Missing option '--root'"),
         ("--benchmark coco_stuff --json m.json", "Missing option '--method'"),
         ("--benchmark coco_stuff --method maskclip", "Missing option '--json'"),

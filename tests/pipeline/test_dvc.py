@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from fmbseg.config import load_config
-from fmbseg.pipeline.table import STAGES
+from fmbseg.pipeline.table import ROWS
 from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
@@ -29,11 +29,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
 
 BENCHMARKS = tuple(load_config(Path(__file__).parents[2] / "params.yaml").evaluate.benchmarks)
 ALL = {
-    f"{name}@{benchmark}" if stage.each_benchmark else name
-    for name, stage in STAGES.items()
+    f"{name}@{benchmark}" if row.each_benchmark else name
+    for name, row in ROWS.items()
     for benchmark in BENCHMARKS
 }
-EVALUATE = {name for name in ALL if name.startswith("evaluate@")}
+SCORES = {name for name in ALL if name.startswith("evaluate")}
 
 
 # The tests go on from one another: the first pays for all of them.
@@ -69,7 +69,7 @@ def test_another_head_reruns_what_depends_on_it(project: Project) -> None:
     project.commit("results")
     before = (project.root / "data" / "align" / "head.safetensors").read_bytes()
     project.set("head: transformer", "head: linear")
-    assert project.repro() == {"align", "oracle", "plots"} | EVALUATE
+    assert project.repro() == {"align", "oracle", "plots"} | SCORES
     assert (project.root / "data" / "align" / "head.safetensors").read_bytes() != before
 
     # Back again: everything comes out of the run-cache, the same bytes.
@@ -109,22 +109,22 @@ def test_two_heads_are_two_complete_runs_in_mlflow(project: Project) -> None:
 KEYS = """
 import json
 from fmbseg.config import load_config
-from fmbseg.store.paths import Paths
 from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import stage_state
+from fmbseg.pipeline.run import open_stage
+from fmbseg.store.paths import Paths
 config = load_config("params.yaml")
-states = {name: stage_state(name, config, Paths(), silent_progress())
-          for name in ("scenes", "detect", "masks", "features", "baselines@voc21")}
-print(json.dumps({name: state.key for name, state in states.items()}))
+names = ("scenes", "detect", "masks", "features", "baselines@voc21")
+keys = {name: open_stage(name, config, Paths(), silent_progress()).key for name in names}
+print(json.dumps(keys))
 """
 
 
 @pytest.mark.parametrize(
     ("source", "changed"),
     [
-        ("data/textures.py", {"scenes"}),
-        ("pseudo/detection.py", {"detect", "baselines@voc21"}),
-        ("models/sam.py", {"masks", "baselines@voc21"}),
+        ("scenes/textures.py", {"scenes"}),
+        ("pseudo/detection.py", {"detect", "masks", "baselines@voc21"}),
+        ("models/sam.py", {"detect", "masks", "features", "baselines@voc21"}),
         ("align/features.py", {"features"}),
         ("view/overlay.py", set()),
     ],
@@ -146,6 +146,19 @@ def test_a_changed_source_changes_the_keys_of_its_stages_only(
     finally:
         path.write_text(text, encoding="utf-8")
     assert {name for name, key in before.items() if after[name] != key} == changed
+
+
+def test_another_version_of_a_library_reruns_what_depends_on_it(project: Project) -> None:
+    file = project.root / "libraries.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("timm: ", "timm: 9."), encoding="utf-8")
+    try:
+        stale = json.loads(project.run("dvc", "status", "--json").splitlines()[-1])
+    finally:
+        file.write_text(text, encoding="utf-8")
+    assert {name.partition("@")[0] for name in stale} == {
+        name for name, row in ROWS.items() if "timm" in row.depends.libraries
+    }
 
 
 def test_a_lost_out_comes_from_the_run_cache(project: Project) -> None:

@@ -23,7 +23,7 @@ class Aligned:
     Args:
         config: all sections.
         checkpoint: folder of the head.
-        encodings: not used, the encoder is light.
+        encodings: where embeddings of vocabularies are kept; the encoder is light.
     """
 
     def __init__(
@@ -34,7 +34,11 @@ class Aligned:
         section = config.evaluate
         self._config = config
         self._segmenter = load_segmenter(
-            checkpoint, section, config.run, batch_size=section.batch_size
+            checkpoint,
+            section,
+            config.run,
+            batch_size=section.batch_size,
+            text_cache=encodings,
         )
         self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
 
