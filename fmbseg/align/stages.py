@@ -23,6 +23,7 @@ from fmbseg.align.checkpoint import (
 from fmbseg.align.features import PublishedFeatures
 from fmbseg.align.patches import patch_labels
 from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.models.clip import load_clip
