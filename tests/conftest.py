@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 # Before anything imports the libraries that read them.
 os.environ.update(
@@ -50,12 +52,15 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Per test, not per session: what is tested sets threads itself.
-    threads = torch.get_num_threads()
+def _known_state() -> Iterator[None]:
+    """What is tested sets all this for its process: each test begins alike, in any order."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+    logging.getLogger("fmbseg").setLevel(logging.NOTSET)
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

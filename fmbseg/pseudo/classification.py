@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from fmbseg.data.labels import UNLABELLED, patch_overlaps
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
-from fmbseg.pseudo.labels import UNLABELLED
-
-Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
+from fmbseg.pseudo.labels import Masks
 
 
 def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[np.float32]:
@@ -33,7 +30,7 @@ def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[
     if len(masks) == 0:
         return np.zeros((0, channels), dtype=np.float32)
     height, width = masks[0].shape
-    down, across = _cell_weights(height, rows), _cell_weights(width, columns)
+    down, across = _shares(height, rows), _shares(width, columns)
     area = torch.zeros(len(masks), rows, columns)
     for index in range(len(masks)):
         mask: npt.NDArray[np.bool_] = masks[index]
@@ -74,10 +71,6 @@ def _extent(mask: npt.NDArray[np.bool_], across: int) -> tuple[int, int]:
     return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
 
 
-def _cell_weights(pixels: int, cells: int) -> torch.Tensor:
+def _shares(pixels: int, cells: int) -> torch.Tensor:
     """[cells, pixels] float32: how much of each pixel lies in each of `cells` equal intervals."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) * (pixels / cells)
-    begins = torch.arange(pixels, dtype=torch.float64)
-    left = torch.maximum(edges[:-1, None], begins)
-    right = torch.minimum(edges[1:, None], begins + 1)
-    return (right - left).clamp(min=0).float()
+    return torch.from_numpy(patch_overlaps(pixels, cells) / cells).float()

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import write_atomically
-
-UNLABELLED = 255
 
 Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 

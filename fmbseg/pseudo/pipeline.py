@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.config import Config, LabelSection
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.models.mask_model import MaskModel
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.pseudo.classification import Masks, classify_masks, mask_features
+from fmbseg.pseudo.classification import classify_masks, mask_features
 from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
 from fmbseg.pseudo.encodings import ImageEncodings
-from fmbseg.pseudo.labels import UNLABELLED, compose
+from fmbseg.pseudo.labels import Masks, compose
 from fmbseg.pseudo.querying import query_masks, query_points
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -202,24 +201,12 @@ def test_pictures_of_more_than_8_bits_are_refused(segmenter: Segmenter, tmp_path
         segmenter.predict(tmp_path / "deep.png")
 
 
-@pytest.fixture
-def _flags() -> Iterator[None]:
-    """Torch's flags as they are before anything of this package has run."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.deterministic = False
-    torch.backends.cudnn.benchmark = True
-    yield
-    torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1], warn_only=True)
-
-
-@pytest.mark.usefixtures("_flags")
 def test_a_library_call_leaves_the_process_as_it_is(
     checkpoint: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(weights))
     torch.set_num_threads(3)
+    torch.backends.cudnn.benchmark = True
     load_segmenter(checkpoint).predict(picture())
     assert torch.get_num_threads() == 3
     assert not torch.are_deterministic_algorithms_enabled()
