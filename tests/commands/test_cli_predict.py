@@ -148,7 +148,7 @@ def test_evaluate_scores_a_folder_of_scenes(workplace: Path, checkpoint: Path) -
         workplace,
     )
     assert done.returncode == 0, done.stderr
-    assert "asked with evaluate.protocol=sclip, its own: evaluate.protocol=fmbseg" in done.stderr
+    assert "is asked with evaluate.protocol=sclip, not with its own evaluate." in done.stderr
     assert json.loads((workplace / "b.json").read_text())["protocol"]["name"] == "sclip"
 
 
