@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,7 +13,8 @@ import torch.nn.functional as F
 from fmbseg.data.labels import UNLABELLED, patch_overlaps
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
-from fmbseg.pseudo.labels import Masks
+
+Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
 
 def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[np.float32]:
@@ -35,9 +39,10 @@ def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[
     for index in range(len(masks)):
         mask: npt.NDArray[np.bool_] = masks[index]
         # Most masks are small: only their box goes through the two products.
-        (top, bottom), (left, right) = _extent(mask, 1), _extent(mask, 0)
-        box = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
-        area[index] = down[:, top:bottom] @ (box @ across[:, left:right].T)
+        x, y, box_width, box_height = cv2.boundingRect(mask.view(np.uint8))
+        lines, places = slice(y, y + box_height), slice(x, x + box_width)
+        box = torch.from_numpy(mask[lines, places].astype(np.float32))
+        area[index] = down[:, lines] @ (box @ across[:, places].T)
     # torch and not numpy: its products keep to the configured number of threads.
     flat = torch.from_numpy(dense.reshape(rows * columns, channels).astype(np.float32))
     # The sum holds the mask's area as a factor; normalising needs no division by it.
@@ -63,12 +68,6 @@ def classify_masks(
     similarity = similarity_to_classes(features, text)[:, detected]
     best = similarity.argmax(axis=1)
     return detected[best], similarity[np.arange(len(features)), best]
-
-
-def _extent(mask: npt.NDArray[np.bool_], across: int) -> tuple[int, int]:
-    """First row or column that the mask touches and last one + 1; (0, 0) when none is."""
-    indices = np.flatnonzero(mask.any(axis=across))
-    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
 
 
 def _shares(pixels: int, cells: int) -> torch.Tensor:
