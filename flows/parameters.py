@@ -16,8 +16,11 @@ from fmbseg.pipeline.table import ROWS
 
 
 def one_of(names: Iterable[str]) -> FieldInfo:
-    """A text for which the form offers these names; the server refuses others."""
-    info: FieldInfo = Field(json_schema_extra={"enum": [*names]})
+    """One of these names; the form offers them."""
+    listed = [*names]
+    info: FieldInfo = Field(
+        pattern=f"^({'|'.join(listed)})$", json_schema_extra={"enum": [*listed]}
+    )
     return info
 
 

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.models.build import build_clip, tiny_tokenizer
-from fmbseg.models.clip import last_tokens
-from fmbseg.models.dense import dense_features
+from fmbseg.models.dense import dense_features, last_tokens
 from fmbseg.models.tiny import FOLDER, architecture
 from fmbseg.scenes.classes import SCENE_CLASSES
 from pretraining.augment import recolour, to_pixels

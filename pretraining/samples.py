@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmbseg import scenes
+from fmbseg.data import labels
+from fmbseg.data.labels import patch_majority
 from fmbseg.machine.processes import process_pool
 from fmbseg.scenes.classes import SCENE_CLASSES
 from fmbseg.scenes.render import Scene, render_scene, scene_seed
@@ -26,7 +28,11 @@ PATCH = 8
 GRID = CROP // PATCH
 THINGS = tuple(c for c in SCENE_CLASSES if c.kind == "thing")
 DONE = "done.json"
-_DRAWING = (Path(__file__), *sorted(Path(scenes.__file__).parent.glob("*.py")))
+_DRAWING = (
+    Path(__file__),
+    Path(labels.__file__),
+    *sorted(Path(scenes.__file__).parent.glob("*.py")),
+)
 
 
 def code_digest(files: Sequence[Path]) -> str:
@@ -81,12 +87,11 @@ def _captioned(scene: Scene, top: int, left: int) -> Arrays:
     image = scene.image[top : top + CROP, left : left + CROP]
     label = scene.label[top : top + CROP, left : left + CROP]
     share = np.bincount(label.ravel(), minlength=len(SCENE_CLASSES)) / label.size
-    patches = label.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, -1)
-    majority = np.array([np.bincount(p).argmax() for p in patches], np.uint8)
+    majority, _ = patch_majority(label, (GRID, GRID))
     return {
         "image": np.ascontiguousarray(image),
         "share": np.ceil(share * 255).astype(np.uint8),
-        "patch": majority.reshape(GRID, GRID),
+        "patch": majority.astype(np.uint8),
     }
 
 
@@ -119,16 +124,12 @@ def _patch_correspondence(scene: Scene, background_offset: int) -> Arrays:
     ids = scene.glyph.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, -1)
     places = scene.uv.reshape(GRID, PATCH, GRID, PATCH, 2).swapaxes(1, 2)
     places = places.reshape(GRID * GRID, -1, 2)
-    glyph = np.zeros(GRID * GRID, np.int32)
-    purity = np.zeros(GRID * GRID, np.float16)
+    majority, share = (found.ravel() for found in patch_majority(scene.glyph, (GRID, GRID)))
     uv = np.zeros((GRID * GRID, 2), np.float16)
-    for k in range(GRID * GRID):
-        values, counts = np.unique(ids[k], return_counts=True)
-        best = values[counts.argmax()]
-        purity[k] = counts.max() / PATCH**2
+    for k, best in enumerate(majority):
         uv[k] = np.nan_to_num(places[k][ids[k] == best]).mean(0)
-        glyph[k] = best if best >= 0 else best - background_offset
-    return {"image": scene.image, "glyph": glyph, "uv": uv, "purity": purity}
+    glyph = np.where(majority >= 0, majority, majority - background_offset).astype(np.int32)
+    return {"image": scene.image, "glyph": glyph, "uv": uv, "purity": share.astype(np.float16)}
 
 
 def instance_scene(index: int) -> list[Arrays]:

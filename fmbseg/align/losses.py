@@ -25,9 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fmbseg.config import LossName
-
-IGNORE = 255
-"""The label of a patch that has none."""
+from fmbseg.data.labels import UNLABELLED
 
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -73,12 +71,12 @@ def tsupcon(
             temperature is not positive or the term is unknown.
     """
     _check(z, labels, text, temperature, term)
-    labelled = labels != IGNORE
+    labelled = labels != UNLABELLED
     labels = labels[labelled].to(device=z.device, dtype=torch.int64)
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(text):
         raise ValueError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, but text has "
-            f"{len(text)} rows: give a row of text for each label, or {IGNORE} for no label"
+            f"{len(text)} rows: give a row of text for each label, or {UNLABELLED} for no label"
         )
     dtype = torch.float64 if torch.float64 in (z.dtype, text.dtype) else torch.float32
     # Selected before they are cast or summed, so that no value of an unlabelled patch, not even

@@ -21,9 +21,9 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.features import PublishedFeatures
-from fmbseg.align.losses import IGNORE
 from fmbseg.align.patches import patch_labels
 from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.models.clip import load_clip
@@ -211,7 +211,7 @@ class Oracle(Training):
 
 def _metrics(trained: TrainedHead, labels: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
     patches = sum(label.size for label in labels)
-    labelled = sum(int(np.count_nonzero(label != IGNORE)) for label in labels)
+    labelled = sum(int(np.count_nonzero(label != UNLABELLED)) for label in labels)
     return {"loss": trained.curve[-1].loss, "labelled_patches": labelled / patches}
 
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from fmbseg.align.feature_store import FeatureSource
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
-from fmbseg.align.losses import IGNORE, LOSSES
+from fmbseg.align.losses import LOSSES
 from fmbseg.config import AlignSection
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.machine.progress import Progress
@@ -99,7 +100,7 @@ def train_head(
         ConfigError: the head does not fit the features, or the loss is no longer finite.
         DataError: no patch is labelled at all.
     """
-    used = [i for i in range(len(features)) if (labels[i] != IGNORE).any()]
+    used = [i for i in range(len(features)) if (labels[i] != UNLABELLED).any()]
     if not used:
         raise DataError(
             "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
@@ -202,7 +203,8 @@ class _Run:
         if most == 0:
             return np.arange(len(labels))
         order = torch.randperm(len(labels), generator=self._generator).numpy()
-        kept = [order[labels[order] == k][:most] for k in np.unique(labels).tolist() if k != IGNORE]
+        classes = [k for k in np.unique(labels).tolist() if k != UNLABELLED]
+        kept = [order[labels[order] == k][:most] for k in classes]
         return np.sort(np.concatenate(kept)) if kept else np.arange(0)
 
     def save(self, path: Path) -> None:

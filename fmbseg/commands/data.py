@@ -196,6 +196,8 @@ def _class_list(name: str, root: Path) -> Vocabulary | None:
 def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None:
     import numpy as np
 
+    from fmbseg.data.labels import UNLABELLED
+
     pixels = np.sum([report.pixels for report in reports], axis=0)
     images = np.sum([report.occurrences for report in reports], axis=0)
     total = int(pixels.sum())
@@ -207,7 +209,8 @@ def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None
         if pixels[index]:
             share = f"{100 * pixels[index] / total:8.3f} %"
             print(f"    {share} {images[index]:7d}  {index:3d} {names[index]}")
-    print(f"    {100 * pixels[255] / total:8.3f} % {images[255]:7d}  not scored")
+    share = f"{100 * pixels[UNLABELLED] / total:8.3f} %"
+    print(f"    {share} {images[UNLABELLED]:7d}  not scored")
     never = [names[index] for index in range(len(names)) if not pixels[index]]
     if never:
         print(f"    in no annotation ({len(never)}): {', '.join(never)}")

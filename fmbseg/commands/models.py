@@ -67,17 +67,14 @@ def pull_models(
     """Fetch weights from where they were published, and check them against a stated sha256.
 
     What is here and right is left alone; a download that was cut off goes on. On a machine without
-    network the message names the file to bring and the place to put it.
+    network, or with HF_HUB_OFFLINE=1, the message names the file to bring and where to put it.
     """
     use_weights(weights_dir, made=True)
-    from fmbseg.machine.progress import console_progress
     from fmbseg.models.records import weights_record
     from fmbseg.models.weights import pinned_digest, pull
 
-    progress = console_progress()
-
     def fetch(name: str) -> str:
-        path = pull(name, progress=progress)
+        path = pull(name)
         checked = pinned_digest(weights_record(name), path) is not None
         return str(path) if checked else f"{path} ({_UNCHECKED})"
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from fmbseg.data.detail import load_detail
 from fmbseg.data.images import naming_damage, read_annotation, read_image, upright_size
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import (
     DETAIL_FILE,
-    IGNORE,
     LAYOUTS,
     OWN_CLASSES,
     OWN_VOCABULARY,
@@ -189,7 +189,7 @@ class SegmentationDataset(Sequence[Sample]):
         known = self._layout.vocabulary is not None or any(
             (self.root / name).is_file() for name in (OWN_VOCABULARY, OWN_CLASSES)
         )
-        return len(self.vocabulary) if known else IGNORE
+        return len(self.vocabulary) if known else UNLABELLED
 
 
 def dataset_names() -> tuple[str, ...]:

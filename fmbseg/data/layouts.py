@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-#: Value of a pixel that is not scored.
-IGNORE = 255
+from fmbseg.data.labels import UNLABELLED
+
 #: A data set without a vocabulary of the package brings one of these in its root: the form with
 #: synonyms, or a text file with a class name a line.
 OWN_VOCABULARY = "vocabulary.yaml"
@@ -44,7 +44,7 @@ class Annotation:
         """Decoding table `[256] int16`: class index, 255 = ignored, -1 = not in this encoding."""
         values = {k: k for k in range(num_classes)} if self.values is None else self.values
         table = np.full(256, UNEXPECTED, dtype=np.int16)
-        table[IGNORE] = IGNORE
+        table[UNLABELLED] = UNLABELLED
         for value, index in values.items():
             table[value] = index
         return table
@@ -87,7 +87,7 @@ def _same(count: int) -> dict[int, int]:
 
 def _zero_ignored(count: int) -> dict[int, int]:
     """Value 0 is not scored, values 1..count are classes 0..count-1."""
-    return {0: IGNORE} | {index + 1: index for index in range(count)}
+    return {0: UNLABELLED} | {index + 1: index for index in range(count)}
 
 
 # COCO's category ids of the 80 object classes run to 90 with gaps; 92 to 182 are the 91 stuff
@@ -99,15 +99,15 @@ _COCO_STUFF = tuple(c - 1 for c in range(92, 183))
 _COCO_STUFF_RAW = {p: index for index, p in enumerate((*_COCO_OBJECTS, *_COCO_STUFF))}
 # Nothing is ignored in COCO-Object: stuff and unlabelled pixels are both background.
 _COCO_OBJECT_RAW = (
-    {IGNORE: 0}
+    {UNLABELLED: 0}
     | {p: 0 for p in _COCO_STUFF}
     | {p: index + 1 for index, p in enumerate(_COCO_OBJECTS)}
 )
-_COCO_OBJECT_TRAIN = {IGNORE: 0} | {p: p + 1 if p < 80 else 0 for p in range(171)}
+_COCO_OBJECT_TRAIN = {UNLABELLED: 0} | {p: p + 1 if p < 80 else 0 for p in range(171)}
 
 # Cityscapes' label ids 0 to 33 (255 is the licence plate's -1); 19 of them are evaluated.
 CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-_CITYSCAPES_IDS = {v: IGNORE for v in range(34)} | {
+_CITYSCAPES_IDS = {v: UNLABELLED for v in range(34)} | {
     value: index for index, value in enumerate(CITYSCAPES_LABEL_IDS)
 }
 
@@ -192,7 +192,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
             ),
             Annotation(
                 "annotations/{split}/{stem}_instanceTrainIds.png",
-                {IGNORE: 0} | _same(81),
+                {UNLABELLED: 0} | _same(81),
                 "0 = background, 1 to 80 = classes",
             ),
         ),
@@ -243,7 +243,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
         annotations=(
             Annotation(
                 "{split}annot/{stem}.png",
-                _same(11) | {11: IGNORE},
+                _same(11) | {11: UNLABELLED},
                 "0 to 10 = classes, 11 = void",
             ),
         ),

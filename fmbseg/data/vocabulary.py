@@ -34,6 +34,7 @@ from typing import Any, Self
 
 import yaml
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.errors import VocabularyError
 from fmbseg.store.digest import json_digest
@@ -83,10 +84,10 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.classes:
             raise VocabularyError(f"vocabulary {self.name!r} has no class: give at least one name")
-        if len(self.classes) > 255:
+        if len(self.classes) > UNLABELLED:
             raise VocabularyError(
                 f"vocabulary {self.name!r} has {len(self.classes)} classes: label maps hold at "
-                "most 255 (255 itself means unlabelled), split the list"
+                f"most {UNLABELLED} ({UNLABELLED} itself means unlabelled), split the list"
             )
         if self.background is not None and not 0 <= self.background < len(self.classes):
             raise VocabularyError(

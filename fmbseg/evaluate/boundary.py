@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 
 DILATION_RATIO = 0.02
@@ -33,7 +34,7 @@ class BoundaryCounts:
         union: [K] int64 pixels.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = UNLABELLED) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.intersection: NDArray[np.int64] = np.zeros(num_classes, dtype=np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 
 LabelMap = torch.Tensor | NDArray[Any]
@@ -31,7 +32,7 @@ class ConfusionMatrix:
             predictions that are no class.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore_index: int = UNLABELLED) -> None:
         """Start with zero counts.
 
         Raises:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.images import read_annotation
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -26,7 +27,6 @@ from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import Progress
 from fmbseg.store.digest import json_digest
 
-UNLABELLED = 255
 _READERS = 4
 
 
@@ -139,7 +139,7 @@ def _read(
         if illegal.any():
             raise DataError(
                 f"{path} holds the value {int(values[illegal][0])}: this benchmark has the classes "
-                f"0 to {classes - 1}, and 255 for unlabelled"
+                f"0 to {classes - 1}, and {UNLABELLED} for unlabelled"
             )
         return sample, values.astype(np.int64), truth
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.evaluate.metrics import ConfusionMatrix
 
@@ -43,7 +44,7 @@ class ThresholdSweep:
         best: NDArray[np.int64],
         confidence: NDArray[np.float32],
         target: NDArray[np.int64],
-        ignore_index: int = 255,
+        ignore_index: int = UNLABELLED,
     ) -> None:
         """Count one image.
 

@@ -174,7 +174,12 @@ def load_segmenter(
         require_weights(reference, weights_dir)
     own = info.inference
     if inference is not None and (names := own.differences(inference)):
-        _log.warning("%s asked with %s, its own: %s", path, inference.said(names), own.said(names))
+        _log.warning(
+            "%s is asked with %s, not with its own %s",
+            path,
+            inference.said(names),
+            own.said(names),
+        )
     device = find_device() if run is None else choose_device(run)
     return Segmenter(
         checkpoint,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmbseg.config import ClipSection, Dense
 from fmbseg.data.templates import TEMPLATES
@@ -26,7 +25,7 @@ from fmbseg.errors import ConfigError
 from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
-from fmbseg.models.dense import dense_features
+from fmbseg.models.dense import visual_tokens
 from fmbseg.models.loading import load_module
 from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.text import TextEmbeddings
@@ -241,44 +240,6 @@ class ClipModel:
             return pixels.float()
         mean, std = (torch.tensor(each, device=self.device) for each in (self.mean, self.std))
         return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-
-
-def visual_tokens(visual: Any, pixels: Tensor, dense: Dense = "value") -> tuple[Tensor, Tensor]:
-    """Global and dense embeddings of an image tower from one pass, differentiable.
-
-    The global one is the tower's own output. The dense ones go through the last block in the way
-    `dense` (see `fmbseg.models.dense`).
-
-    Args:
-        visual: `open_clip.CLIP.visual`, a vision transformer.
-        pixels: [N, 3, H, W] float, normalised, of the tower's size.
-        dense: way of the patches through the last block.
-
-    Returns:
-        image [N, D] and dense [N, H / patch, W / patch, D], float32, unit.
-    """
-    image, tokens = last_tokens(visual, pixels)
-    grid = (pixels.shape[2] // visual.patch_size[0], pixels.shape[3] // visual.patch_size[1])
-    return F.normalize(image.float(), dim=-1), dense_features(visual, tokens, grid, dense)
-
-
-def last_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """An image tower's own output [N, D] and the tokens [N, 1 + P, C] given to its last block."""
-    overheard: list[Tensor] = []
-    thread = threading.get_ident()
-
-    def overhear(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        # Another thread may be passing through the same model.
-        if threading.get_ident() == thread:
-            overheard.append(arguments[0])
-
-    # The stock forward stays in charge; the hook only keeps what the last block is given.
-    hook = visual.transformer.resblocks[-1].register_forward_pre_hook(overhear)
-    try:
-        image: Tensor = visual(pixels)
-    finally:
-        hook.remove()
-    return image, overheard[0]
 
 
 def load_clip(

@@ -1,8 +1,8 @@
 """Dense CLIP features: what a patch gets from the last block, where stock attention would blur it.
 
 CLIP was trained through its class token alone, so the last block's attention mixes the whole image
-into every patch. Each function below is one published way to read the patches out of that block,
-without training. They differ in three things only:
+into every patch. Each function of `_VARIANTS` is one published way to read the patches out of that
+block, without training. They differ in three things only:
 
 | `clip.dense` | a patch looks at | residual | MLP |
 |---|---|---|---|
@@ -17,12 +17,13 @@ patches go on to the tower's final norm and projection.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fmbseg.config import Dense
 
@@ -30,6 +31,44 @@ Grid = tuple[int, int]
 
 # Standard deviation of NACLIP's neighbourhood, patches: the default of its authors' own code.
 NEIGHBOURHOOD = 5.0
+
+
+def visual_tokens(visual: Any, pixels: Tensor, dense: Dense = "value") -> tuple[Tensor, Tensor]:
+    """Global and dense embeddings of an image tower from one pass, differentiable.
+
+    The global one is the tower's own output. The dense ones go through the last block in the way
+    `dense`.
+
+    Args:
+        visual: `open_clip.CLIP.visual`, a vision transformer.
+        pixels: [N, 3, H, W] float, normalised, of the tower's size.
+        dense: way of the patches through the last block.
+
+    Returns:
+        image [N, D] and dense [N, H / patch, W / patch, D], float32, unit.
+    """
+    image, tokens = last_tokens(visual, pixels)
+    grid = (pixels.shape[2] // visual.patch_size[0], pixels.shape[3] // visual.patch_size[1])
+    return F.normalize(image.float(), dim=-1), dense_features(visual, tokens, grid, dense)
+
+
+def last_tokens(visual: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """An image tower's own output [N, D] and the tokens [N, 1 + P, C] given to its last block."""
+    overheard: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def overhear(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        # Another thread may be passing through the same model.
+        if threading.get_ident() == thread:
+            overheard.append(arguments[0])
+
+    # The stock forward stays in charge; the hook only keeps what the last block is given.
+    hook = visual.transformer.resblocks[-1].register_forward_pre_hook(overhear)
+    try:
+        image: Tensor = visual(pixels)
+    finally:
+        hook.remove()
+    return image, overheard[0]
 
 
 def dense_features(visual: Any, tokens: Tensor, grid: Grid, variant: Dense) -> Tensor:

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 from fmbseg.errors import WeightsError
-from fmbseg.machine.progress import Progress, silent_progress
 from fmbseg.models import tiny
 from fmbseg.models.download import NotFoundError, fetch, stated_digest
 from fmbseg.models.records import WeightsRecord, weights_record
@@ -139,9 +138,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
     return file_digest(path)
 
 
-def pull(
-    name: str, weights_dir: Path | str | None = None, progress: Progress | None = None
-) -> Path:
+def pull(name: str, weights_dir: Path | str | None = None) -> Path:
     """Fetch a model's weights into `weights_dir` or the FMBSEG_WEIGHTS folder, and check them.
 
     A file that is there and verifies is left alone; one that does not is replaced, unless own
@@ -169,7 +166,6 @@ def pull(
             f"nowhere to put {record.file}: give --weights-dir DIR or set {WEIGHTS_VARIABLE}"
         )
     places = [folders[0] / file for file in record.files]
-    progress = progress or silent_progress()
     for path in places:
         if path.is_file() and os.environ.get(OWN_VARIABLE) == "1":
             raise WeightsError(
@@ -177,10 +173,10 @@ def pull(
                 "it elsewhere to fetch the published one"
             )
     try:
-        fetch(record.source, places[0], record.sha256, progress)
+        fetch(record.source, places[0], record.sha256, record.megabytes)
         return places[0]
     except NotFoundError:
         if record.spare is None:
             raise
-    fetch(record.spare, places[1], None, progress)
+    fetch(record.spare, places[1], None)
     return places[1]

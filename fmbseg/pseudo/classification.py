@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from fmbseg.data.labels import UNLABELLED, patch_overlaps
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
-from fmbseg.pseudo.labels import UNLABELLED
 
 Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
 
@@ -33,14 +34,15 @@ def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[
     if len(masks) == 0:
         return np.zeros((0, channels), dtype=np.float32)
     height, width = masks[0].shape
-    down, across = _cell_weights(height, rows), _cell_weights(width, columns)
+    down, across = _shares(height, rows), _shares(width, columns)
     area = torch.zeros(len(masks), rows, columns)
     for index in range(len(masks)):
         mask: npt.NDArray[np.bool_] = masks[index]
         # Most masks are small: only their box goes through the two products.
-        (top, bottom), (left, right) = _extent(mask, 1), _extent(mask, 0)
-        box = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))
-        area[index] = down[:, top:bottom] @ (box @ across[:, left:right].T)
+        x, y, box_width, box_height = cv2.boundingRect(mask.view(np.uint8))
+        lines, places = slice(y, y + box_height), slice(x, x + box_width)
+        box = torch.from_numpy(mask[lines, places].astype(np.float32))
+        area[index] = down[:, lines] @ (box @ across[:, places].T)
     # torch and not numpy: its products keep to the configured number of threads.
     flat = torch.from_numpy(dense.reshape(rows * columns, channels).astype(np.float32))
     # The sum holds the mask's area as a factor; normalising needs no division by it.
@@ -68,16 +70,6 @@ def classify_masks(
     return detected[best], similarity[np.arange(len(features)), best]
 
 
-def _extent(mask: npt.NDArray[np.bool_], across: int) -> tuple[int, int]:
-    """First row or column that the mask touches and last one + 1; (0, 0) when none is."""
-    indices = np.flatnonzero(mask.any(axis=across))
-    return (int(indices[0]), int(indices[-1]) + 1) if len(indices) else (0, 0)
-
-
-def _cell_weights(pixels: int, cells: int) -> torch.Tensor:
+def _shares(pixels: int, cells: int) -> torch.Tensor:
     """[cells, pixels] float32: how much of each pixel lies in each of `cells` equal intervals."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) * (pixels / cells)
-    begins = torch.arange(pixels, dtype=torch.float64)
-    left = torch.maximum(edges[:-1, None], begins)
-    right = torch.minimum(edges[1:, None], begins + 1)
-    return (right - left).clamp(min=0).float()
+    return torch.from_numpy(patch_overlaps(pixels, cells) / cells).float()

@@ -27,10 +27,6 @@ class Detections:
     votes: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
-    def __len__(self) -> int:
-        """Number of detected classes c."""
-        return len(self.classes)
-
 
 def detect_classes(
     windows: npt.NDArray[np.floating],

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.config import Config, LabelSection
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.models.mask_model import MaskModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import Masks, classify_masks, mask_features
-from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
+from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
 from fmbseg.pseudo.encodings import ImageEncodings
-from fmbseg.pseudo.labels import UNLABELLED, compose
 from fmbseg.pseudo.querying import query_masks, query_points
+from fmbseg.pseudo.tables import StoredMasks
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,9 @@ class Classification:
     similarity: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class PseudoLabel:
-    """Everything stage 1 finds in one image of H x W pixels.
-
-    Attributes:
-        label: [H, W] uint8 class indices, 255 unlabelled.
-        detections: the c detected classes.
-        points: [c, P, 2] float32 query points (x, y) in pixels of the image.
-        query_masks: [c, H, W] bool, the mask of each detected class (1.1).
-        query_iou: [c] float32, SAM's predicted IoU of them.
-        masks: [M, H, W] bool automatic masks (1.2).
-        mask_iou: [M] float32, SAM's predicted IoU of them.
-        mask_classes: [M] int64, the class of each; 255 where nothing was detected.
-        mask_similarity: [M] float32, cosine of each mask's feature with its class.
-    """
-
-    label: npt.NDArray[np.uint8]
-    detections: Detections
-    points: npt.NDArray[np.float32]
-    query_masks: npt.NDArray[np.bool_]
-    query_iou: npt.NDArray[np.float32]
-    masks: npt.NDArray[np.bool_]
-    mask_iou: npt.NDArray[np.float32]
-    mask_classes: npt.NDArray[np.int64]
-    mask_similarity: npt.NDArray[np.float32]
-
-
 def label_image(
     encodings: ImageEncodings, sam: MaskModel[Any], text: TextEmbeddings, config: Config
-) -> PseudoLabel:
+) -> Classification:
     """Pseudo-label one encoded image of H x W pixels.
 
     Args:
@@ -78,29 +52,11 @@ def label_image(
     """
     height, width = encodings.sam.original_size
     dense, automatic = encodings.clip.dense, encodings.automatic
-    detections = detect_classes(encodings.clip.windows, dense, text, config.detection)
-    points = query_points(dense, text, detections.classes, config.query.points, (width, height))
-    queried, query_iou = query_masks(sam, encodings.sam, points, config.sam.batch_size)
-    found = classify_and_compose(
-        dense,
-        text,
-        detections.classes,
-        queried,
-        detections.classes,
-        automatic.masks,
-        config.label,
-        (height, width),
-    )
-    return PseudoLabel(
-        label=found.label,
-        detections=detections,
-        points=points,
-        query_masks=queried,
-        query_iou=query_iou,
-        masks=automatic.masks,
-        mask_iou=automatic.predicted_iou,
-        mask_classes=found.classes,
-        mask_similarity=found.similarity,
+    classes = detect_classes(encodings.clip.windows, dense, text, config.detection).classes
+    points = query_points(dense, text, classes, config.query.points, (width, height))
+    queried, _ = query_masks(sam, encodings.sam, points, config.sam.batch_size)
+    return classify_and_compose(
+        dense, text, classes, queried, classes, automatic.masks, config.label, (height, width)
     )
 
 
@@ -113,7 +69,6 @@ def classify_and_compose(
     masks: Masks,
     section: LabelSection,
     size: tuple[int, int],
-    areas: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
 ) -> Classification:
     """Classify the automatic masks and compose them with the query masks (1.2).
 
@@ -129,31 +84,52 @@ def classify_and_compose(
         masks: M automatic masks [H, W] bool.
         section: which masks are used, and the least similarity.
         size: (height, width) of the image.
-        areas: pixels of the query masks and of the automatic masks where they are known.
     """
-    query_similarity = _own_similarity(mask_features(dense, queried), text, query_classes)
+    of_queries = similarity_to_classes(mask_features(dense, queried), text)
+    query_similarity = of_queries[np.arange(len(query_classes)), query_classes]
     classes, similarity = classify_masks(mask_features(dense, masks), text, detected)
+    query_used = section.use_queries & (query_similarity >= section.min_similarity)
+    used = section.use_masks & (similarity >= section.min_similarity)
     label = compose(
         queried,
-        _painted(query_classes, query_similarity, section.use_queries, section.min_similarity),
+        np.where(query_used, query_classes, UNLABELLED),
         masks,
-        _painted(classes, similarity, section.use_masks, section.min_similarity),
+        np.where(used, classes, UNLABELLED),
         size,
-        areas,
     )
     return Classification(label, query_similarity, classes, similarity)
 
 
-def _own_similarity(
-    features: npt.NDArray[np.float32], text: TextEmbeddings, classes: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    return similarity_to_classes(features, text)[np.arange(len(classes)), classes]
+def compose(
+    query_masks: Masks,
+    query_classes: npt.NDArray[np.int64],
+    masks: Masks,
+    mask_classes: npt.NDArray[np.int64],
+    size: tuple[int, int],
+) -> npt.NDArray[np.uint8]:
+    """Lay the masks of 1.2 over those of 1.1, in each small over large (this project's rule).
 
+    Of masks of one size the later index lies on top. Masks of class 255 are left out.
 
-def _painted(
-    classes: npt.NDArray[np.int64],
-    similarity: npt.NDArray[np.float32],
-    used: bool,
-    least: float,
-) -> npt.NDArray[np.int64]:
-    return np.where(used & (similarity >= least), classes, UNLABELLED)
+    Args:
+        query_masks: c masks [H, W] bool of 1.1.
+        query_classes: [c] their classes.
+        masks: M masks [H, W] bool of 1.2.
+        mask_classes: [M] their classes.
+        size: (height, width) of the image.
+
+    Returns:
+        [H, W] uint8 class indices, 255 under no mask.
+    """
+    label = np.full(size, UNLABELLED, dtype=np.uint8)
+    for layer, classes in ((query_masks, query_classes), (masks, mask_classes)):
+        # Masks read from a file know their areas: they need not all be in memory.
+        areas = (
+            layer.areas
+            if isinstance(layer, StoredMasks)
+            else np.array([np.count_nonzero(mask) for mask in layer], dtype=np.int64)
+        )
+        for index in np.argsort(-areas, kind="stable"):
+            if classes[index] != UNLABELLED:
+                np.copyto(label, np.uint8(classes[index]), where=layer[index])
+    return label

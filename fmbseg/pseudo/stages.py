@@ -152,6 +152,7 @@ class Label(_PseudoStage):
         queried = self.rows("query", MASKS, records)
         automatic = self.rows("masks", MASKS, records)
         rows: list[Row] = []
+        (directory / "labels").mkdir()
         for record in records:
             name = record.image_id
             rows += self._label(record, directory, detections[name], queried[name], automatic[name])
@@ -169,20 +170,17 @@ class Label(_PseudoStage):
         queried: list[Row],
         automatic: list[Row],
     ) -> list[Row]:
-        query_masks, masks = StoredMasks(queried), StoredMasks(automatic)
         found = classify_and_compose(
             self.clip.encode(record).dense,
             self.text,
             _class_indices(detections),
-            query_masks,
+            StoredMasks(queried),
             _class_indices(queried),
-            masks,
+            StoredMasks(automatic),
             self.work.config.label,
             (record.height, record.width),
-            (query_masks.areas, masks.areas),
         )
         path = directory / "labels" / f"{record.image_id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(label_png(found.label))  # the shard appears as a whole
         rows = [
             row | {"similarity": float(value)}

@@ -7,6 +7,7 @@ where a row says so.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def evaluate_models(
         "weights": digests,
         "params": {name: getattr(config, name).model_dump() for name in sections},
         "scenes": scenes,
-        "figures": [figure.record() for figure in figures],
+        "figures": [asdict(figure) for figure in figures],
         "detection_classes": classes,
     }
 

@@ -16,13 +16,7 @@ from fmbseg.machine.progress import Progress
 from fmbseg.models.clip import ClipEncoding, ClipModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
-from fmbseg.quality.figures import (
-    PURITY,
-    SEEDS,
-    Figure,
-    held_out_scene,
-    percent,
-)
+from fmbseg.quality.figures import PURITY, SEEDS, Figure, held_out_scene, percent
 from fmbseg.quality.probe import patch_truth
 from fmbseg.scenes.classes import SCENE_CLASSES, THING_CLASSES
 from fmbseg.scenes.render import render_scene, scene_seed
@@ -187,12 +181,13 @@ def detection_figures(
         for k in np.flatnonzero(drawn + detected)
     }
     occurring = [table[vocabulary.names[k]] for k in np.flatnonzero(drawn)]
-    recalls = [each["recall"] for each in occurring]
-    precisions = [each["precision"] for each in occurring if each["precision"] is not None]
     name = f"detection among {len(vocabulary)} names, from {100 * least:.1f} % of the scene"
     return [
-        _mean(f"{name}: recall, mean over classes", recalls),
-        _mean(f"{name}: precision, mean over classes there", precisions),
+        _mean(f"{name}: recall, mean over classes", [each["recall"] for each in occurring]),
+        _mean(
+            f"{name}: precision, mean over classes there",
+            [each["precision"] for each in occurring],
+        ),
         percent("clip", f"{name}: recall", found[there]),
         percent("clip", f"{name}: precision, all names", there[found]),
     ], table

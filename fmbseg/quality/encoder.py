@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from fmbseg.config import Config
-from fmbseg.data.windows import resize_to_short_side
 from fmbseg.machine.progress import Progress
 from fmbseg.models import tiny
-from fmbseg.models.backbone import Backbone
+from fmbseg.models.backbone import Backbone, resize_for_encoder
 from fmbseg.models.build import build_encoder
 from fmbseg.models.clip import ClipModel
 from fmbseg.models.records import weights_record
@@ -58,13 +57,11 @@ def encoder_figures(
             images.append(scene.image)
             labels.append(scene.label)
             task.advance()
-    width, height = resize_to_short_side(SIZE, SIZE, config.features.short_side, encoder.patch_size)
+    short_side = config.features.short_side
 
     def resized(batch: list[Images]) -> Images:
-        size = (width, height)
-        return np.stack(
-            [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC)) for x in batch]
-        )
+        pictures = map(Image.fromarray, batch)
+        return np.stack([resize_for_encoder(each, short_side, encoder) for each in pictures])
 
     sources: dict[str, Callable[[list[Images]], Tensor]] = {
         "": lambda batch: encoder.features(resized(batch))

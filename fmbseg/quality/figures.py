@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -33,10 +33,6 @@ class Figure:
     unit: Literal["%", "IoU", ""]
     of: int
 
-    def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
-
     @property
     def shown(self) -> str:
         """The value with its unit, as the table shows it."""
@@ -47,17 +43,14 @@ class Figure:
 def percent(model: str, name: str, right: Any) -> Figure:
     """The share of true values among `right` (an array of bool), in percent; 0 of none."""
     right = np.asarray(right, dtype=bool)
-    return Figure(
-        model, name, round(100 * float(right.mean()), 2) if len(right) else 0.0, "%", len(right)
-    )
+    share = float(right.mean()) if len(right) else 0.0
+    return Figure(model, name, round(100 * share, 2), "%", len(right))
 
 
 def mean_iou(model: str, name: str, values: Any) -> Figure:
     """The mean of IoUs; 0 of none."""
-    values = np.asarray(values, dtype=float)
-    return Figure(
-        model, name, round(float(values.mean()), 4) if len(values) else 0.0, "IoU", len(values)
-    )
+    mean = float(np.mean(values)) if len(values) else 0.0
+    return Figure(model, name, round(mean, 4), "IoU", len(values))
 
 
 def held_out_scene(part: str, index: int) -> Scene:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fmbseg.data.labels import patch_majority
 from fmbseg.scenes.classes import SCENE_CLASSES
 from fmbseg.scenes.render import render_scene, scene_seed
 
@@ -40,10 +41,8 @@ def patch_truth(label: np.ndarray, grid: tuple[int, int]) -> tuple[Tensor, Tenso
         label: [H, W] int64, index into SCENE_CLASSES.
         grid: (h, w) patches the picture is divided into.
     """
-    present = torch.from_numpy(np.unique(label))
-    shares = (torch.from_numpy(label) == present[:, None, None]).float()
-    share, majority = F.adaptive_avg_pool2d(shares, grid).max(dim=0)
-    return present[majority].flatten(), share.flatten()
+    majority, share = patch_majority(label, grid)
+    return torch.from_numpy(majority).flatten(), torch.from_numpy(share).float().flatten()
 
 
 def fit_probe(

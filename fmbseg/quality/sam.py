@@ -10,6 +10,7 @@ from fmbseg.config import Config
 from fmbseg.machine.progress import Progress
 from fmbseg.models.mask_model import PromptMasks
 from fmbseg.models.sam import SamModel
+from fmbseg.pseudo.querying import choose_masks
 from fmbseg.quality.figures import SEEDS, Figure, held_out_scene, mean_iou, percent
 
 LEAST_PIXELS = 24  # instances of which less is visible are left out
@@ -95,7 +96,7 @@ def tight_boxes(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 def most_confident(masks: PromptMasks, truth: npt.NDArray[np.bool_]) -> list[float]:
     """Each prompt's IoU [n], of the mask with the highest predicted IoU, with truth [n, H, W]."""
-    chosen = masks.masks[np.arange(len(truth)), masks.predicted_iou.argmax(axis=1)]
+    chosen, _ = choose_masks(masks)
     return [
         float(overlaps(mask[None], whole[None])[0, 0])
         for mask, whole in zip(chosen, truth, strict=True)

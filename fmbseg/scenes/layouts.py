@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fmbseg.config import SceneLayoutName
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.scenes.classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
 from fmbseg.scenes.render import Scene
-
-UNLABELLED = 255
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
+from fmbseg.models.weights import model_digest
 from fmbseg.store.digest import file_digest, json_digest
 
 PACKAGE = Path(__file__).parents[1]
@@ -64,8 +65,6 @@ def content_key(name: str, depends: Depends, config: Config, inputs: Mapping[str
     Raises:
         WeightsError: the weights of a model are missing.
     """
-    from fmbseg.models.weights import model_digest  # brings torch, which `--help` does not wait for
-
     params = {
         key: model_digest(value) if key in MODELS else value
         for key, value in flat_params(config, depends.params).items()

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
-
-UNLABELLED = 255
-"""The label of pixels that have no class."""
 
 MIN_LONG_SIDE = 512
 """Pictures with a smaller long side are enlarged to about this many pixels before drawing."""

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fmbseg.view.overlay import UNLABELLED, blend, colours_for, fit_text, legend, text_size
+from fmbseg.data.labels import UNLABELLED
+from fmbseg.view.overlay import blend, colours_for, fit_text, legend, text_size
 
 Panel = tuple[str, Image.Image, NDArray[np.integer] | None]
 

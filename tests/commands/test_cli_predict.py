@@ -142,37 +142,33 @@ def test_evaluate_scores_a_folder_of_scenes(workplace: Path, checkpoint: Path) -
     assert scored["maskclip"]["checkpoint_sha256"] is None
     # Nothing but the results stays.
     assert {path.name for path in workplace.iterdir()} == {*before, "results"}
-    done = run(
-        f"evaluate --benchmark voc20 --root VOC2012 --method fmbseg --json b.json {head} "
-        "--protocol sclip",
-        workplace,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "asked with evaluate.protocol=sclip, its own: evaluate.protocol=fmbseg" in done.stderr
-    assert json.loads((workplace / "b.json").read_text())["protocol"]["name"] == "sclip"
 
 
-def test_a_head_is_scored_as_it_is_asked(workplace: Path, checkpoint: Path) -> None:
-    """As its checkpoint says, in a project of other parameters too, unless the call says so."""
-    assert run("data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012", workplace)
-    scored = f"evaluate --benchmark voc21 --root VOC2012 --method fmbseg --checkpoint {checkpoint}"
+def test_a_head_is_scored_as_it_is_asked(
+    workplace: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As its checkpoint says, with other parameters in a file too, unless the call says so."""
+    monkeypatch.chdir(workplace)
+    scenes = "data scenes --layout voc2012 --images 4 --seed 1 --out VOC2012"
+    assert cli._main(scenes.split()) == 0
     (workplace / "own.yaml").write_text("evaluate: {background_threshold: 0.6}")
-    for name, more in (
-        ("outside", ""),
-        ("given", "--params own.yaml"),
-        ("told", "--set evaluate.background_threshold=0.6"),
+    command = f"evaluate --benchmark voc21 --root VOC2012 --method fmbseg --checkpoint {checkpoint}"
+    for more, said, name, threshold in (
+        ("", None, "fmbseg", 0.1),
+        ("--params own.yaml", "its own evaluate.background_threshold=0.1, not", "fmbseg", 0.1),
+        ("--set evaluate.background_threshold=0.6", "=0.6, not with its own", "fmbseg", 0.6),
+        ("--protocol sclip", "asked with evaluate.protocol=sclip, not", "sclip", 0.1),
     ):
-        done = run(f"{scored} --json {name}.json {more}", workplace)
-        assert done.returncode == 0, done.stderr
-        wanted = {"outside": "", "given": "--set changes that", "told": "asked with"}[name]
-        said = [line for line in done.stderr.splitlines() if line.startswith("fmbseg: ")]
-        assert len(said) == bool(wanted) and wanted in "".join(said)
-    protocols = {
-        name: json.loads((workplace / f"{name}.json").read_text())["protocol"]
-        for name in ("outside", "given", "told")
-    }
-    found = {name: entry["background_threshold"] for name, entry in protocols.items()}
-    assert found == {"outside": 0.1, "given": 0.1, "told": 0.6}
+        caplog.clear()
+        assert cli._main([*command.split(), "--json", "result.json", *more.split()]) == 0
+        assert len(caplog.messages) == (0 if said is None else 1)
+        assert said is None or said in caplog.text
+        protocol = json.loads((workplace / "result.json").read_text())["protocol"]
+        assert (protocol["name"], protocol["background_threshold"]) == (name, threshold)
+    assert not (workplace / ".fmbseg").exists()
 
 
 def test_outside_a_project_predict_has_the_machines_threads(

@@ -21,8 +21,10 @@ from fmbseg.errors import CheckpointError, ConfigError, DataError, StoreError, V
 from fmbseg.evaluate.benchmark import benchmark_result, count_pixels, scored_as
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.methods.predictor import load_predictor
+from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.results import OWN_WORDS, read_result
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
+from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.progress import silent_progress
 from fmbseg.stage.tracker import Overlay, Tracker
 from fmbseg.store.paths import Paths
@@ -313,6 +315,37 @@ def test_the_table_of_scenes_is_in_the_key(workspace: Paths, make_config: MakeCo
         pd.DataFrame([row]).to_parquet(workspace.root / "coco" / "scenes.parquet", index=False)
         keys.add(scoring(make_config(), workspace).key)
     assert len(keys) == 3
+
+
+def test_a_head_is_published_with_what_it_is_scored_with(
+    labelled: Paths, make_config: MakeConfig, coco: Path
+) -> None:
+    """Another threshold trains nothing anew: the head is published with it, and scored again."""
+    benchmarks = {"coco_object": {"root": str(coco), "split": SPLIT}}
+
+    def config(threshold: float) -> Config:
+        section = {"short_side": 64, "background_threshold": threshold, "benchmarks": benchmarks}
+        return make_config(evaluate=section)
+
+    for name in ("features", "align"):
+        run_stage(name, config(0.02), labelled)
+    results = []
+    for threshold in (0.02, 0.9):
+        assert run_stage("align", config(threshold), labelled).computed == 0
+        assert run_stage("evaluate", config(threshold), labelled).computed == 3
+        result = read_result(labelled.metrics / "fmbseg" / "coco_object.json")
+        matrix, segmenter = ConfusionMatrix(81), load_segmenter(labelled.align)
+        for sample in load_dataset("coco_object", coco, SPLIT):
+            found = segmenter.predict(sample.image_path, vocabulary="coco_object")
+            assert sample.label is not None
+            matrix.update(found.label_map, sample.label)
+        assert result["miou"] == matrix.miou()
+        results.append(result)
+    first, second = results
+    assert first["checkpoint_sha256"] == second["checkpoint_sha256"]
+    assert first["per_class_iou"] != second["per_class_iou"]
+    with pytest.raises(StoreError, match=r"background_threshold=0\.9, the configuration"):
+        run_stage("evaluate", config(0.02), labelled)
 
 
 class Recorded(Tracker):

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
+from flows.ablation import ablation
 from flows.full import fmbseg
 from flows.parameters import effective_config, is_params_yaml
 from fmbseg.config import load_config
@@ -82,3 +84,10 @@ def test_the_form_offers_the_stages_and_describes_every_parameter() -> None:
     assert schema.properties["stages"]["items"]["enum"] == [*ROWS]
     assert [*PRESETS] in [entry.get("enum") for entry in schema.properties["preset"]["anyOf"]]
     assert all(entry.get("description") for entry in schema.properties.values())
+
+
+def test_a_name_that_is_none_of_them_is_refused() -> None:
+    for flow, wrong in ((fmbseg, {"stages": ["detekt"]}), (ablation, {"study": "lost"})):
+        with pytest.raises(ParameterTypeError, match=r"heads\|losses|detect\|query"):
+            flow.validate_parameters(wrong)
+    assert fmbseg.validate_parameters({"stages": ["detect"], "preset": "tiny"})

@@ -141,7 +141,7 @@ def test_a_head_is_asked_as_its_checkpoint_says_unless_told(
     assert large.predict(picture()).maps.values.shape == (3, 16, 21)
     (line,) = said(caplog)
     assert "evaluate.short_side=128, evaluate.logit_scale=3.0" in line
-    assert "its own: evaluate.short_side=64, evaluate.logit_scale=40.0" in line
+    assert "not with its own evaluate.short_side=64, evaluate.logit_scale=40.0" in line
 
 
 def test_other_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:

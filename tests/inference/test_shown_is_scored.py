@@ -191,7 +191,7 @@ def test_a_command_gives_the_same_in_every_folder_unless_told(
         found = from_command(head, path, place / "out", "--set", setting, words="coco_object")
         assert (found == differently).all()
         (line,) = said(caplog)
-        assert f"asked with {setting}, its own: evaluate.background_threshold=0.03" in line
+        assert f"asked with {setting}, not with its own evaluate.background_threshold=0.03" in line
         caplog.clear()
     assert {entry.name for entry in outside.iterdir()} == {"out"}
 

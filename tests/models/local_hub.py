@@ -13,26 +13,26 @@ class Hub:
 
     Attributes:
         files: content by path.
-        redirects: path -> (other path, headers of the redirect).
-        etags: whether answers carry an ETag, which changes with the content.
+        redirects: path -> (other path, headers of the redirect, to which the size is added).
         breaks: how many bytes each of the next answers gives before the connection breaks.
         stall: instead of breaking, keep the connection open and silent.
         length: states this Content-Length instead of the true one.
-        most: bytes of the longest answer to a range.
-        if_range: whether the server knows If-Range; one that does not joins versions.
-        asked: (path, Range header) of every request.
+        ranges: whether the server knows Range; one that does not gives the whole.
+        looked: path of every HEAD request.
+        asked: (path, Range header) of every GET request.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # To the hub's clients another host, as the storage that a hub sends them to.
+        self.elsewhere = url.replace("127.0.0.1", "localhost")
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, tuple[str, dict[str, str]]] = {}
-        self.etags = True
         self.breaks: list[int] = []
         self.stall = False
         self.length: int | None = None
-        self.most: int | None = None
-        self.if_range = True
+        self.ranges = True
+        self.looked: list[str] = []
         self.asked: list[tuple[str, str | None]] = []
         self.released = threading.Event()
 
@@ -43,26 +43,30 @@ def running_hub() -> Iterator[Hub]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def do_HEAD(self) -> None:
+            hub.looked.append(self.path)
+            self.answer()
+
         def do_GET(self) -> None:
             hub.asked.append((self.path, self.headers.get("Range")))
+            self.answer()
+
+        def answer(self) -> None:
             if self.path in hub.redirects:
                 target, headers = hub.redirects[self.path]
                 self.send_response(302)
-                for name, value in {**headers, "Location": hub.url + target}.items():
+                size = {"X-Linked-Size": str(len(hub.files[target])), "Content-Length": "0"}
+                for name, value in {**headers, **size, "Location": hub.elsewhere + target}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", "0")
                 self.end_headers()
-                return
-            if self.path not in hub.files:
+            elif self.path in hub.files:
+                self.give(hub.files[self.path])
+            else:
                 self.send_error(404)
-                return
-            self.give(hub.files[self.path])
 
         def give(self, content: bytes) -> None:
-            etag = f'"{hash(content):x}"'
             wanted, start = self.headers.get("Range"), 0
-            same = not hub.if_range or self.headers.get("If-Range") == etag
-            if hub.etags and wanted and same:
+            if hub.ranges and wanted:
                 start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start and start >= len(content):
                 self.send_error(416)
@@ -70,14 +74,15 @@ def running_hub() -> Iterator[Hub]:
             part = content[start:]
             self.send_response(206 if start else 200)
             if start:
-                part = part[: hub.most]
                 self.send_header(
-                    "Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}"
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
                 )
-            if hub.etags:
-                self.send_header("ETag", etag)
+            self.send_header("ETag", f'"{hash(content):x}"')
             self.send_header("Content-Length", str(hub.length or len(part)))
             self.end_headers()
+            self.close_connection = True
+            if self.command == "HEAD":
+                return
             if hub.breaks:
                 self.wfile.write(part[: hub.breaks.pop(0)])
                 self.wfile.flush()
@@ -85,7 +90,6 @@ def running_hub() -> Iterator[Hub]:
                     hub.released.wait(60)
             else:
                 self.wfile.write(part)
-            self.close_connection = True
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

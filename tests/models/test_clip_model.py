@@ -20,7 +20,8 @@ from fmbseg.data.vocabulary import vocabulary_from_names
 from fmbseg.errors import ConfigError
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip
-from fmbseg.models.clip import ClipModel, load_clip, visual_tokens
+from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.dense import visual_tokens
 from fmbseg.models.text import class_similarity
 
 Array = npt.NDArray[np.float64]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from fmbseg.config import ClipSection, Dense
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip
-from fmbseg.models.clip import ClipModel, load_clip, visual_tokens
+from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.dense import visual_tokens
 
 Array = npt.NDArray[np.float64]
 VARIANTS: tuple[Dense, ...] = ("value", "sclip", "clearclip", "naclip")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 
@@ -20,6 +23,7 @@ from fmbseg.models.clip import load_clip
 from fmbseg.models.records import registry, weights_record
 from fmbseg.models.sam import load_sam
 from fmbseg.models.weights import model_digest, pull, resolve, verify, weights_digest
+from tests.models.local_hub import Hub, running_hub
 from tests.models.refusals import LOADERS, refused
 
 SMALL = "timm/test_vit.r160_in1k"
@@ -182,7 +186,7 @@ def test_another_file_than_the_pinned_one_does_not_verify(tmp_path: Path) -> Non
     assert f"{path} is damaged or another file" in refused(lambda: verify("sam-vit-b", tmp_path))
 
 
-def test_the_first_digits_of_a_digest_are_verified(served: Path, tmp_path: Path) -> None:
+def test_the_first_digits_of_a_digest_are_verified(served: Hub, tmp_path: Path) -> None:
     record = weights_record("sam-vit-b")
     for digits, right in ((str(record.sha256)[:8], True), ("0" * 8, False)):
         records.registry()["sam-vit-b"] = replace(record, sha256=digits)  # type: ignore[index]
@@ -270,41 +274,46 @@ def test_published_digests_name_their_models() -> None:
 # Fetching
 
 
+FILE = "sam_vit_b_01ec64.pth"
+
+
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file to fetch, under the name of a published model."""
-    source = tmp_path / "server" / "sam_vit_b_01ec64.pth"
-    source.parent.mkdir()
-    torch.save({"weight": torch.arange(300_000.0)}, source)
-    record = replace(
-        weights_record("sam-vit-b"),
-        source=source.as_uri(),
-        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
-    )
-    known = {"sam-vit-b": record}
-    monkeypatch.setattr(records, "registry", lambda: known)
-    monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
-    return source
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A server with a file to fetch, under the name of a published model."""
+    content = random.Random(0).randbytes(1_200_000)
+    with running_hub() as hub:
+        hub.files[f"/{FILE}"] = content
+        record = replace(
+            weights_record("sam-vit-b"),
+            source=f"{hub.url}/{FILE}",
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        known = {"sam-vit-b": record}
+        monkeypatch.setattr(records, "registry", lambda: known)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("FMBSEG_WEIGHTS", raising=False)
+        yield hub
 
 
-def test_weights_are_fetched_once_and_verified(served: Path, tmp_path: Path) -> None:
+def test_weights_are_fetched_once_and_verified(served: Hub, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     path = pull("sam-vit-b", target)
-    assert path == target / served.name
-    assert path.read_bytes() == served.read_bytes()
-    served.unlink()
+    assert path == target / FILE
+    assert path.read_bytes() == served.files.pop(f"/{FILE}")
     assert pull("sam-vit-b", target) == path
     path.write_bytes(b"damaged")
     assert "cannot fetch" in refused(lambda: pull("sam-vit-b", target))
 
 
-def test_a_wrong_file_from_the_source_is_not_kept(served: Path, tmp_path: Path) -> None:
-    served.write_bytes(b"another file")
+def test_a_wrong_file_from_the_source_is_not_kept(served: Hub, tmp_path: Path) -> None:
+    served.files[f"/{FILE}"] = b"another file"
     assert "is not the file wanted" in refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
+    served.length = 400_000_000  # the registry says 375 MB
+    assert "400 MB instead of 375" in refused(lambda: pull("sam-vit-b", tmp_path / "mine"))
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_fetching_needs_a_folder(served: Path) -> None:
+def test_fetching_needs_a_folder(served: Hub) -> None:
     assert refused(lambda: pull("sam-vit-b")) == (
         "nowhere to put sam_vit_b_01ec64.pth: give --weights-dir DIR or set FMBSEG_WEIGHTS"
     )

@@ -85,7 +85,7 @@ def test_patches_rule_equals_a_plain_loop() -> None:
 def test_nothing_is_detected_when_no_crop_may_vote() -> None:
     section = DetectionSection(min_vote_similarity=1.0)
     found = detect_classes(unit((5, 16), 2), NO_PATCHES, make_text(4, 2, 16), section)
-    assert len(found) == 0
+    assert len(found.classes) == 0
     assert found.votes.shape == found.similarity.shape == (0,)
 
 

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from fmbseg.errors import DataError
-from fmbseg.pseudo.labels import compose, load_label, save_label
+from fmbseg.pseudo.labels import load_label, save_label
+from fmbseg.pseudo.pipeline import compose
+from fmbseg.pseudo.tables import StoredMasks, encode_masks
 
 NONE = np.zeros((0, 6, 8), dtype=bool)
 NO_CLASS = np.zeros(0, dtype=np.int64)
@@ -44,8 +46,12 @@ def test_composition_equals_a_plain_loop() -> None:
         label = compose(query_masks, query_classes, masks, mask_classes, (6, 8))
         assert label.dtype == np.uint8
         assert np.array_equal(label, by_loop(query_masks, query_classes, masks, mask_classes))
-        areas = (query_masks.sum((1, 2)), masks.sum((1, 2)))
-        again = compose(query_masks, query_classes, list(masks), mask_classes, (6, 8), areas)
+        rows = [
+            {"rle": code, "height": 6, "width": 8, "area": int(mask.sum())}
+            for code, mask in zip(encode_masks(masks), masks, strict=True)
+        ]
+        stored = StoredMasks(rows)
+        again = compose(query_masks, query_classes, stored, mask_classes, (6, 8))
         assert np.array_equal(label, again)
 
 

@@ -208,6 +208,7 @@ def test_stages_give_the_label_of_the_pipeline_in_memory(
     encoder = ImageEncoder(config, None, choose_device(config.run))
     vocabulary = load_vocabulary("coco_stuff")
     text = encoder.clip.model.text_embeddings(vocabulary, config.clip.templates)
+    found = pq.read_table(paths.detect / "detections.parquet").to_pylist()
     rows = pq.read_table(paths.label / "masks.parquet").to_pylist()
     labels = []
     for path in sorted((coco / "images" / SPLIT).iterdir()):
@@ -218,11 +219,9 @@ def test_stages_give_the_label_of_the_pipeline_in_memory(
         stored = load_label(paths.label / "labels" / f"{path.stem}.png")
         assert np.array_equal(result.label, stored)
         mine = [row for row in rows if row["image_id"] == path.stem]
-        assert [row["class_index"] for row in mine] == [
-            *result.detections.classes,
-            *result.mask_classes,
-        ]
-        assert len(result.query_masks) == len(result.points) == len(result.detections)
+        detected = [row["class_index"] for row in found if row["image_id"] == path.stem]
+        assert [row["class_index"] for row in mine] == [*detected, *result.classes]
+        assert len(result.query_similarity) == len(detected)
         labels.append(stored)
     assert any((stored != 255).any() for stored in labels)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.view.overlay import (
     MIN_LONG_SIDE,
-    UNLABELLED,
     area_shares,
     blend,
     fit_text,

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fmbseg.config import Config
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
 from fmbseg.inference.decision import Decision, Labels
@@ -17,7 +18,6 @@ from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.encodings import ImageEncoder
-from fmbseg.pseudo.labels import UNLABELLED
 from fmbseg.pseudo.pipeline import label_image
 
 

@@ -1,0 +1,53 @@
+"""Label maps: the value of what has no label, and what lies under the patches of a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+UNLABELLED = 255
+"""The value of a pixel or a patch without a label: a label map holds at most 255 classes."""
+
+
+def patch_overlaps(pixels: int, patches: int) -> npt.NDArray[np.float64]:
+    """How much of each pixel of a line lies in each of the equal patches it is divided into.
+
+    Returns:
+        [patches, pixels], in 1/patches of a pixel: whole numbers, so that sums are exact.
+    """
+    patch = np.arange(patches)[:, None] * pixels
+    pixel = np.arange(pixels)[None, :] * patches
+    overlap = np.minimum(patch + pixels, pixel + patches) - np.maximum(patch, pixel)
+    return overlap.clip(min=0).astype(np.float64)
+
+
+def patch_majority(
+    label: npt.NDArray[np.integer], grid: tuple[int, int], ignore: int | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The value that covers most of each patch of a grid laid over the whole image.
+
+    Where the grid does not divide the image, a pixel on a border counts for each patch by the
+    share of its area that lies in it.
+
+    Args:
+        label: [H, W] integers.
+        grid: (h, w) patches.
+        ignore: a value that is passed over; None: there is none.
+
+    Returns:
+        The value [h, w], of two with equal areas the lower one, `ignore` where there is no other;
+        and its share [h, w] of the whole patch, ignored pixels included, 0 to 1.
+    """
+    height, width = label.shape
+    rows, columns = patch_overlaps(height, grid[0]), patch_overlaps(width, grid[1])
+    best = np.zeros(grid)
+    value = np.full(grid, UNLABELLED if ignore is None else ignore, dtype=np.int64)
+    for index in np.unique(label):
+        if index == ignore:
+            continue
+        # Whole numbers, so equal areas compare as equal: a patch has an area of H * W.
+        area = rows @ (label == index).astype(np.float64) @ columns.T
+        larger = area > best
+        best[larger] = area[larger]
+        value[larger] = index
+    return value, best / (height * width)
