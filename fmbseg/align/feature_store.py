@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +24,6 @@ INDEX_SCHEMA = pa.schema(
 _OPEN_SHARDS = 32
 
 Float16 = npt.NDArray[np.float16]
-
-
-class FeatureSource(Protocol):
-    """Patch features of images, read one by one."""
-
-    @property
-    def dim(self) -> int:
-        """C, channels of a patch."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def grid(self, index: int) -> tuple[int, int]:
-        """(h, w), patches of an image."""
-
-    def load(self, index: int) -> Float16:
-        """[h, w, C] float16 features of an image."""
 
 
 class StoredFeatures:
