@@ -96,7 +96,8 @@ class Training(Stage):
         config = self.work.config
         place = self.work.paths.encodings
         clip = load_clip(config.clip.model, self.device.device, text_cache=place)
-        text = clip.text_embeddings(self.vocabulary, self._templates)
+        templates = self.vocabulary.templates or config.clip.templates
+        text = clip.text_embeddings(self.vocabulary, templates)
         features = PublishedFeatures(self.require("features"), self.work)
         labels = self._patch_labels(features)
         trained = train_head(
@@ -144,10 +145,6 @@ class Training(Stage):
             },
             metrics=metrics,
         )
-
-    @property
-    def _templates(self) -> str:
-        return self.vocabulary.templates or self.work.config.clip.templates
 
     def _patch_labels(self, features: PublishedFeatures) -> list[npt.NDArray[np.uint8]]:
         # One byte a patch: a vocabulary has at most 255 classes, and they are all kept in memory.
