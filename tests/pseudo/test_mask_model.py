@@ -130,7 +130,7 @@ def _registered(random_weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_stage_1_runs_with_a_mask_model_of_a_class_and_a_record(
-    coco: Path, tmp_path: Path, make_config: MakeConfig
+    dataset: Path, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     config, paths = make_config(sam={"model": NAME}), Paths(tmp_path)
     for stage in ("detect", "query", "masks", "label"):
@@ -144,7 +144,7 @@ def test_stage_1_runs_with_a_mask_model_of_a_class_and_a_record(
         SmallMasks.encoded = 0
         encoder = ImageEncoder(config, tmp_path / "cache", choose_device(config.run))
         text = encoder.clip.model.text_embeddings(load_vocabulary("coco_stuff"), "single")
-        for path in sorted((coco / "images" / "train2017").iterdir()):
+        for path in sorted((dataset / "images" / "train2017").iterdir()):
             encodings = encoder.encode(read_image(path))
             assert isinstance(encodings.sam, SmallEncoding)
             result = label_image(encodings, encoder.sam.model, text, config)
