@@ -161,28 +161,20 @@ def require_parameters(directory: Path, config: Config, stage: str) -> None:
     if not (directory / RECORD).is_file():
         raise StoreError(f"{directory} holds no head: run `fmbseg run {stage}` first")
     info = load_checkpoint(directory).info
-    asked = {f"align.{name}": value for name, value in config.align.model_dump().items()}
-    found = {name: info.training.get(name.removeprefix("align.")) for name in asked}
-    asked |= {
-        "run.seed": config.run.seed,
-        "features.encoder": config.features.encoder,
-        "features.short_side": config.features.short_side,
-        "clip.model": config.clip.model,
-        "clip.templates": config.clip.templates,
-    }
-    found |= {
-        "run.seed": info.training.get("seed"),
-        "features.encoder": info.encoder.name,
-        "features.short_side": info.short_side,
-        "clip.model": info.clip.name,
-        "clip.templates": info.templates,
-    }
-    for values, section in ((asked, config.evaluate.inference), (found, info.inference)):
-        values |= {f"evaluate.{name}": value for name, value in section.model_dump().items()}
-    for name, value in asked.items():
-        if found[name] != value:
+    training, asked = info.training, config.evaluate.inference.model_dump()
+    compared = [
+        *((f"align.{name}", training.get(name), value) for name, value in config.align),
+        ("run.seed", training.get("seed"), config.run.seed),
+        ("features.encoder", info.encoder.name, config.features.encoder),
+        ("features.short_side", info.short_side, config.features.short_side),
+        ("clip.model", info.clip.name, config.clip.model),
+        ("clip.templates", info.templates, config.clip.templates),
+        *((f"evaluate.{name}", value, asked[name]) for name, value in info.inference),
+    ]
+    for name, found, value in compared:
+        if found != value:
             raise StoreError(
-                f"the head in {directory} has {name}={found[name]}, the configuration "
+                f"the head in {directory} has {name}={found}, the configuration "
                 f"{name}={value}: run `fmbseg run {stage}` first"
             )
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,23 +26,6 @@ _OPEN_SHARDS = 32
 Float16 = npt.NDArray[np.float16]
 
 
-class FeatureSource(Protocol):
-    """Patch features of images, read one by one."""
-
-    @property
-    def dim(self) -> int:
-        """C, channels of a patch."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def grid(self, index: int) -> tuple[int, int]:
-        """(h, w), patches of an image."""
-
-    def load(self, index: int) -> Float16:
-        """[h, w, C] float16 features of an image."""
-
-
 class StoredFeatures:
     """Features in shards on disk, mapped into memory as they are read.
 
@@ -54,12 +35,12 @@ class StoredFeatures:
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
-        self._places: list[_Place] = []
+        self._places: list[tuple[Path, int, int, int]] = []  # shard, first row, height, width
         names: list[str] = []
         for shard in shards:
             start = 0
             for row in pq.read_table(shard / INDEX).to_pylist():
-                self._places.append(_Place(shard, start, row["height"], row["width"]))
+                self._places.append((shard, start, row["height"], row["width"]))
                 names.append(row["image_id"])
                 start += row["height"] * row["width"]
         self.image_ids = tuple(names)
@@ -72,15 +53,13 @@ class StoredFeatures:
 
     def grid(self, index: int) -> tuple[int, int]:
         """(h, w), patches of an image."""
-        place = self._places[index]
-        return place.height, place.width
+        return self._places[index][2:]
 
     def load(self, index: int) -> Float16:
         """[h, w, C] float16 features of an image; a view of the file."""
-        place = self._places[index]
-        stop = place.start + place.height * place.width
-        values = self._values(place.shard)[place.start : stop]
-        return values.reshape(place.height, place.width, -1)
+        shard, start, height, width = self._places[index]
+        values = self._values(shard)[start : start + height * width]
+        return values.reshape(height, width, -1)
 
     def _values(self, shard: Path) -> Float16:
         # A map holds a file descriptor, and there may be more shards than a process may open.
@@ -90,11 +69,3 @@ class StoredFeatures:
             self._open[shard] = np.load(shard / VALUES, mmap_mode="r")
         self._open.move_to_end(shard)
         return self._open[shard]
-
-
-@dataclass(frozen=True)
-class _Place:
-    shard: Path
-    start: int  # first row of the image in the shard's file
-    height: int
-    width: int

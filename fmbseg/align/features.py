@@ -8,19 +8,17 @@ missing ones again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from fmbseg.align.feature_store import INDEX, INDEX_SCHEMA, VALUES, Float16, StoredFeatures
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
-from fmbseg.machine.device import with_oom_backoff
+from fmbseg.machine.device import batches_with_backoff
 from fmbseg.models.backbone import Backbone, encoder_size, load_backbone, resize_for_encoder
 from fmbseg.stage.stage import ShardedStage
 from fmbseg.stage.workplace import Workplace
@@ -64,23 +62,16 @@ class Features(ShardedStage):
             size = encoder_size((record.width, record.height), section.short_side, self._encoder)
             sizes.setdefault(size, []).append(index)
         for members in sizes.values():
-            for start in range(0, len(members), section.batch_size):
-                part = members[start : start + section.batch_size]
-                pixels = np.stack(
-                    [
-                        resize_for_encoder(
-                            read_image(records[i].path), section.short_side, self._encoder
-                        )
-                        for i in part
-                    ]
-                )
-                encoded.update(zip(part, self._features(pixels), strict=True))
+            encode = partial(self._features, [records[i] for i in members])
+            for part, features in batches_with_backoff(len(members), section.batch_size, encode):
+                encoded.update(zip(members[part], features, strict=True))
+        found = [encoded[i] for i in range(len(records))]
         rows = [
             {"image_id": record.image_id, "height": values.shape[0], "width": values.shape[1]}
-            for record, values in ((records[i], encoded[i]) for i in range(len(records)))
+            for record, values in zip(records, found, strict=True)
         ]
         pq.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), directory / INDEX)
-        flat = [encoded[i].reshape(-1, encoded[i].shape[-1]) for i in range(len(records))]
+        flat = [values.reshape(-1, values.shape[-1]) for values in found]
         np.save(directory / VALUES, np.concatenate(flat))
 
     @cached_property
@@ -89,15 +80,13 @@ class Features(ShardedStage):
         name = self.work.config.features.encoder
         return load_backbone(name, self.device.device, self.device.dtype)
 
-    def _features(self, pixels: npt.NDArray[np.uint8]) -> Float16:
-        def encode(batch: int) -> Float16:
-            parts = [
-                self._encoder.features(pixels[start : start + batch]).half().cpu()
-                for start in range(0, len(pixels), batch)
-            ]
-            return torch.cat(parts).numpy()
-
-        return with_oom_backoff(len(pixels), encode)
+    def _features(self, records: Sequence[ImageRecord], part: slice) -> Float16:
+        """[n, h, w, C] of some images of one size."""
+        short_side = self.work.config.features.short_side
+        images = (read_image(record.path) for record in records[part])
+        pixels = [resize_for_encoder(image, short_side, self._encoder) for image in images]
+        features: Float16 = self._encoder.features(np.stack(pixels)).half().cpu().numpy()
+        return features
 
 
 class PublishedFeatures:

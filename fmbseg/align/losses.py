@@ -16,7 +16,6 @@ y_i the label of patch i, N_k the number of patches with label k, M labelled pat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
@@ -136,7 +135,7 @@ class _TSupCon(torch.autograd.Function):
         with torch.autocast(device_type=z.device.type, enabled=False):
             loss, gradients = _evaluate(z, labels, text, scale, term, wanted)
         if gradients is not None:
-            ctx.save_for_backward(gradients.z, gradients.text)
+            ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
@@ -153,12 +152,6 @@ class _TSupCon(torch.autograd.Function):
         )
 
 
-@dataclass(frozen=True)
-class _Gradients:
-    z: Tensor  # [M, D]
-    text: Tensor  # [K, D]
-
-
 def _evaluate(
     z: Tensor,
     labels: Tensor,
@@ -166,8 +159,10 @@ def _evaluate(
     scale: float,
     term: tuple[bool, bool],
     differentiate: bool,
-) -> tuple[Tensor, _Gradients | None]:
-    """Loss and gradients; every patch is labelled, M >= 1, `scale` is 1 / temperature.
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Loss, and its gradients by z and text; every patch is labelled, M >= 1.
+
+    `scale` is 1 / temperature.
 
     With s_ij = z_i.z_j and r_ik = z_i.t_k, both over the temperature, and
 
@@ -242,6 +237,4 @@ def _evaluate(
             by_z.addmm_(similarity.T, scaled[block])
 
     norm = 1.0 / (patch_count + text_count)
-    if not differentiate:
-        return loss * norm, None
-    return loss * norm, _Gradients(by_z * norm, by_text * norm)
+    return loss * norm, (by_z * norm, by_text * norm) if differentiate else None

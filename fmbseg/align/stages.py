@@ -21,9 +21,8 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.features import PublishedFeatures
-from fmbseg.align.patches import patch_labels
 from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import UNLABELLED, patch_majority
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.models.clip import load_clip
@@ -97,7 +96,8 @@ class Training(Stage):
         config = self.work.config
         place = self.work.paths.encodings
         clip = load_clip(config.clip.model, self.device.device, text_cache=place)
-        text = clip.text_embeddings(self.vocabulary, self._templates)
+        templates = self.vocabulary.templates or config.clip.templates
+        text = clip.text_embeddings(self.vocabulary, templates)
         features = PublishedFeatures(self.require("features"), self.work)
         labels = self._patch_labels(features)
         trained = train_head(
@@ -145,10 +145,6 @@ class Training(Stage):
             },
             metrics=metrics,
         )
-
-    @property
-    def _templates(self) -> str:
-        return self.vocabulary.templates or self.work.config.clip.templates
 
     def _patch_labels(self, features: PublishedFeatures) -> list[npt.NDArray[np.uint8]]:
         # One byte a patch: a vocabulary has at most 255 classes, and they are all kept in memory.
@@ -207,6 +203,25 @@ class Oracle(Training):
             return label
 
         return read
+
+
+def patch_labels(
+    label: npt.NDArray[np.integer], grid: tuple[int, int], purity: float
+) -> npt.NDArray[np.int64]:
+    """Majority label under each patch of a grid laid over the whole image (see `patch_majority`).
+
+    Args:
+        label: [H, W] class indices, 255 where unlabelled.
+        grid: (h, w) patches.
+        purity: least share (0 to 1) of the whole patch, unlabelled pixels included, that the
+            majority label covers; a patch below it is unlabelled. A patch without any labelled
+            pixel is unlabelled also at 0.
+
+    Returns:
+        [h, w] int64, 255 where unlabelled.
+    """
+    majority, share = patch_majority(label, grid, ignore=UNLABELLED)
+    return np.where(share < purity, UNLABELLED, majority)
 
 
 def _metrics(trained: TrainedHead, labels: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:

@@ -7,8 +7,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from fmbseg.config import InferenceSection
 from fmbseg.inference.maps import Maps, best_map
@@ -66,25 +64,19 @@ def decide(
         background: index of the background class; None: there is none.
         section: how pixels become background, besides by the background's own words.
     """
-    rule = protocol_of(section).background_rule
-    if background is None or rule == "words":
-        best, _ = best_map(maps.values, size)
-        return Decision(_array(maps.classes[best]))
-    if rule == "constant":
-        others = maps.without(background)
-        if not len(others.classes):
+    rule = "words" if background is None else protocol_of(section).background_rule
+    if background is not None and rule == "constant":
+        maps = maps.without(background)
+        if not len(maps.classes):
             return Decision(np.full(size, background, dtype=np.int64))
-        best, sure = best_map(others.values, size)
-        threshold = Threshold(sure.cpu().numpy(), "cosine", section.background_score, background)
-        return Decision(_array(others.classes[best]), threshold)
     # The most probable word belongs to the class whose most probable word it is.
-    best, sure = best_map(maps.values, size, section.logit_scale)
-    threshold = Threshold(
-        sure.cpu().numpy(), "probability", section.background_threshold, background
-    )
-    return Decision(_array(maps.classes[best]), threshold)
-
-
-def _array(labels: Tensor) -> Labels:
-    array: Labels = labels.to(torch.int64).cpu().numpy()
-    return array
+    best, sure = best_map(maps.values, size, section.logit_scale if rule == "probability" else None)
+    labels: Labels = maps.classes[best].cpu().numpy()
+    if background is None or rule == "words":
+        return Decision(labels)
+    confidence = sure.cpu().numpy()
+    if rule == "constant":
+        threshold = Threshold(confidence, "cosine", section.background_score, background)
+    else:
+        threshold = Threshold(confidence, rule, section.background_threshold, background)
+    return Decision(labels, threshold)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fmbseg.align.heads import AlignmentHead
 from fmbseg.inference.sliding import Pixels, fitted
-from fmbseg.machine.device import DeviceChoice, with_oom_backoff
+from fmbseg.machine.device import DeviceChoice, batches_with_backoff
 from fmbseg.models.backbone import Backbone, resize_for_encoder
 
 
@@ -47,9 +47,12 @@ class AlignedEncoder:
         for index, array in enumerate(pixels):
             groups.setdefault(array.shape, []).append(index)
         for members in groups.values():
-            for start in range(0, len(members), self._batch_size):
-                part = members[start : start + self._batch_size]
-                yield part, self.embed(np.stack([pixels[index] for index in part]))
+
+            def embed(part: slice, members: list[int] = members) -> Tensor:
+                return self.embed(np.stack([pixels[index] for index in members[part]]))
+
+            for part, patches in batches_with_backoff(len(members), self._batch_size, embed):
+                yield members[part], patches
 
     def windows(self, crops: Pixels) -> Tensor:
         """See `PatchEmbedder`; windows that do not fit the patch are resized."""
@@ -69,13 +72,7 @@ class AlignedEncoder:
         """
         # As in training: float16 is for the encoder only.
         mixed = self._device.dtype == torch.bfloat16
-
-        def in_batches(batch: int) -> Tensor:
-            parts = []
-            for start in range(0, len(pixels), batch):
-                features = self._backbone.features(pixels[start : start + batch])
-                with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
-                    parts.append(self._head(features))
-            return torch.cat(parts)
-
-        return with_oom_backoff(len(pixels), in_batches)
+        features = self._backbone.features(pixels)
+        with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
+            patches: Tensor = self._head(features)
+        return patches

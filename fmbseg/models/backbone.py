@@ -21,8 +21,6 @@ from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.timm_features import feature_info, patch_features, small_picture
 from fmbseg.models.timm_layouts import as_timm_reads
 
-__all__ = ["Backbone", "encoder_size", "load_backbone", "resize_for_encoder"]
-
 # DINOv2's published files hold the token that hid patches in its pretraining.
 _PRETRAINING_ONLY = ("mask_token",)
 # I-JEPA's authors publish their whole training.

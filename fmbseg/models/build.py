@@ -23,13 +23,7 @@ def build_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
     Args:
         config: an open_clip model config: `embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`.
     """
-    model = open_clip.CLIP(
-        embed_dim=config["embed_dim"],
-        vision_cfg=dict(config["vision_cfg"]),
-        text_cfg=dict(config["text_cfg"]),
-        quick_gelu=bool(config.get("quick_gelu", False)),
-    )
-    return model.eval()
+    return open_clip.CLIP(**config).eval()
 
 
 def tiny_tokenizer() -> SimpleTokenizer:

@@ -48,30 +48,19 @@ class ClipEncoding:
     Attributes:
         windows: [n, D] float16, unit image embedding of each window.
         dense: [h, w, D] float16, unit patch features stitched over the windows.
-        size: (width, height) of the resized image in pixels, (w, h) times the patch size.
-        offsets: (top, left) of each window in the resized image, pixels.
     """
 
     windows: npt.NDArray[np.float16]
     dense: npt.NDArray[np.float16]
-    size: tuple[int, int]
-    offsets: list[tuple[int, int]]
 
     def arrays(self) -> Arrays:
         """See `Encoded`."""
-        return {
-            "windows": self.windows,
-            "dense": self.dense,
-            "size": np.array(self.size, dtype=np.int32),
-            "offsets": np.array(self.offsets, dtype=np.int32).reshape(-1, 2),
-        }
+        return {"windows": self.windows, "dense": self.dense}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """See `Encoded`."""
-        width, height = arrays["size"].tolist()
-        offsets = [(top, left) for top, left in arrays["offsets"].tolist()]
-        return cls(arrays["windows"], arrays["dense"], (width, height), offsets)
+        return cls(arrays["windows"], arrays["dense"])
 
 
 class ClipModel:
@@ -218,12 +207,7 @@ class ClipModel:
                 i, j = top // patch, left // patch
                 total[i : i + rows, j : j + columns] += features
         # Normalising the sum of overlapping windows is normalising their mean.
-        return ClipEncoding(
-            windows=_half(torch.cat(windows)),
-            dense=_half(F.normalize(total, dim=-1)),
-            size=(width, height),
-            offsets=offsets,
-        )
+        return ClipEncoding(_half(torch.cat(windows)), _half(F.normalize(total, dim=-1)))
 
     def _crop(
         self, image: Image.Image, offset: tuple[int, int], crop: tuple[int, int]

@@ -57,10 +57,9 @@ def read_state(path: Path, *, torchscript: bool = False, nested: str | None = No
         state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except MemoryError as error:
-        raise WeightsError(f"{path} does not fit into this machine's memory") from error
     except Exception as error:  # each reader has its own words for a file it cannot read
-        if "allocate memory" in str(error):  # torch has no class of its own for it
+        # torch has no class of its own for it
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise WeightsError(f"{path} does not fit into this machine's memory") from error
         raise WeightsError(
             f"{path} is cut off, damaged or holds more than tensors: get it again"

@@ -53,7 +53,7 @@ class MaskModel(Protocol[Encoding]):
         """
 
     def encode(self, image: npt.NDArray[np.uint8]) -> Encoding:
-        """Encode one image."""
+        """Encode one image; all prompts of the image share the result."""
 
     def predict_points(
         self, encoding: Encoding, points: npt.NDArray[np.floating], batch_size: int = 64
@@ -99,13 +99,11 @@ class AutomaticMasks:
         masks: [M, H, W] bool.
         predicted_iou: [M] float32.
         stability: [M] float32, IoU of the mask at a raised and at a lowered threshold.
-        area: [M] int64, pixels.
     """
 
     masks: npt.NDArray[np.bool_]
     predicted_iou: npt.NDArray[np.float32]
     stability: npt.NDArray[np.float32]
-    area: npt.NDArray[np.int64]
 
     def arrays(self) -> Arrays:
         """Everything it holds, as integers; eight pixels a byte."""
@@ -115,7 +113,6 @@ class AutomaticMasks:
             # As bits: they are not rounded.
             "predicted_iou": self.predicted_iou.view(np.int32),
             "stability": self.stability.view(np.int32),
-            "area": self.area,
         }
 
     @classmethod
@@ -127,7 +124,6 @@ class AutomaticMasks:
             masks=bits.view(np.bool_).reshape(shape),
             predicted_iou=arrays["predicted_iou"].view(np.float32),
             stability=arrays["stability"].view(np.float32),
-            area=arrays["area"],
         )
 
 

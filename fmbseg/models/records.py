@@ -16,14 +16,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
 from huggingface_hub import hf_hub_url
+from pydantic.dataclasses import dataclass
 
 from fmbseg.errors import WeightsError
 
@@ -104,13 +104,7 @@ class WeightsRecord:
 def registry() -> Mapping[str, WeightsRecord]:
     """All records by name, in the order of `registry.yaml`."""
     raw = yaml.safe_load((Path(__file__).parent / "registry.yaml").read_text(encoding="utf-8"))
-    return {
-        name: WeightsRecord(
-            name=name,
-            **{**fields, "mean": _channels(fields["mean"]), "std": _channels(fields["std"])},
-        )
-        for name, fields in raw.items()
-    }
+    return {name: WeightsRecord(name=name, **fields) for name, fields in raw.items()}
 
 
 def weights_record(name: str, kind: Kind | None = None) -> WeightsRecord:
@@ -164,7 +158,7 @@ def _timm_record(name: str) -> WeightsRecord:
         similar = difflib.get_close_matches(tagged, published, n=3, cutoff=0.5)
         advice = f"did you mean {', '.join(similar)}" if similar else "see timm.list_models()"
         raise WeightsError(f"timm publishes no {tagged!r}: {advice}")
-    config = timm.get_pretrained_cfg(tagged)
+    config: Any = timm.get_pretrained_cfg(tagged)
     if config is None or not (config.hf_hub_id or config.url):
         raise WeightsError(f"timm publishes no weights for {tagged!r}: choose another encoder")
     architecture = f"{tagged.split('.')[0]}.{config.tag}" if config.tag else tagged
@@ -179,8 +173,8 @@ def _timm_record(name: str) -> WeightsRecord:
         library="timm",
         architecture=architecture,
         activation="gelu",
-        mean=_channels(config.mean),
-        std=_channels(config.std),
+        mean=config.mean,
+        std=config.std,
         size=config.input_size[-1],
         file=f"{architecture}{PurePosixPath(source).suffix}",
         sha256=sha256,
@@ -228,8 +222,8 @@ def _open_clip_record(name: str) -> WeightsRecord:
         library="open_clip",
         architecture=architecture,
         activation="quick_gelu" if quick else "gelu",
-        mean=_channels(published["mean"]),
-        std=_channels(published["std"]),
+        mean=published["mean"],
+        std=published["std"],
         size=size,
         file=f"{architecture}.{tag}{PurePosixPath(source).suffix}",
         sha256=sha256,
@@ -254,11 +248,6 @@ def _stated_digest(url: str) -> str | None:
     beginning = re.search(r"-([0-9a-f]{8,63})\.[^/]*$", url)
     # Digits alone are more likely a date.
     return beginning[1] if beginning and not beginning[1].isdigit() else None
-
-
-def _channels(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
 
 
 def _is_plain_clip(config: Mapping[str, Any]) -> bool:

@@ -33,6 +33,9 @@ from fmbseg.store.encoding_cache import Arrays
 
 # Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
 _LOGITS_AT_ONCE = 2**25
+# Masks that passed the thresholds, before duplicates are removed: their bits, eight a byte, boxes,
+# predicted IoU, stability and area.
+_Candidates = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,7 @@ class SamModel:
 
     @torch.no_grad()
     def encode(self, image: npt.NDArray[np.uint8]) -> SamEncoding:
-        """Encode one image; all prompts of the image share the result.
-
-        Args:
-            image: [H, W, 3] uint8 RGB.
+        """See `MaskModel`.
 
         Raises:
             DataError: another shape or dtype.
@@ -131,12 +131,7 @@ class SamModel:
         points: npt.NDArray[np.floating],
         batch_size: int = 64,
     ) -> PromptMasks:
-        """Masks of point prompts; the P points of a prompt are one object (1.1 Querying).
-
-        Args:
-            encoding: of the image.
-            points: [B, P, 2] (x, y) in pixels of the original image, all foreground.
-            batch_size: prompts a decoder call.
+        """See `MaskModel`.
 
         Raises:
             DataError: another shape.
@@ -191,16 +186,11 @@ class SamModel:
     def automatic_masks(
         self, encoding: SamEncoding, section: MasksSection, batch_size: int = 64
     ) -> AutomaticMasks:
-        """SAM's automatic masks from a grid of points (1.2 Classification).
+        """See `MaskModel`; the masks of `SamAutomaticMaskGenerator` without crops.
 
-        The masks of `SamAutomaticMaskGenerator` without crops, then those whose share of the image
-        is between `min_area` and `max_area`, and never an empty one. Masks of too low a predicted
-        IoU are dropped before they are upsampled, and the image is not encoded again.
-
-        Args:
-            encoding: of the image.
-            section: grid, thresholds, areas.
-            batch_size: prompts a decoder call.
+        Of these, those whose share of the image is between `min_area` and `max_area`, and never an
+        empty one. Masks of too low a predicted IoU are dropped before they are upsampled, and the
+        image is not encoded again.
         """
         height, width = encoding.original_size
         grid = build_point_grid(section.points_per_side) * [width, height]
@@ -229,12 +219,12 @@ class SamModel:
             stable = stability >= section.min_stability
             logits, iou, stability = logits[stable], iou[stable], stability[stable]
         masks = logits > threshold
-        return _Candidates(
-            packed=np.packbits(masks.flatten(1).cpu().numpy(), axis=1),
-            boxes=batched_mask_to_box(masks).float().cpu(),
-            predicted_iou=iou.cpu(),
-            stability=stability.float().cpu(),
-            area=masks.flatten(1).sum(dim=1).cpu(),
+        return (
+            torch.from_numpy(np.packbits(masks.flatten(1).cpu().numpy(), axis=1)),
+            batched_mask_to_box(masks).float().cpu(),
+            iou.cpu(),
+            stability.float().cpu(),
+            masks.flatten(1).sum(dim=1).cpu(),
         )
 
     def _features(self, encoding: SamEncoding) -> Tensor:
@@ -304,17 +294,6 @@ def _build(record: WeightsRecord) -> Sam:
     return sam_model_registry[record.architecture]()
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Masks that passed the thresholds, before duplicates are removed; masks as packed bits."""
-
-    packed: npt.NDArray[np.uint8]
-    boxes: Tensor
-    predicted_iou: Tensor
-    stability: Tensor
-    area: Tensor
-
-
 def _distinct(
     candidates: list[_Candidates], size: tuple[int, int], section: MasksSection
 ) -> AutomaticMasks:
@@ -322,17 +301,12 @@ def _distinct(
     pixels = size[0] * size[1]
     if not candidates:
         nothing = np.zeros(0, dtype=np.float32)
-        return AutomaticMasks(
-            np.zeros((0, *size), dtype=np.bool_), nothing, nothing, nothing.astype(np.int64)
-        )
-    iou = torch.cat([part.predicted_iou for part in candidates])
-    keep = nms(torch.cat([part.boxes for part in candidates]), iou, section.max_box_iou)
-    area = torch.cat([part.area for part in candidates])[keep]
+        return AutomaticMasks(np.zeros((0, *size), dtype=np.bool_), nothing, nothing)
+    packed, boxes, iou, stability, area = map(torch.cat, zip(*candidates, strict=True))
+    keep = nms(boxes, iou, section.max_box_iou)
+    area = area[keep]
     fits = (area >= max(1, section.min_area * pixels)) & (area <= section.max_area * pixels)
-    keep, area = keep[fits], area[fits]
-    bits = np.concatenate([part.packed for part in candidates])[keep.numpy()]
+    keep = keep[fits]
+    bits = packed[keep].numpy()
     masks = np.unpackbits(bits, axis=1, count=pixels).view(np.bool_).reshape(-1, *size)
-    stability = torch.cat([part.stability for part in candidates])
-    return AutomaticMasks(
-        masks, iou[keep].numpy(), stability[keep].numpy(), area.to(torch.int64).numpy()
-    )
+    return AutomaticMasks(masks, iou[keep].numpy(), stability[keep].numpy())

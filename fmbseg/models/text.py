@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -25,12 +24,6 @@ class TextEmbeddings:
     def __len__(self) -> int:
         """Number of classes K."""
         return len(self.anchors)
-
-    def to(self, device: torch.device | str) -> TextEmbeddings:
-        """The same embeddings on another device."""
-        return TextEmbeddings(
-            self.queries.to(device), self.query_class.to(device), self.anchors.to(device)
-        )
 
 
 def class_similarity(x: Tensor, text: TextEmbeddings) -> Tensor:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["feature_info", "patch_features", "small_picture"]
-
 
 def feature_info(module: Any) -> list[dict[str, Any]]:
     """Each block's record by timm: `num_chs` channels and `reduction` pixels a patch."""

@@ -21,8 +21,6 @@ from fmbseg.models.build import build_encoder
 from fmbseg.models.records import WeightsRecord
 from fmbseg.models.timm_features import patch_features, small_picture
 
-__all__ = ["as_timm_reads"]
-
 _timm_log = logging.getLogger("timm.models._builder")
 _FIRST = 1000  # the first tensor's number; as they are initialised, weights stay far below
 _PREFIX_TOKENS = 8  # the most class and register tokens whose places a file may hold besides

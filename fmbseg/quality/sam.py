@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion
@@ -27,9 +29,7 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
     one prompt is drawn from the interior alone.
     """
     rng = np.random.default_rng(SEEDS["instances"])
-    confident: dict[str, list[float]] = {prompt: [] for prompt in POINTS}
-    best: dict[str, list[float]] = {prompt: [] for prompt in POINTS}
-    boxed: list[float] = []
+    ious: dict[str, list[float]] = defaultdict(list)
     found: list[bool] = []
     automatic = 0
     with progress.task("sam: scenes", scenes) as task:
@@ -41,27 +41,22 @@ def sam_figures(sam: SamModel, config: Config, scenes: int, progress: Progress) 
                 drawn_from = map(interior, truth) if inside else truth
                 points = np.stack([random_points(rng, mask, count) for mask in drawn_from])
                 masks = sam.predict_points(encoding, points, config.sam.batch_size)
-                confident[prompt] += most_confident(masks, truth)
-                best[prompt] += [
+                ious[f"{prompt}: most confident of 3 masks"] += most_confident(masks, truth)
+                ious[f"{prompt}: best of 3 masks"] += [
                     overlaps(three, mask[None]).max()
                     for three, mask in zip(masks.masks, truth, strict=True)
                 ]
             masks = sam.predict_boxes(encoding, tight_boxes(truth), config.sam.batch_size)
-            boxed += most_confident(masks, truth)
+            ious["box: most confident of 3 masks"] += most_confident(masks, truth)
             whole = sam.automatic_masks(encoding, config.masks, config.sam.batch_size).masks
             found += (overlaps(whole, truth).max(axis=0, initial=0) >= FOUND).tolist()
             automatic += len(whole)
             task.advance()
-    figures = []
-    for prompt in POINTS:
-        figures.append(mean_iou("sam", f"{prompt}: most confident of 3 masks", confident[prompt]))
-        figures.append(mean_iou("sam", f"{prompt}: best of 3 masks", best[prompt]))
-    figures.append(mean_iou("sam", "box: most confident of 3 masks", boxed))
-    figures.append(percent("sam", f"automatic masks: instances found at IoU {FOUND}", found))
-    figures.append(
-        Figure("sam", "automatic masks a scene", round(automatic / scenes, 2), "", scenes)
-    )
-    return figures
+    return [
+        *(mean_iou("sam", name, values) for name, values in ious.items()),
+        percent("sam", f"automatic masks: instances found at IoU {FOUND}", found),
+        Figure("sam", "automatic masks a scene", round(automatic / scenes, 2), "", scenes),
+    ]
 
 
 def instance_masks(instance: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fmbseg.align.patches import patch_labels
+from fmbseg.align.stages import patch_labels
 
 
 def by_subdivision(

@@ -160,7 +160,7 @@ def test_stored_automatic_masks_are_the_fresh_ones(
     assert (len(fresh.masks) == 0) == (least == 1.0)
     for _ in ("made", "stored"):
         found = ImageEncoder(config, tmp_path, choice).encode(image).automatic
-        for name in ("masks", "predicted_iou", "stability", "area"):
+        for name in ("masks", "predicted_iou", "stability"):
             expected, got = getattr(fresh, name), getattr(found, name)
             assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
             assert (got == expected).all()

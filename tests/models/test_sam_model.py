@@ -79,7 +79,7 @@ def test_out_of_memory_gives_what_fewer_prompts_at_once_give(
     masks = sam.automatic_masks(encoding, OPEN, 64)
     assert memory_for_three[:6] == [64, 32, 16, 8, 4, 2] and set(memory_for_three[5:]) == {2}
     assert len(masks.masks) > 10
-    for name in ("masks", "predicted_iou", "stability", "area"):
+    for name in ("masks", "predicted_iou", "stability"):
         assert np.array_equal(getattr(masks, name), getattr(expected_masks, name))
 
 
@@ -262,10 +262,8 @@ def test_automatic_masks_are_the_stock_generators(
     np.testing.assert_array_equal(
         found.masks, np.array([item["segmentation"] for item in expected])
     )
-    np.testing.assert_array_equal(found.area, [item["area"] for item in expected])
     np.testing.assert_allclose(found.predicted_iou, [item["predicted_iou"] for item in expected])
     np.testing.assert_allclose(found.stability, [item["stability_score"] for item in expected])
-    np.testing.assert_array_equal(found.area, found.masks.sum(axis=(1, 2)))
     assert (np.diff(found.predicted_iou) <= 0).all()
 
 
@@ -318,14 +316,13 @@ def test_masks_are_filtered_by_their_share_of_the_image(
     sam: SamModel, encoding: SamEncoding
 ) -> None:
     everything = sam.automatic_masks(encoding, OPEN)
-    share = everything.area / (90 * 150)
+    share = everything.masks.sum(axis=(1, 2)) / (90 * 150)
     low, high = np.quantile(share, [0.25, 0.75])
     section = OPEN.model_copy(update={"min_area": float(low), "max_area": float(high)})
     found = sam.automatic_masks(encoding, section)
     inside = (share >= low) & (share <= high)
     assert 0 < inside.sum() < len(share)
     np.testing.assert_array_equal(found.masks, everything.masks[inside])
-    np.testing.assert_array_equal(found.area, everything.area[inside])
 
 
 def test_nothing_confident_gives_no_masks_of_the_right_shape(
@@ -335,8 +332,7 @@ def test_nothing_confident_gives_no_masks_of_the_right_shape(
     for change in ({"min_predicted_iou": 1e6}, {"min_stability": 1.0, "stability_offset": 1e6}):
         found = sam.automatic_masks(encoding, OPEN.model_copy(update=change))
         assert found.masks.shape == (0, 90, 150) and found.masks.dtype == np.bool_
-        assert found.predicted_iou.shape == found.stability.shape == found.area.shape == (0,)
-        assert found.area.dtype == np.int64
+        assert found.predicted_iou.shape == found.stability.shape == (0,)
 
 
 def test_automatic_masks_and_points_do_not_encode_again(

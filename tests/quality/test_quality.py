@@ -86,9 +86,7 @@ def _seen(
         share,
         majority,
         np.ones(len(majority), np.float32),
-        ClipEncoding(
-            np.array(windows, np.float16), np.array(dense, np.float16)[None], (8, 8), [(0, 0)]
-        ),
+        ClipEncoding(np.array(windows, np.float16), np.array(dense, np.float16)[None]),
     )
 
 
