@@ -170,7 +170,8 @@ class EncodingCache:
             with suppress(FileNotFoundError):
                 opened[path] = path.stat().st_mtime_ns
         keys = sorted(opened, key=opened.__getitem__)
-        last = {_kind(path): path for path in keys if _kind(path)}
+        # A name without "-" is a folder of an earlier version, and of no kind.
+        last = {path.name.rpartition("-")[0]: path for path in keys if "-" in path.name}
         for path in keys:
             if path in _OPENED or path in last.values():
                 continue
@@ -203,8 +204,3 @@ def cached(
     if cache:
         cache.put(image_sha, made.arrays())
     return made
-
-
-def _kind(directory: Path) -> str:
-    # None: a folder of an earlier version.
-    return directory.name.rpartition("-")[0]

@@ -38,19 +38,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ShardReport:
-    """How many shards were computed now, and how many were found finished.
-
-    Attributes:
-        records: in the shards that were computed.
-    """
-
-    computed: int
-    taken_over: int
-    records: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
 class StageReport:
     """What one run of a stage did; all zeros but `taken_over` when nothing had to be done.
 
@@ -136,7 +123,6 @@ class ShardStore:
             raise StoreError(
                 f"{self.stage}: {len(missing)} of {count} shards are missing: run the stage again"
             )
-        destination.parent.mkdir(parents=True, exist_ok=True)
         atomic.remove_abandoned(destination.parent)
         with atomic.temporary_directory(destination.parent, destination.name) as temporary:
             tables: dict[str, list[Path]] = {}
@@ -231,7 +217,7 @@ class ShardedWork(Generic[T]):
         with self.store.write(index) as directory:
             self.process(self.part(index), directory)
 
-    def run(self, progress: Progress, attempt: Attempt = once) -> ShardReport:
+    def run(self, progress: Progress, attempt: Attempt = once) -> StageReport:
         """Compute the missing shards one after the other.
 
         Args:
@@ -247,7 +233,8 @@ class ShardedWork(Generic[T]):
                     computed += 1
                     records += len(self.part(index))
                 task.advance(len(self.part(index)))
-        return ShardReport(computed, self.count - computed, records)
+        store = self.store
+        return StageReport(store.stage, store.key, computed, self.count - computed, records)
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:
