@@ -178,16 +178,11 @@ class SegmentationDataset(Sequence[Sample]):
             return UNLABELLED
 
 
-def dataset_names() -> tuple[str, ...]:
-    """Names `load_dataset` knows."""
-    return tuple(LAYOUTS)
-
-
 def load_dataset(name: str, root: str | Path, split: str | None = None) -> SegmentationDataset:
     """Open one split of a data set; images and annotations are read sample by sample later.
 
     Args:
-        name: one of `dataset_names()`.
+        name: one of `fmbseg.data.layouts.LAYOUTS`.
         root: the data set's folder, as its layout record says.
         split: None: the split the benchmark is scored on.
 

@@ -66,7 +66,7 @@ def examine(
     """Read every image and annotation of a data set.
 
     Args:
-        name: one of `dataset_names()`.
+        name: one of `fmbseg.data.layouts.LAYOUTS`.
         root: the data set's folder.
         progress: for the bar.
         splits: none: all that the data set has.

@@ -47,7 +47,7 @@ def remembered(
         description: of the work, for the bar.
     """
     place = None if folder is None else folder / f"{json_digest(name)[:24]}.parquet"
-    known = {} if place is None else _load(place)
+    known = _load(place)
     # Before the reading: a change during it must not go unnoticed.
     signatures = [_signature(files) for files in items]
     keys = ["\n".join(os.path.abspath(file) for file in files) for files in items]
@@ -56,10 +56,6 @@ def remembered(
         for key, signature in zip(keys, signatures, strict=True)
     ]
     missing = [index for index, value in enumerate(found) if value is None]
-
-    def keep() -> None:
-        if place is not None:
-            _save(place, known)
 
     if missing:
         try:
@@ -74,9 +70,9 @@ def remembered(
                         known[keys[index]] = signatures[index], value
                     task.advance()
                     if count % _SAVED_EVERY == 0:
-                        keep()
+                        _save(place, known)
         finally:
-            keep()
+            _save(place, known)
     return [value for value in found if value is not None]
 
 
@@ -95,7 +91,9 @@ def _is_recent(files: Files) -> bool:
     return any(time.time_ns() - file.stat().st_mtime_ns < _RECENT_NS for file in files)
 
 
-def _load(place: Path) -> dict[str, tuple[str, str]]:
+def _load(place: Path | None) -> dict[str, tuple[str, str]]:
+    if place is None:
+        return {}
     try:
         table = pq.read_table(place, columns=["files", "signature", "value"])
     except FileNotFoundError:
@@ -106,7 +104,9 @@ def _load(place: Path) -> dict[str, tuple[str, str]]:
     return {row["files"]: (row["signature"], row["value"]) for row in table.to_pylist()}
 
 
-def _save(place: Path, known: dict[str, tuple[str, str]]) -> None:
+def _save(place: Path | None, known: dict[str, tuple[str, str]]) -> None:
+    if place is None:
+        return
     signatures, values = zip(*known.values(), strict=True) if known else ((), ())
     table = pa.table({"files": list(known), "signature": signatures, "value": values})
     stream = pa.BufferOutputStream()
