@@ -41,17 +41,13 @@ def remove_abandoned(parent: Path) -> None:
         return
     with lock(parent, fcntl.LOCK_EX):
         for path in parent.glob(f"{_TEMPORARY}*"):
-            try:
+            with suppress(OSError):  # it is gone, or its writer lives
                 descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            finally:
-                os.close(descriptor)
-            shutil.rmtree(path, ignore_errors=True)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                finally:
+                    os.close(descriptor)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_directory(source: Path, destination: Path) -> None:

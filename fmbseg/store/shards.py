@@ -125,23 +125,22 @@ class ShardStore:
             )
         atomic.remove_abandoned(destination.parent)
         with atomic.temporary_directory(destination.parent, destination.name) as temporary:
-            tables: dict[str, list[Path]] = {}
+            tables: dict[Path, list[Path]] = {}
             for index in range(count):
                 shard = self.shard_path(index)
                 for name in atomic.contents(shard, DIGEST):
-                    if name.endswith(".parquet"):
-                        tables.setdefault(name, []).append(shard / name)
-                        continue
                     target = temporary / name
-                    if target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    if target.suffix == ".parquet":
+                        tables.setdefault(target, []).append(shard / name)
+                    elif target.exists():
                         raise StoreError(
                             f"{self.stage}: two shards hold {name}: image ids must be unique"
                         )
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(shard / name, target)
-            for name, parts in tables.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                _concatenate(parts, temporary / name)
+                    else:
+                        shutil.copyfile(shard / name, target)
+            for target, parts in tables.items():
+                _concatenate(parts, target)
             header = {**manifest, "stage": self.stage, "key": self.key, "shards": count}
             atomic.seal(temporary, MANIFEST, header)
             atomic.replace_directory(temporary, destination)
