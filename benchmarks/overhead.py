@@ -47,11 +47,11 @@ PLAIN = f"""{SPENT}
 from fmbseg.config import load_config
 from fmbseg.store.paths import Paths
 from fmbseg.machine.progress import console_progress
-from fmbseg.pipeline.run import run_stage
+from fmbseg.pipeline.run import open_stage, run_stage
 config = load_config("params.yaml", sys.argv[1:])
 begin, before = time.time(), spent()[0]
 for stage in {STAGES!r}:
-    run_stage(stage, config, Paths(), console_progress())
+    run_stage(open_stage(stage, config, Paths(), console_progress()))
 end, (after, peak) = time.time(), spent()
 print(json.dumps([begin, end, after - before, peak]))
 """

@@ -26,13 +26,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fmbseg.machine.progress import silent_progress
 from fmbseg.models import tiny
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.clip import ClipModel, load_clip
 from fmbseg.models.sam import SamModel, load_sam
 from fmbseg.models.weights import WEIGHTS_VARIABLE
-from fmbseg.pipeline.run import run_stage
 from fmbseg.store.paths import Paths
 from tests import workspace as small
 from tests.data.make_samples import SAMPLES
@@ -126,7 +124,7 @@ def stage_1(tmp_path_factory: pytest.TempPathFactory, random_weights: Path) -> P
         patch.setenv(WEIGHTS_VARIABLE, str(random_weights))
         config = small.make_config(root / "coco")
         for stage in ("detect", "query", "masks", "label"):
-            run_stage(stage, config, Paths(root), silent_progress())
+            small.run(stage, config, Paths(root))
     return root
 
 

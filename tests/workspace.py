@@ -108,7 +108,7 @@ def make_config(root: Path, **sections: dict[str, Any]) -> Config:
 
 def run(name: str, config: Config, paths: Paths, tracker: Tracker | None = None) -> StageReport:
     """Run a stage."""
-    return run_stage(name, config, paths, silent_progress(), tracker)
+    return run_stage(open_stage(name, config, paths, silent_progress(), tracker))
 
 
 def opened(name: str, config: Config, paths: Paths) -> Stage:

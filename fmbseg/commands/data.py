@@ -132,7 +132,7 @@ def prepare(
     if done is None:
         print(f"{name} is read as it is distributed: nothing to convert")
     else:
-        print(f"{name} in {root}: {done.written} files written, {done.kept} were there")
+        print(f"{name} in {root}: {done[0]} files written, {done[1]} were there")
 
 
 @app.command("vocabulary")

@@ -68,10 +68,11 @@ def _run(
 
         return run_through_prefect(stage, overrides, params)
     from fmbseg.machine.progress import console_progress
-    from fmbseg.pipeline.run import run_stage
+    from fmbseg.pipeline.run import open_stage, run_stage
     from fmbseg.store.paths import Paths
     from fmbseg.tracking.open import open_tracker
 
     paths = Paths()
-    report = run_stage(stage, config, paths, console_progress(), open_tracker(config, paths.root))
+    tracker = open_tracker(config, paths.root)
+    report = run_stage(open_stage(stage, config, paths, console_progress(), tracker))
     return [asdict(report) | {"stage": stage}]

@@ -33,29 +33,21 @@ from fmbseg.errors import DataError
 
 
 @dataclass(frozen=True)
-class _Truth:
-    """Where an image's annotation may lie, in order of preference, and how many classes it has."""
-
-    stem: str
-    candidates: tuple[tuple[Path, Annotation], ...]
-    num_classes: int
-
-    def find(self) -> tuple[Path, Annotation] | None:
-        return next((found for found in self.candidates if found[0].is_file()), None)
-
-
-@dataclass(frozen=True)
 class Sample:
     """One image with its truth. Files are read at each access, nothing is kept.
 
     Attributes:
         image_id: unique in the split, contains the image file's stem.
         image_path: the image file.
+        num_classes: number of classes its truth may hold; 0: the split has no truth.
     """
 
     image_id: str
     image_path: Path
-    _truth: _Truth | None
+    num_classes: int
+    _stem: str
+    # Where its annotation may lie, in order of preference.
+    _candidates: tuple[tuple[Path, Annotation], ...]
 
     @property
     def image(self) -> Image.Image:
@@ -65,18 +57,12 @@ class Sample:
     @property
     def annotation_path(self) -> Path | None:
         """The annotation file; None: there is none."""
-        found = None if self._truth is None else self._truth.find()
-        return None if found is None else found[0]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes its truth may hold; 0: the split has no truth."""
-        return 0 if self._truth is None else self._truth.num_classes
+        return next((path for path, _ in self._candidates if path.is_file()), None)
 
     @property
     def expected_annotation(self) -> Path | None:
         """Where the annotation is looked for first; None: the split has no truth."""
-        return None if self._truth is None else self._truth.candidates[0][0]
+        return self._candidates[0][0] if self._candidates else None
 
     @property
     def label(self) -> npt.NDArray[np.int64] | None:
@@ -86,17 +72,16 @@ class Sample:
             DataError: the annotation is missing though others of the split are there, is broken,
                 of another size than the image, or holds a value that its encoding does not have.
         """
-        if self._truth is None:
+        if not self._candidates:
             return None
-        found = self._truth.find()
-        if found is None:
+        path = self.annotation_path
+        if path is None:
             raise DataError(
-                f"{self.image_path} has no annotation, expected {_either(self._truth.candidates)}"
+                f"{self.image_path} has no annotation, expected {_either(self._candidates)}"
             )
-        path, annotation = found
         # One JSON file holds the masks of all images, and gives them as the pictures would.
         together = path.name == DETAIL_FILE
-        values = load_detail(path).mask(self._truth.stem) if together else read_annotation(path)
+        values = load_detail(path).mask(self._stem) if together else read_annotation(path)
         with naming_damage(self.image_path), Image.open(self.image_path) as image:
             width, height = upright_size(image)
         if values.shape != (height, width):
@@ -104,7 +89,8 @@ class Sample:
                 f"{path} is {values.shape[1]} x {values.shape[0]} px, expected the size "
                 f"of its image {self.image_path.name}, {width} x {height} px"
             )
-        label = annotation.table(self._truth.num_classes)[values]
+        annotation = dict(self._candidates)[path]
+        label = annotation.table(self.num_classes)[values]
         if (label == UNEXPECTED).any():
             unexpected = ", ".join(str(value) for value in np.unique(values[label == UNEXPECTED]))
             raise DataError(
@@ -144,18 +130,19 @@ class SegmentationDataset(Sequence[Sample]):
         if isinstance(index, slice):
             return SegmentationDataset(self.name, self.root, self.split, self._files[index])
         file = self._files[index]
-        truth = self._truth(file) if self.has_labels else None
-        return Sample(file.image_id, file.path, truth)
+        classes = self._num_classes if self.has_labels else 0
+        candidates = self._candidates(file) if self.has_labels else ()
+        return Sample(file.image_id, file.path, classes, file.fields["stem"], candidates)
 
     @property
     def image_files(self) -> list[tuple[str, Path]]:
-        """`(image_id, path)` of all images, in order."""
+        """`(image_id, path)` of all images, in order; no annotation is looked at."""
         return [(file.image_id, file.path) for file in self._files]
 
     @cached_property
     def has_labels(self) -> bool:
         """Whether at least one image of the split has an annotation."""
-        return any(self._truth(file).find() is not None for file in self._files)
+        return any(path.is_file() for file in self._files for path, _ in self._candidates(file))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -170,38 +157,32 @@ class SegmentationDataset(Sequence[Sample]):
     def require_labels(self) -> None:
         """Raise DataError, saying which file was expected, if the split has no truth at all."""
         if not self.has_labels:
-            examples = [_either(self._truth(file).candidates) for file in self._files[:1]]
+            examples = [_either(self._candidates(file)) for file in self._files[:1]]
             raise DataError(
                 f"{self.name}: no image of split {self.split!r} has an annotation, expected for "
                 f"example {', '.join(examples)}"
             )
 
-    def _truth(self, file: ImageFile) -> _Truth:
-        candidates = tuple(
+    def _candidates(self, file: ImageFile) -> tuple[tuple[Path, Annotation], ...]:
+        return tuple(
             (self.root / entry.pattern.format_map(file.fields), entry)
             for entry in self._layout.annotations
         )
-        return _Truth(file.fields["stem"], candidates, self._num_classes)
 
     @cached_property
     def _num_classes(self) -> int:
-        # A folder may have label maps and no vocabulary yet: any index is then taken as it is.
-        known = self._layout.vocabulary is not None or any(
-            (self.root / name).is_file() for name in (OWN_VOCABULARY, OWN_CLASSES)
-        )
-        return len(self.vocabulary) if known else UNLABELLED
-
-
-def dataset_names() -> tuple[str, ...]:
-    """Names `load_dataset` knows."""
-    return tuple(LAYOUTS)
+        try:
+            return len(self.vocabulary)
+        except DataError:
+            # A folder may have label maps and no vocabulary yet: any index is taken as it is.
+            return UNLABELLED
 
 
 def load_dataset(name: str, root: str | Path, split: str | None = None) -> SegmentationDataset:
     """Open one split of a data set; images and annotations are read sample by sample later.
 
     Args:
-        name: one of `dataset_names()`.
+        name: one of `fmbseg.data.layouts.LAYOUTS`.
         root: the data set's folder, as its layout record says.
         split: None: the split the benchmark is scored on.
 
@@ -209,16 +190,10 @@ def load_dataset(name: str, root: str | Path, split: str | None = None) -> Segme
         DataError: unknown name, or root, split or an image is not where the layout has it.
     """
     layout = dataset_layout(name)
-    root, split = Path(root), _split(name, layout, split)
+    root, split = Path(root), split or layout.splits[0]
+    if layout.splits == ("all",) and split != "all":
+        raise DataError(f"{name} has no split {split!r}: it is not divided, use the split 'all'")
     return SegmentationDataset(name, root, split, list_images(name, layout, root, split))
-
-
-def image_files(name: str, root: str | Path, split: str | None = None) -> list[tuple[str, Path]]:
-    """`(image_id, path)` of a split's images, without a look at any annotation.
-
-    Order: the split list's, or by name. Raises DataError as `load_dataset` does.
-    """
-    return load_dataset(name, root, split).image_files
 
 
 def own_vocabulary(name: str, root: Path) -> Vocabulary:
@@ -245,14 +220,6 @@ def dataset_layout(name: str) -> DatasetLayout:
     if name not in LAYOUTS:
         raise DataError(f"no data set {name!r}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
-
-
-def _split(name: str, layout: DatasetLayout, split: str | None) -> str:
-    if not split:
-        return layout.splits[0]
-    if layout.splits == ("all",) and split != "all":
-        raise DataError(f"{name} has no split {split!r}: it is not divided, use the split 'all'")
-    return split
 
 
 def _either(candidates: Sequence[tuple[Path, Annotation]]) -> str:

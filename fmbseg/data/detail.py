@@ -39,12 +39,12 @@ class _Image:
     masks: list[tuple[int, dict[str, Any]]]
 
 
+@dataclass(frozen=True)
 class DetailFile:
     """The masks of the 59 classes out of the JSON file; made by `load_detail`."""
 
-    def __init__(self, path: Path, images: dict[str, _Image]) -> None:
-        self.path = path
-        self._images = images
+    path: Path
+    _images: dict[str, _Image]
 
     def stems(self, split: str) -> list[str]:
         """Stems of a split's images, sorted; raises DataError for a split without images."""

@@ -5,7 +5,7 @@ Everything else in the package stops at the first broken file. Here all of them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,7 @@ def examine(
     """Read every image and annotation of a data set.
 
     Args:
-        name: one of `dataset_names()`.
+        name: one of `fmbseg.data.layouts.LAYOUTS`.
         root: the data set's folder.
         progress: for the bar.
         splits: none: all that the data set has.
@@ -134,34 +134,29 @@ def _listing_problems(
         Problem(path, f"{path} does not exist, but {listing.source} lists it")
         for path in listing.missing
     ]
-    seen: dict[str, Path] = {}
-    for file in listing.files:
-        if file.image_id in seen:
-            other = seen[file.image_id]
-            problems.append(Problem(file.path, f"{file.path} has the same id as {other}"))
-        seen[file.image_id] = file.path
-    for path in orphans(layout, root, split, listing.files):
-        problems.append(Problem(path, f"{path} is an annotation without an image"))
-    return problems
+    problems += [
+        Problem(file.path, f"{file.path} has the same id as {other.path}")
+        for file, other in listing.same_ids()
+    ]
+    return problems + [
+        Problem(path, f"{path} is an annotation without an image")
+        for path in orphans(layout, root, split, listing.files)
+    ]
 
 
 def _examine_sample(sample: Sample) -> tuple[list[Problem], Counts | None]:
     """Problems of one image and its annotation, and its [256] label histogram."""
-    problems = []
-
-    def attempt(path: Path, read: Callable[[], npt.NDArray[np.int64] | None]) -> Counts | None:
-        try:
-            label = read()
-        except DataError as error:
-            problems.append(Problem(path, str(error)))
-            return None
-        return None if label is None else np.bincount(label.ravel(), minlength=256)
-
-    attempt(sample.image_path, lambda: check_image(sample.image_path))
-    counts = attempt(
-        sample.annotation_path or sample.expected_annotation or sample.image_path,
-        lambda: sample.label,
-    )
+    problems, counts = [], None
+    try:
+        check_image(sample.image_path)
+    except DataError as error:
+        problems.append(Problem(sample.image_path, str(error)))
+    try:
+        if (label := sample.label) is not None:
+            counts = np.bincount(label.ravel(), minlength=256)
+    except DataError as error:
+        path = sample.annotation_path or sample.expected_annotation or sample.image_path
+        problems.append(Problem(path, str(error)))
     if len(problems) == 2 and problems[1].reason == problems[0].reason:
         del problems[1]  # the image's size could not be read for its annotation either
     return problems, counts

@@ -68,17 +68,27 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def check_image(path: Path) -> None:
+def check_image(path: Path, content: bytes | None = None) -> tuple[int, int]:
     """Read all data of a picture, as cheaply as can be.
+
+    Args:
+        path: the picture.
+        content: of its file; None: it is read.
+
+    Returns:
+        `(width, height)` in pixels when upright.
 
     Raises:
         DataError: as `read_image` does.
     """
-    with naming_damage(path), Image.open(path) as image:
+    source = path if content is None else io.BytesIO(content)
+    with naming_damage(path), Image.open(source) as image:
         refuse_deep(image, path)
+        size = upright_size(image)
         # JPEG is then decoded at an eighth of its size; still all of its data are read.
         image.draft("L", (1, 1))
         image.load()
+    return size
 
 
 def read_annotation(path: Path) -> npt.NDArray[np.uint8]:

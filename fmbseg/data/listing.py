@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,14 @@ class Listing:
     files: tuple[ImageFile, ...]
     missing: tuple[Path, ...] = ()
 
+    def same_ids(self) -> Iterator[tuple[ImageFile, ImageFile]]:
+        """Images with the id of an earlier one, and that one."""
+        seen: dict[str, ImageFile] = {}
+        for file in self.files:
+            if file.image_id in seen:
+                yield file, seen[file.image_id]
+            seen[file.image_id] = file
+
 
 def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:
     """List the images of a split, without a look at any annotation.
@@ -53,18 +61,13 @@ def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> lis
         path = listing.missing[0]
         raise DataError(f"{name}: {listing.source} lists {path.stem}, but {path} does not exist")
     if not listing.files:
+        expected = re.sub(r"\{(\w+)\}", r"<\1>", layout.images[0].replace("{split}", split))
+        raise DataError(f"{name}: no image in split {split!r}, expected {root / expected}")
+    for file, other in listing.same_ids():
         raise DataError(
-            f"{name}: no image in split {split!r}, expected "
-            f"{root / _shown(layout.images[0], split)}"
+            f"{name}: {file.path} and {other.path} have the same id {file.image_id!r}: "
+            "rename or remove one (in a split list: one of the lines)"
         )
-    seen: dict[str, Path] = {}
-    for file in listing.files:
-        if file.image_id in seen:
-            raise DataError(
-                f"{name}: {file.path} and {seen[file.image_id]} have the same id "
-                f"{file.image_id!r}: rename or remove one (in a split list: one of the lines)"
-            )
-        seen[file.image_id] = file.path
     return list(listing.files)
 
 
@@ -169,10 +172,6 @@ def _leading_folder(pattern: str, split: str) -> str:
     """The folders of a pattern before its first open field."""
     fixed = re.split(r"\{(?!split\})", pattern, maxsplit=1)[0]
     return fixed.rpartition("/")[0].format(split=split)
-
-
-def _shown(pattern: str, split: str) -> str:
-    return re.sub(r"\{(\w+)\}", r"<\1>", pattern.replace("{split}", split))
 
 
 def _missing(name: str, layout: DatasetLayout, root: Path, split: str, expected: Path) -> DataError:

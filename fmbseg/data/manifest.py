@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
-from fmbseg.data.datasets import load_dataset
-from fmbseg.data.images import naming_damage, refuse_deep, upright_size
+from fmbseg.data.datasets import SegmentationDataset
+from fmbseg.data.images import check_image, naming_damage
 from fmbseg.machine.progress import Progress, silent_progress
 from fmbseg.store.digest import json_digest
 from fmbseg.store.file_memory import remembered
@@ -37,13 +34,9 @@ class Manifest:
 
     Attributes:
         records: one per image.
-        name: of the data set.
-        split: of the data set.
     """
 
     records: tuple[ImageRecord, ...]
-    name: str
-    split: str
 
     @cached_property
     def digest(self) -> str:
@@ -52,31 +45,24 @@ class Manifest:
 
 
 def build_manifest(
-    name: str,
-    root: str | Path,
-    split: str | None = None,
-    limit: int | None = None,
+    dataset: SegmentationDataset,
     progress: Progress | None = None,
     memory: Path | None = None,
 ) -> Manifest:
-    """Read and digest every image of a split.
+    """Read and digest every image of a data set.
 
     Opens images and split lists only, never an annotation. Every image is decoded once (JPEG at an
     eighth of its size), so a truncated one is found here and not hours later.
 
     Args:
-        name: data set name, see `fmbseg.data.datasets.dataset_names`.
-        root: its folder.
-        split: None: the data set's default split.
-        limit: take the first `limit` images only.
+        dataset: a split, or a slice of one.
         progress: where progress is shown.
         memory: folder where it is remembered what unchanged files hold; None: all are read.
 
     Raises:
-        DataError: the layout is not as expected, or an image is broken (its file is named).
+        DataError: an image is broken (its file is named).
     """
-    dataset = load_dataset(name, root, split)
-    files = dataset.image_files[:limit]
+    files = dataset.image_files
     values = remembered(
         memory,
         f"manifest {_MEMORY} of {dataset.root.resolve()}",
@@ -89,17 +75,12 @@ def build_manifest(
     for (image_id, path), value in zip(files, values, strict=True):
         sha256, width, height = value.split()
         records.append(ImageRecord(image_id, path, sha256, int(width), int(height)))
-    return Manifest(tuple(records), name, dataset.split)
+    return Manifest(tuple(records))
 
 
 def _examine(path: Path) -> str:
     """sha256 of a picture's file, and width and height in pixels when upright."""
     with naming_damage(path):
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            refuse_deep(image, path)
-            width, height = upright_size(image)
-            # JPEG is then decoded at an eighth of its size; still all of its data are read.
-            image.draft("L", (1, 1))
-            image.load()
+    width, height = check_image(path, data)
     return f"{hashlib.sha256(data).hexdigest()} {width} {height}"

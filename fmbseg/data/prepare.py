@@ -6,7 +6,7 @@ A conversion can be cut off and called again: what is there stays, split lists c
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from PIL import Image
@@ -19,21 +19,14 @@ from fmbseg.machine.progress import Progress
 from fmbseg.store.atomic import write_atomically
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """How many files were written, and how many were there already."""
-
-    written: int
-    kept: int
-
-
-def prepare(name: str, root: Path, progress: Progress) -> Prepared | None:
+def prepare(name: str, root: Path, progress: Progress) -> tuple[int, int] | None:
     """Do the conversion of a benchmark whose annotations lie together in one file.
 
     PASCAL Context: masks and split lists out of PASCAL in Detail's JSON file.
 
     Returns:
-        None: the benchmark is read as it is distributed.
+        How many files were written, and how many were there already; None: the benchmark is read
+        as it is distributed.
 
     Raises:
         DataError: unknown name, or the file is missing or damaged.
@@ -48,17 +41,15 @@ def prepare(name: str, root: Path, progress: Progress) -> Prepared | None:
     if not source.is_file():
         lists = [root / layout.split_list[0].format(split=split) for split in layout.splits]
         if all(path.is_file() for path in lists):
-            return Prepared(0, len(lists))
+            return 0, len(lists)
         raise DataError(f"{source} does not exist; to get {name}: {layout.source}")
     detail = load_detail(source)
-    written = kept = 0
     stems = {split: detail.stems(split) for split in layout.splits}
-    with progress.task(f"prepare {name}", sum(map(len, stems.values()))) as task:
-        for stem in (stem for names in stems.values() for stem in names):
+    count, written = sum(map(len, stems.values())), 0
+    with progress.task(f"prepare {name}", count) as task:
+        for stem in chain.from_iterable(stems.values()):
             path = root / target.format(stem=stem)
-            if path.is_file():
-                kept += 1
-            else:
+            if not path.is_file():
                 picture = io.BytesIO()
                 Image.fromarray(detail.mask(stem)).save(picture, "PNG")
                 write_atomically(path, picture.getvalue())
@@ -67,4 +58,4 @@ def prepare(name: str, root: Path, progress: Progress) -> Prepared | None:
     for split, names in stems.items():
         text = "".join(f"{stem}\n" for stem in names)
         write_atomically(root / layout.split_list[0].format(split=split), text.encode())
-    return Prepared(written, kept)
+    return written, count - written

@@ -35,16 +35,14 @@ def truth_digest(
     def read(index: int) -> str:
         return json.dumps(_digests(samples[index]))
 
-    files = [(sample.image_path, *_annotation(sample)) for sample in samples]
+    files = [
+        tuple(path for path in (sample.image_path, sample.annotation_path) if path is not None)
+        for sample in samples
+    ]
     name = json_digest(["truth", code, classes, samples.name, str(samples.root.resolve())])
     found = remembered(memory, name, files, read, progress, "digest")
     pairs = (json.loads(value) for value in found)
     return json_digest([[s.image_id, *pair] for s, pair in zip(samples, pairs, strict=True)])
-
-
-def _annotation(sample: Sample) -> tuple[Path, ...]:
-    path = sample.annotation_path
-    return () if path is None else (path,)
 
 
 def _digests(sample: Sample) -> list[str]:

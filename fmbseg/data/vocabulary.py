@@ -30,9 +30,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.templates import TEMPLATES
@@ -55,6 +56,8 @@ class VocabularyClass:
         ask: the words CLIP is asked with, instead of name and synonyms; as they were published,
             so one may stand in two classes.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     name: str
     synonyms: tuple[str, ...] = ()
@@ -310,8 +313,7 @@ def vocabulary_from_text(
     if of is not None:
         return _asking(load_vocabulary(of), rows, path)
     classes = tuple(VocabularyClass(words[0], words[1:]) for words in rows)
-    names = [entry.name for entry in classes]
-    return Vocabulary(path.stem, classes, _background_index(background, names, path))
+    return Vocabulary(path.stem, classes, _background_index(background, classes, path))
 
 
 def vocabulary_yaml(vocabulary: Vocabulary) -> str:
@@ -359,29 +361,31 @@ def _asking(base: Vocabulary, rows: Sequence[tuple[str, ...]], path: Path) -> Vo
 
 
 def _parse(raw: Any, path: Path) -> Vocabulary:
-    if isinstance(raw, Mapping) and "of" in raw:
-        return _parse_variant(raw, path)
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("classes"), list):
+    variant = isinstance(raw, Mapping) and "of" in raw
+    if not isinstance(raw, Mapping) or not (variant or isinstance(raw.get("classes"), list)):
         raise VocabularyError(f"{path} is not a vocabulary: {_FORM}")
-    unknown = sorted(str(key) for key in set(raw) - _KEYS)
-    if unknown:
-        raise VocabularyError(f"{path}: unknown key {unknown[0]!r}, use {', '.join(sorted(_KEYS))}")
-    classes = tuple(_parse_class(entry, path) for entry in raw["classes"])
-    background, templates = raw.get("background"), _parse_templates(raw, path)
-    names = [entry.name for entry in classes]
-    return Vocabulary(
-        name=str(raw.get("name", path.stem)),
-        classes=classes,
-        background=_background_index(background, names, path),
-        templates=templates,
-    )
+    keys, kind = (_VARIANT_KEYS, " of a variant") if variant else (_KEYS, "")
+    if unknown := sorted(str(key) for key in set(raw) - keys):
+        known = ", ".join(sorted(keys))
+        raise VocabularyError(f"{path}: unknown key {unknown[0]!r}{kind}, use {known}")
+    templates = raw.get("templates")
+    if templates is not None and not isinstance(templates, str):
+        raise VocabularyError(f"{path}: templates names a set, one of {', '.join(TEMPLATES)}")
+    default = path.stem
+    if variant:
+        classes, background = _variant_classes(raw, path)
+        if path.parent.parent == _FOLDER:
+            default = f"{path.parent.name}/{path.stem}"
+    else:
+        classes = tuple(_parse_class(entry, path) for entry in raw["classes"])
+        background = _background_index(raw.get("background"), classes, path)
+    return Vocabulary(str(raw.get("name", default)), classes, background, templates)
 
 
-def _parse_variant(raw: Mapping[str, Any], path: Path) -> Vocabulary:
-    unknown = sorted(str(key) for key in set(raw) - _VARIANT_KEYS)
-    if unknown:
-        keys = ", ".join(sorted(_VARIANT_KEYS))
-        raise VocabularyError(f"{path}: unknown key {unknown[0]!r} of a variant, use {keys}")
+def _variant_classes(
+    raw: Mapping[str, Any], path: Path
+) -> tuple[tuple[VocabularyClass, ...], int | None]:
+    """Classes and background of the vocabulary a variant is of, in the variant's words."""
     if raw["of"] not in vocabulary_names():
         known = ", ".join(vocabulary_names())
         raise VocabularyError(f"{path}: no vocabulary {raw['of']!r} to be `of`: use one of {known}")
@@ -395,37 +399,28 @@ def _parse_variant(raw: Mapping[str, Any], path: Path) -> Vocabulary:
                 f"{path}: {name!r} must be a class of {base.name}, with a list of words"
             )
     classes = tuple(VocabularyClass(name, ask=tuple(ask.get(name, (name,)))) for name in base.names)
-    shipped = path.parent.parent == _FOLDER
-    default = f"{path.parent.name}/{path.stem}" if shipped else path.stem
-    name = str(raw.get("name", default))
-    return Vocabulary(name, classes, base.background, _parse_templates(raw, path))
-
-
-def _parse_templates(raw: Mapping[str, Any], path: Path) -> str | None:
-    templates = raw.get("templates")
-    if templates is not None and not isinstance(templates, str):
-        raise VocabularyError(f"{path}: templates names a set, one of {', '.join(TEMPLATES)}")
-    return templates
+    return classes, base.background
 
 
 def _parse_class(entry: Any, path: Path) -> VocabularyClass:
-    if isinstance(entry, str):
-        return VocabularyClass(_clean(entry))
-    if isinstance(entry, Mapping) and set(entry) <= {"name", "synonyms", "ask"}:
-        name, synonyms, ask = entry.get("name"), entry.get("synonyms"), entry.get("ask")
-        lists = [synonyms or [], ask or []]
-        if isinstance(name, str) and all(
-            isinstance(words, list) and all(isinstance(word, str) for word in words)
-            for words in lists
-        ):
-            # What is asked stays as it is written: a published list may hold a stray blank.
-            also = tuple(_clean(word) for word in lists[0])
-            return VocabularyClass(_clean(name), also, tuple(lists[1]))
-    # YAML reads a bare `no` or `1` as another type; quoting is the way out.
-    raise VocabularyError(f"{path}: class {entry!r} is not understood, {_FORM} (quote odd names)")
+    given = entry if isinstance(entry, Mapping) else {"name": entry}
+    try:
+        found = TypeAdapter(VocabularyClass).validate_python(
+            {key: value for key, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        # YAML reads a bare `no` or `1` as another type; quoting is the way out.
+        raise VocabularyError(
+            f"{path}: class {entry!r} is not understood, {_FORM} (quote odd names)"
+        ) from error
+    # What is asked stays as it is written: a published list may hold a stray blank.
+    return VocabularyClass(_clean(found.name), tuple(map(_clean, found.synonyms)), found.ask)
 
 
-def _background_index(background: Any, names: Sequence[str], path: Path) -> int | None:
+def _background_index(
+    background: Any, classes: Sequence[VocabularyClass], path: Path
+) -> int | None:
+    names = [entry.name for entry in classes]
     if background is None:
         return None
     if background not in names:

@@ -32,8 +32,7 @@ from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
 from fmbseg.evaluate.results import Result, read_result, result_bytes, write_result
 from fmbseg.machine.progress import Progress
 from fmbseg.models.weights import model_digest
-from fmbseg.stage.causes import SCORING
-from fmbseg.stage.depends import content_key
+from fmbseg.stage.depends import SCORING, content_key
 from fmbseg.store.digest import file_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, once
@@ -170,7 +169,7 @@ class Scoring:
                     return StageReport(stage, self.key, computed=0, taken_over=work.count)
         report = work.run(self.progress, attempt)
         _write(self._result(work), self.target)
-        return StageReport(stage, self.key, report.computed, report.taken_over, report.records)
+        return report
 
     def _count(self, samples: Sequence[Sample], directory: Path) -> None:
         predictor = self.candidate.predictor

@@ -16,11 +16,7 @@ from fmbseg.errors import ConfigError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)

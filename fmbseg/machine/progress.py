@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -50,74 +51,60 @@ def console_progress(stream: TextIO | None = None) -> Progress:
 
 def silent_progress() -> Progress:
     """Shows nothing."""
-    return _SilentProgress()
+    return _Silence()
 
 
-class _SilentTask:
+class _Silence:
+    """A progress, and each of its tasks."""
+
+    @contextmanager
+    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
+        yield self
+
     def advance(self, count: int = 1) -> None:
         pass
 
 
-class _SilentProgress:
-    @contextmanager
-    def task(self, description: str, total: int | None = None) -> Iterator[Task]:
-        yield _SilentTask()
-
-
+@dataclass(frozen=True)
 class LineProgress:
     """Plain lines, at most one every `interval` seconds and one at each task's end.
 
-    Args:
+    Attributes:
         stream: where lines go.
         interval: seconds between two lines of a task.
         clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        interval: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._stream = stream
-        self._interval = interval
-        self._clock = clock
+    stream: TextIO
+    interval: float = 10.0
+    clock: Callable[[], float] = time.monotonic
 
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
         """See `Progress.task`."""
-        task = _LineTask(description, total, self._stream, self._interval, self._clock)
+        task = _LineTask(self, description, total)
         yield task
         # Only on success: after an error the error is the last line, not a count.
         task.finish()
 
 
 class _LineTask:
-    def __init__(
-        self,
-        description: str,
-        total: int | None,
-        stream: TextIO,
-        interval: float,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, lines: LineProgress, description: str, total: int | None) -> None:
+        self._lines = lines
         self._description = description
         self._total = total
-        self._stream = stream
-        self._interval = interval
-        self._clock = clock
-        self._start = self._last = clock()
+        self._start = self._last = lines.clock()
         self._done = 0
 
     def advance(self, count: int = 1) -> None:
         self._done += count
-        now = self._clock()
-        if now - self._last >= self._interval:
+        now = self._lines.clock()
+        if now - self._last >= self._lines.interval:
             self._last = now
             self._print(now, finished=False)
 
     def finish(self) -> None:
-        self._print(self._clock(), finished=True)
+        self._print(self._lines.clock(), finished=True)
 
     def _print(self, now: float, *, finished: bool) -> None:
         seconds = now - self._start
@@ -128,7 +115,7 @@ class _LineTask:
             line += f", took {_duration(seconds)}"
         elif self._total is not None and rate > 0:
             line += f", ETA {_duration(max(self._total - self._done, 0) / rate)}"
-        print(line, file=self._stream, flush=True)
+        print(line, file=self._lines.stream, flush=True)
 
 
 class _RateColumn(ProgressColumn):
@@ -170,13 +157,13 @@ class _BarProgress:
                 self._display = None
 
 
+@dataclass(frozen=True)
 class _BarTask:
-    def __init__(self, display: RichProgress, identity: TaskID) -> None:
-        self._display = display
-        self._identity = identity
+    display: RichProgress
+    identity: TaskID
 
     def advance(self, count: int = 1) -> None:
-        self._display.advance(self._identity, count)
+        self.display.advance(self.identity, count)
 
 
 def _rate(per_second: float) -> str:

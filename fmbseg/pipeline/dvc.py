@@ -6,7 +6,7 @@ as a file of parameters, as the content keys follow the versions themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _stage(row: Row) -> dict[str, Any]:
     stage: dict[str, Any] = {
         "desc": row.summary,
         "cmd": f"fmbseg run {row.name}{benchmark}",
-        "deps": [*_once(_inputs(row)), *_code(row)],
+        "deps": [*dict.fromkeys(_inputs(row)), *_code(row)],
         "params": [*sorted(row.depends.params), {LIBRARIES: sorted(row.depends.libraries)}],
     }
     if outs := [out for out in row.outputs if out not in row.metrics]:
@@ -90,10 +90,6 @@ def _inputs(row: Row) -> Iterable[str]:
 def _code(row: Row) -> list[str]:
     sources = row.depends.sources
     return [f"{PACKAGE.name}/{source}" for source in sorted(sources) if "*" not in source]
-
-
-def _once(names: Iterable[str]) -> Mapping[str, None]:
-    return dict.fromkeys(names)
 
 
 def main() -> None:

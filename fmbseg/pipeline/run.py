@@ -50,26 +50,13 @@ def open_stage(
     return stage
 
 
-def run_stage(
-    name: str,
-    config: Config,
-    paths: Paths,
-    progress: Progress,
-    tracker: Tracker | None = None,
-    attempt: Attempt = once,
-) -> StageReport:
-    """Run one stage; what is already there is taken over. Arguments as `open_stage`.
-
-    Raises:
-        ConfigError: see `open_stage`.
-        FmbsegError: an input or the weights of a model are missing or damaged.
-    """
-    stage = open_stage(name, config, paths, progress, tracker, attempt)
+def run_stage(stage: Stage) -> StageReport:
+    """Run one stage and log it; what is already there is taken over. Raises as `Stage.run`."""
     with measured() as performance:
         report = stage.run()
     performance.images = report.images
     if report.images:
-        remember(paths, report.key, performance)
+        remember(stage.work.paths, report.key, performance)
     stage.track()
     return report
 

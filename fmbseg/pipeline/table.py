@@ -10,8 +10,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fmbseg.evaluate.methods import METHODS
-from fmbseg.stage.causes import CLIP, INFERENCE, NETWORKS, READING, RUN, SAM, SCORING, TEXT
-from fmbseg.stage.depends import Depends
+from fmbseg.stage.depends import (
+    CLIP,
+    INFERENCE,
+    NETWORKS,
+    READING,
+    RUN,
+    SAM,
+    SCORING,
+    TEXT,
+    Depends,
+)
 from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, WORDS, Row
 from fmbseg.store.paths import Paths
 

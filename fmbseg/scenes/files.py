@@ -23,7 +23,8 @@ from fmbseg.scenes.render import render_scene, scene_seed
 SIZES = ((160, 128), (128, 160), (144, 144), (176, 128), (128, 128))  # (width, height) px
 CLAIM = "scenes.json"
 DRAWING = ".drawing"  # folder of files not yet whole, gone when all scenes are there
-Row = dict[str, object]
+COLUMNS = ["image_id", "name", "glyph", "held_out", "visible_pixels"]
+Rows = list[tuple[object, ...]]
 
 
 def write_scenes(
@@ -58,24 +59,22 @@ def write_scenes(
     _claim(out, {"layout": layout, "seed": seed, "development": development})
     source = {"train": "training", "val": "development" if development else "evaluation"}
     jobs = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
-    rows: list[Row] = []
+    rows: Rows = []
     write = partial(_write_one, layout, out, seed, source)
     with (progress or silent_progress()).task(f"scenes {layout}", len(jobs)) as task:
         for part in _mapped(write, jobs, processes):
             rows.extend(part)
             task.advance(1)
-    columns = ["image_id", "name", "glyph", "held_out", "visible_pixels"]
-    table = pd.DataFrame(rows, columns=columns)
-    _atomically(out, out / "scenes.parquet", lambda path: table.to_parquet(path, index=False))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    _atomically(out, out / "scenes.parquet", table.to_parquet(index=False))
     if record.split_list is not None:
         for split, count in (("train", train), ("val", val)):
             names = [record.name(split, i) for i in range(count)]
             word = record.splits[split]
             lines = "".join(record.split_line.format(split=word, name=n) + "\n" for n in names)
-            file = out / record.split_list.format(split=word)
-            _atomically(out, file, partial(_write_text, lines))
+            _atomically(out, out / record.split_list.format(split=word), lines.encode())
     for note, text in record.notes.items():
-        _atomically(out, out / note, partial(_write_text, text))
+        _atomically(out, out / note, text.encode())
     shutil.rmtree(out / DRAWING, ignore_errors=True)
     return len(jobs)
 
@@ -86,8 +85,7 @@ def _claim(out: Path, request: dict[str, object]) -> None:
     try:
         there = json.loads(note.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        text = json.dumps(request) + "\n"
-        _atomically(out, note, partial(_write_text, text))
+        _atomically(out, note, f"{json.dumps(request)}\n".encode())
         return
     except ValueError as error:
         raise DataError(f"{note} is damaged: remove {out}, or choose an empty folder") from error
@@ -96,8 +94,8 @@ def _claim(out: Path, request: dict[str, object]) -> None:
 
 
 def _mapped(
-    write: Callable[[tuple[str, int]], list[Row]], jobs: list[tuple[str, int]], processes: int
-) -> Iterator[list[Row]]:
+    write: Callable[[tuple[str, int]], Rows], jobs: list[tuple[str, int]], processes: int
+) -> Iterator[Rows]:
     if processes < 2 or len(jobs) < 64:
         yield from map(write, jobs)
         return
@@ -107,7 +105,7 @@ def _mapped(
 
 def _write_one(
     layout: str, out: Path, seed: int, source: dict[str, str], job: tuple[str, int]
-) -> list[Row]:
+) -> Rows:
     split, index = job
     record = SCENE_LAYOUTS[layout]
     number = scene_seed(source[split], index, seed)
@@ -119,15 +117,9 @@ def _write_one(
     scene = render_scene(number, size=size, classes=classes, stuff=record.stuff or None)
     image, label = record.paths(out, split, record.name(split, index))
     _complete(out, image, _encoded(Image.fromarray(scene.image), image.suffix))
-    _complete(out, label, _encoded(record.encode(scene)))
+    _complete(out, label, _encoded(record.encode(scene), label.suffix))
     return [
-        {
-            "image_id": image.stem,
-            "name": item.name,
-            "glyph": item.glyph,
-            "held_out": item.held_out,
-            "visible_pixels": item.visible_pixels,
-        }
+        (image.stem, item.name, item.glyph, item.held_out, item.visible_pixels)
         for item in scene.objects
     ]
 
@@ -136,30 +128,23 @@ def _complete(out: Path, path: Path, data: bytes) -> None:
     # That a file is there says little: it may have been truncated since. Most of the time goes
     # into drawing a scene, which its rows of the table ask for anyway.
     if not path.is_file() or path.read_bytes() != data:
-        _atomically(out, path, lambda place: place.write_bytes(data))
+        _atomically(out, path, data)
 
 
-def _encoded(picture: Image.Image, suffix: str = ".png") -> bytes:
+def _encoded(picture: Image.Image, suffix: str) -> bytes:
     stream = io.BytesIO()
-    if suffix == ".png":
-        picture.save(stream, "PNG")
-    else:
-        picture.save(stream, "JPEG", quality=95)
+    picture.save(stream, "JPEG" if suffix == ".jpg" else "PNG", quality=95)  # PNG has none
     return stream.getvalue()
 
 
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def _atomically(out: Path, path: Path, write: Callable[[Path], object]) -> None:
+def _atomically(out: Path, path: Path, data: bytes) -> None:
     # Not brought to disk one by one, as `store.atomic` does: there are thousands of small files,
     # and the stage copies the whole folder when they are all there, and seals the copy.
     path.parent.mkdir(parents=True, exist_ok=True)
     (out / DRAWING).mkdir(exist_ok=True)
     temporary = out / DRAWING / f"{os.getpid()}-{path.name}"
     try:
-        write(temporary)
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

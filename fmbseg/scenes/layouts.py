@@ -47,7 +47,7 @@ class SceneLayout:
     label: str
     name: Callable[[str, int], str]
     encode: Callable[[Scene], Image.Image]
-    splits: dict[str, str]
+    splits: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "val": "val"})
     classes: Mapping[str, int] = field(default_factory=dict)
     split_list: str | None = None
     split_line: str = "{name}"
@@ -83,20 +83,9 @@ def _voc_label(scene: Scene) -> Image.Image:
 
 def voc_palette() -> NDArray[np.uint8]:
     """The PASCAL VOC colour map, uint8 [256, 3]: bit k of channel c is bit 3k + c of the index."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(
-                np.uint8
-            )
-    return colours
-
-
-def _coco_label(scene: Scene) -> Image.Image:
-    """COCO-Stuff pixel maps: raw ids 0..181 (category id - 1), 255 unlabelled."""
-    table = np.array([c.coco_id for c in SCENE_CLASSES], np.uint8)
-    return Image.fromarray(table[scene.label])
+    index, channel, bit = np.ogrid[:256, :3, :8]
+    bits = ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+    return np.asarray(bits.sum(axis=2), np.uint8)
 
 
 # Classes a benchmark has under another name than scenes and their synonyms have.
@@ -172,7 +161,6 @@ SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
         label="SegmentationClass/{name}.png",
         name=lambda split, i: f"{2011 if split == 'train' else 2012}_{i + 1:06d}",
         encode=_voc_label,
-        splits={"train": "train", "val": "val"},
         classes={c.name: c.voc_index for c in SCENE_CLASSES if c.voc_index},
         split_list="ImageSets/Segmentation/{split}.txt",
     ),
@@ -182,7 +170,6 @@ SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
         label="SegmentationClassContext/{name}.png",
         name=lambda split, i: f"{2008 if split == 'train' else 2010}_{i + 1:06d}",
         encode=partial(_plain_label, _table(_CONTEXT, range(60), other=0)),
-        splits={"train": "train", "val": "val"},
         classes=_CONTEXT,
         split_list="ImageSets/SegmentationContext/{split}.txt",
     ),
@@ -191,7 +178,7 @@ SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
         image="images/{split}/{name}.jpg",
         label="annotations/{split}/{name}.png",
         name=lambda split, i: f"{i + 1 + (0 if split == 'train' else 500_000):012d}",
-        encode=_coco_label,
+        encode=partial(_plain_label, np.array([c.coco_id for c in SCENE_CLASSES], np.uint8)),
         splits={"train": "train2017", "val": "val2017"},
     ),
     "cityscapes": SceneLayout(
@@ -200,7 +187,6 @@ SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
         label="gtFine/{split}/{group}/{name}_gtFine_labelIds.png",
         name=lambda split, i: f"{'aachen' if split == 'train' else 'frankfurt'}_000000_{i + 1:06d}",
         encode=partial(_cityscapes_label, _table(_CITYSCAPES, CITYSCAPES_LABEL_IDS, other=0)),
-        splits={"train": "train", "val": "val"},
         classes=_CITYSCAPES,
     ),
     "ade20k": SceneLayout(
@@ -218,7 +204,6 @@ SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
         label="{split}annot/{name}.png",
         name=lambda split, i: f"{'0006R0' if split == 'train' else '0016E5'}_f{i + 1:05d}",
         encode=partial(_plain_label, _table(_CAMVID, range(11), other=11)),
-        splits={"train": "train", "val": "val"},
         classes=_CAMVID,
         split_list="{split}.txt",
         split_line="{split}/{name}.png {split}annot/{name}.png",

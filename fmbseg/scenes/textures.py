@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -11,28 +12,12 @@ from numpy.typing import NDArray
 Field = NDArray[np.float32]
 Rng = np.random.Generator
 
-BASE_COLOUR = {
-    "clouds": (225, 230, 238),
-    "dirt": (125, 90, 60),
-    "tile floor": (205, 200, 185),
-    "wood floor": (165, 112, 62),
-    "grass": (72, 150, 52),
-    "gravel": (150, 145, 138),
-    "road": (88, 88, 94),
-    "rug": (150, 45, 60),
-    "sand": (226, 200, 140),
-    "sea": (30, 82, 160),
-    "sky": (140, 190, 242),
-    "snow": (240, 244, 250),
-    "brick wall": (172, 80, 60),
-    "stone wall": (128, 124, 112),
-}
-
 
 def texture(name: str, rng: Rng, height: int, width: int) -> Field:
     """A texture, float32 [height, width, 3] RGB in 0..255; deterministic from `rng`'s state."""
-    colour = np.array(BASE_COLOUR[name], np.float32) + rng.normal(0, 8, 3).astype(np.float32)
-    relief, tint = _PATTERNS[name](rng, height, width)
+    base, pattern = _STUFF[name]
+    colour = np.array(base, np.float32) + rng.normal(0, 8, 3).astype(np.float32)
+    relief, tint = pattern(rng, height, width)
     field = colour + relief[..., None] * tint
     return np.clip(field, 0, 255)
 
@@ -76,8 +61,11 @@ def _sea(rng: Rng, h: int, w: int) -> Pattern:
     return waves.astype(np.float32) * 26 + _smooth(rng, h, w, 5) * 20, GREY
 
 
-def _sand(rng: Rng, h: int, w: int) -> Pattern:
-    return _fine(rng, h, w) * 42 + _smooth(rng, h, w, 6) * 20, GREY
+def _ground(
+    grain: int, relief: int, cells: int, rng: Rng, h: int, w: int, tint: Sequence[float] = (1, 1, 1)
+) -> Pattern:
+    shade = _fine(rng, h, w) * grain + _smooth(rng, h, w, cells) * relief
+    return shade, np.array(tint, np.float32)
 
 
 def _road(rng: Rng, h: int, w: int) -> Pattern:
@@ -85,10 +73,6 @@ def _road(rng: Rng, h: int, w: int) -> Pattern:
     line = np.abs(xs - w / 2 + (ys - h / 2) * rng.uniform(-0.5, 0.5) + rng.uniform(-20, 20)) < 1.6
     dashes = ((ys + rng.integers(16)) // 8) % 2
     return _fine(rng, h, w) * 24 + (line * dashes).astype(np.float32) * 130, GREY
-
-
-def _snow(rng: Rng, h: int, w: int) -> Pattern:
-    return _fine(rng, h, w) * 10 + _smooth(rng, h, w, 5) * 22, np.array([1, 0.9, 0.6], np.float32)
 
 
 def _brick(rng: Rng, h: int, w: int) -> Pattern:
@@ -136,10 +120,6 @@ def _gravel(rng: Rng, h: int, w: int) -> Pattern:
     return np.where(pebbles > 0.45, 55.0, -65.0).astype(np.float32) + pebbles * 30, GREY
 
 
-def _dirt(rng: Rng, h: int, w: int) -> Pattern:
-    return _fine(rng, h, w) * 22 + _smooth(rng, h, w, 9) * 45, GREY
-
-
 def _rug(rng: Rng, h: int, w: int) -> Pattern:
     ys, xs = _axes(h, w)
     diamonds = np.abs((xs + rng.integers(20)) % 20 - 10) + np.abs((ys + rng.integers(20)) % 20 - 10)
@@ -147,8 +127,20 @@ def _rug(rng: Rng, h: int, w: int) -> Pattern:
     return lines * 90 + _fine(rng, h, w) * 20, np.array([0.8, 1, 0.6], np.float32)
 
 
-_PATTERNS: dict[str, Callable[[Rng, int, int], Pattern]] = {
-    "clouds": _clouds, "dirt": _dirt, "tile floor": _tile, "wood floor": _wood, "grass": _grass,
-    "gravel": _gravel, "road": _road, "rug": _rug, "sand": _sand, "sea": _sea, "sky": _sky,
-    "snow": _snow, "brick wall": _brick, "stone wall": _stone,
-}  # fmt: skip
+# The base colour (RGB, 0 to 255) and the pattern of each stuff class.
+_STUFF: dict[str, tuple[tuple[int, int, int], Callable[[Rng, int, int], Pattern]]] = {
+    "clouds": ((225, 230, 238), _clouds),
+    "dirt": ((125, 90, 60), partial(_ground, 22, 45, 9)),
+    "tile floor": ((205, 200, 185), _tile),
+    "wood floor": ((165, 112, 62), _wood),
+    "grass": ((72, 150, 52), _grass),
+    "gravel": ((150, 145, 138), _gravel),
+    "road": ((88, 88, 94), _road),
+    "rug": ((150, 45, 60), _rug),
+    "sand": ((226, 200, 140), partial(_ground, 42, 20, 6)),
+    "sea": ((30, 82, 160), _sea),
+    "sky": ((140, 190, 242), _sky),
+    "snow": ((240, 244, 250), partial(_ground, 10, 22, 5, tint=(1, 0.9, 0.6))),
+    "brick wall": ((172, 80, 60), _brick),
+    "stone wall": ((128, 124, 112), _stone),
+}

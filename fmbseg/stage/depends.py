@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fmbseg.config import Config
+from fmbseg.config import Config, InferenceSection
 from fmbseg.models.weights import model_digest
 from fmbseg.store.digest import file_digest, json_digest
 
@@ -40,11 +40,26 @@ class Depends:
 
     def __add__(self, other: Depends) -> Depends:
         """Both together, each entry once."""
-        return Depends(
-            _once(self.params, other.params),
-            _once(self.sources, other.sources),
-            _once(self.libraries, other.libraries),
-        )
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Depends(*(tuple(dict.fromkeys((*first, *second))) for first, second in both))
+
+
+# What several results depend on in common; rows and methods add their own.
+RUN = Depends(params=("run.dtype", "run.threads"))  # sums depend on both
+READING = Depends((), ("data",), ("numpy", "opencv-python-headless", "pillow"))
+NETWORKS = Depends((), ("models",), ("torch",))
+TEXT = Depends(("clip.model", "clip.templates"), (), ("open_clip_torch",))
+CLIP = Depends(("clip",), (), ("open_clip_torch",))
+SAM = Depends(("sam",), (), ("segment-anything", "torchvision"))
+INFERENCE = Depends(tuple(f"evaluate.{name}" for name in InferenceSection.model_fields))
+"""How what compares patches with words is asked; a head is published with it."""
+SCORING = (
+    READING
+    + NETWORKS
+    + Depends(("evaluate.batch_size",), ("evaluate", "inference"), TEXT.libraries)
+    + RUN
+)
+"""What every score depends on, besides the images; a method adds its own."""
 
 
 def content_key(name: str, depends: Depends, config: Config, inputs: Mapping[str, Any]) -> str:
@@ -134,7 +149,3 @@ def _version(library: str) -> str:
         return version(library).partition("+")[0]
     except PackageNotFoundError:
         return "absent"  # an extra; who needs it says so
-
-
-def _once(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))

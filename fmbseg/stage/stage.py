@@ -70,9 +70,7 @@ class ShardedStage(Stage):
         report = sharded.run(self.work.progress, self.work.attempt)
         self.finish()
         self.publish(sharded.count)
-        return StageReport(
-            self.row.name, self.key, report.computed, report.taken_over, report.records
-        )
+        return report
 
     def publish(self, count: int) -> None:
         """Merge the shards into the out."""

@@ -53,10 +53,8 @@ class Workplace:
         Raises:
             DataError: the layout is not as it should be, or an image is broken.
         """
-        data = self.config.data
-        return build_manifest(
-            data.name, self.root, data.split, data.limit, self.progress, self.paths.manifests
-        )
+        chosen = self.dataset[: self.config.data.limit]
+        return build_manifest(chosen, self.progress, self.paths.manifests)
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -65,10 +63,8 @@ class Workplace:
         Raises:
             VocabularyError, DataError: it is missing or damaged.
         """
-        data = self.config.data
-        return (
-            self.dataset.vocabulary if data.vocabulary is None else load_vocabulary(data.vocabulary)
-        )
+        wanted = self.config.data.vocabulary
+        return self.dataset.vocabulary if wanted is None else load_vocabulary(wanted)
 
     @property
     def templates(self) -> str:
@@ -79,12 +75,7 @@ class Workplace:
     def dataset(self) -> SegmentationDataset:
         """The data set of the section data."""
         data = self.config.data
-        return load_dataset(data.name, self.root, data.split)
-
-    @property
-    def root(self) -> Path:
-        """Folder of the data set."""
-        return self.paths.root / self.config.data.root
+        return load_dataset(data.name, self.paths.root / data.root, data.split)
 
     def out(self, name: str) -> Out:
         """The out of a stage; asked for once."""

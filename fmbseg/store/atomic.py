@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,13 @@ def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
     `remove_abandoned` can tell what a killed process left from what is being written.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with lock(parent, fcntl.LOCK_SH):
-        path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=parent))
-        descriptor = os.open(path, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks: nothing is swept there either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
+    with ExitStack() as held:
+        with lock(parent, fcntl.LOCK_SH):
+            path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=parent))
+            held.callback(shutil.rmtree, path, ignore_errors=True)
+            held.enter_context(lock(path))
         path.chmod(0o755)  # mkdtemp's 0700 would end up in a published out
         yield path
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -45,17 +41,13 @@ def remove_abandoned(parent: Path) -> None:
         return
     with lock(parent, fcntl.LOCK_EX):
         for path in parent.glob(f"{_TEMPORARY}*"):
-            try:
+            with suppress(OSError):  # it is gone, or its writer lives
                 descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            finally:
-                os.close(descriptor)
-            shutil.rmtree(path, ignore_errors=True)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                finally:
+                    os.close(descriptor)
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_directory(source: Path, destination: Path) -> None:
@@ -152,7 +144,10 @@ def damage(directory: Path, listing: str) -> str | None:
 
 @contextmanager
 def lock(directory: Path, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold a folder's advisory lock; where the file system has none, nothing is held."""
+    """Hold a folder's advisory lock; where the file system has none, nothing is held.
+
+    Nothing is swept there either, see `remove_abandoned`.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -12,7 +12,6 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -46,15 +45,8 @@ Kept = TypeVar("Kept", bound=Encoded)
 _RECOUNT = 1000
 
 
-@dataclass
-class _Used:
-    """What a folder holds, as far as this process knows; all its caches share the budget."""
-
-    bytes: int
-    puts: int = 0
-
-
-_USED: dict[Path, _Used] = {}
+# Bytes that a folder holds, as far as this process knows; all its caches share the budget.
+_USED: dict[Path, int] = {}
 _OPENED: set[Path] = set()  # the keys' folders that this process has opened
 
 
@@ -65,7 +57,7 @@ def _count(root: Path) -> None:
         for file in files:
             with suppress(FileNotFoundError):
                 total += Path(folder, file).stat().st_size
-    _USED[root] = _Used(total)
+    _USED[root] = total
 
 
 class EncodingCache:
@@ -89,6 +81,7 @@ class EncodingCache:
         self.directory = root / f"{kind}-{key}"
         self.budget_bytes = budget_bytes
         self._full = False
+        self._puts = 0
         _count(root)
         _OPENED.add(self.directory)
         with suppress(OSError):  # it is yet to be made, or cannot be written
@@ -128,13 +121,11 @@ class EncodingCache:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         size = buffer.getbuffer().nbytes
-        used = _USED[self.root]
-        if used.bytes + size > self.budget_bytes and not self._full:
+        if not self._fits(size) and not self._full:
             self._make_room(size)
-            used = _USED[self.root]
-        if used.bytes + size > self.budget_bytes:
+        if not self._fits(size):
             self._give_up(
-                f"is full ({used.bytes / 1e9:.1f} of {self.budget_bytes / 1e9:.1f} GB)",
+                f"is full ({_USED[self.root] / 1e9:.1f} of {self.budget_bytes / 1e9:.1f} GB)",
                 "raise run.cache_gb or delete the folder",
             )
             return
@@ -145,10 +136,13 @@ class EncodingCache:
         except OSError as error:
             self._give_up(f"cannot be written ({error.strerror})", "see to its disk and rights")
             return
-        used.bytes += size
-        used.puts += 1
-        if used.puts >= _RECOUNT:
+        _USED[self.root] += size
+        self._puts += 1
+        if self._puts % _RECOUNT == 0:
             _count(self.root)
+
+    def _fits(self, size: int) -> bool:
+        return _USED[self.root] + size <= self.budget_bytes
 
     def _give_up(self, reason: str, advice: str) -> None:
         if not self._full:
@@ -163,21 +157,22 @@ class EncodingCache:
     def _make_room(self, size: int) -> None:
         """Drop keys that are not in use, the one longest unused first, until `size` bytes fit."""
         _count(self.root)  # another process may have made room
-        if size > self.budget_bytes or _USED[self.root].bytes + size <= self.budget_bytes:
+        if size > self.budget_bytes or self._fits(size):
             return
         opened: dict[Path, int] = {}
         for path in self.root.glob("*/"):
             with suppress(FileNotFoundError):
                 opened[path] = path.stat().st_mtime_ns
         keys = sorted(opened, key=opened.__getitem__)
-        last = {_kind(path): path for path in keys if _kind(path)}
+        # A name without "-" is a folder of an earlier version, and of no kind.
+        last = {path.name.rpartition("-")[0]: path for path in keys if "-" in path.name}
         for path in keys:
             if path in _OPENED or path in last.values():
                 continue
             _log.info("encoding cache: %s, of another model or other parameters, dropped", path)
             shutil.rmtree(path, ignore_errors=True)
             _count(self.root)
-            if _USED[self.root].bytes + size <= self.budget_bytes:
+            if self._fits(size):
                 return
 
     def _path(self, image_sha: str) -> Path:
@@ -203,8 +198,3 @@ def cached(
     if cache:
         cache.put(image_sha, made.arrays())
     return made
-
-
-def _kind(directory: Path) -> str:
-    # None: a folder of an earlier version.
-    return directory.name.rpartition("-")[0]

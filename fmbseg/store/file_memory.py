@@ -5,7 +5,6 @@ This is a cache, not an out: losing it costs one more reading.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from fmbseg.machine.progress import Progress
 from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import json_digest
 
 Files = tuple[Path, ...]
 
@@ -46,8 +46,8 @@ def remembered(
         progress: shown only where something is read.
         description: of the work, for the bar.
     """
-    place = None if folder is None else folder / f"{_short(name)}.parquet"
-    known = {} if place is None else _load(place)
+    place = None if folder is None else folder / f"{json_digest(name)[:24]}.parquet"
+    known = _load(place)
     # Before the reading: a change during it must not go unnoticed.
     signatures = [_signature(files) for files in items]
     keys = ["\n".join(os.path.abspath(file) for file in files) for files in items]
@@ -56,10 +56,6 @@ def remembered(
         for key, signature in zip(keys, signatures, strict=True)
     ]
     missing = [index for index, value in enumerate(found) if value is None]
-
-    def keep() -> None:
-        if place is not None:
-            _save(place, known)
 
     if missing:
         try:
@@ -74,9 +70,9 @@ def remembered(
                         known[keys[index]] = signatures[index], value
                     task.advance()
                     if count % _SAVED_EVERY == 0:
-                        keep()
+                        _save(place, known)
         finally:
-            keep()
+            _save(place, known)
     return [value for value in found if value is not None]
 
 
@@ -95,31 +91,27 @@ def _is_recent(files: Files) -> bool:
     return any(time.time_ns() - file.stat().st_mtime_ns < _RECENT_NS for file in files)
 
 
-def _load(place: Path) -> dict[str, tuple[str, str]]:
+def _load(place: Path | None) -> dict[str, tuple[str, str]]:
+    if place is None:
+        return {}
     try:
-        columns = pq.read_table(place, columns=["files", "signature", "value"]).to_pydict()
+        table = pq.read_table(place, columns=["files", "signature", "value"])
     except FileNotFoundError:
         return {}
     except (OSError, pa.ArrowException) as error:
         _log.warning("%s is damaged and made again (%s)", place, " ".join(str(error).split())[:100])
         return {}
-    values = zip(columns["signature"], columns["value"], strict=True)
-    return dict(zip(columns["files"], values, strict=True))
+    return {row["files"]: (row["signature"], row["value"]) for row in table.to_pylist()}
 
 
-def _save(place: Path, known: dict[str, tuple[str, str]]) -> None:
-    columns = {
-        "files": list(known),
-        "signature": [signature for signature, _ in known.values()],
-        "value": [value for _, value in known.values()],
-    }
+def _save(place: Path | None, known: dict[str, tuple[str, str]]) -> None:
+    if place is None:
+        return
+    signatures, values = zip(*known.values(), strict=True) if known else ((), ())
+    table = pa.table({"files": list(known), "signature": signatures, "value": values})
     stream = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), stream, compression="zstd")
+    pq.write_table(table, stream, compression="zstd")
     try:
         write_atomically(place, stream.getvalue().to_pybytes())
     except OSError as error:
         _log.warning("%s cannot be written (%s): files are read again", place, error.strerror)
-
-
-def _short(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:24]

@@ -2,124 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class Paths:
     """Folders of a workspace.
 
     What DVC versions lies under `data/` and `metrics/`. Partial work lies under `.fmbseg/`,
     because DVC deletes declared outs before it runs a stage.
+
+    Attributes:
+        root: the workspace.
+        work: partial work and caches, keyed by content; queued experiments share the project's.
+        shards: of unfinished and finished stages, by stage and content key.
+        encodings: CLIP's and SAM's, shared by the stages (a cache with a budget).
+        benchmark_encodings: the same of the benchmarks' images: some share their pictures.
+        feature_store: encoder patch features as shards, by content key; too large for DVC.
+        training: states from which a killed training goes on, by content key.
+        performance: throughput and memory of stages, by content key.
+        manifests: what is known of images and annotations whose files have not changed.
+        drawn_scenes: scenes while they are drawn, by content key.
+        data: everything the pipeline makes except metrics.
+        scenes: synthetic scenes in the benchmarks' own layouts.
+        pseudo: outs of stage 1.
+        detect: 1.1 Detection: which classes are in each image, and their query points.
+        query: 1.1 Querying: one mask a detected class.
+        masks: 1.2: SAM's automatic masks.
+        label: 1.2 Classification: label maps, and the table of all masks with their classes.
+        features: manifest of the encoder's patch features (the shards are in `feature_store`).
+        align: stage 2: the trained alignment head.
+        oracle: the same head trained on ground truth.
+        plots: tables and pictures that `dvc plots` shows.
+        metrics: `<method>/<benchmark>.json`.
     """
 
-    root: Path = Path(".")
-
-    @property
-    def work(self) -> Path:
-        """Partial work and caches, keyed by content; queued experiments share the project's."""
-        return project_folder(self.root) / ".fmbseg"
-
-    @property
-    def shards(self) -> Path:
-        """Shards of unfinished and finished stages, by stage and content key."""
-        return self.work / "shards"
-
-    @property
-    def encodings(self) -> Path:
-        """CLIP and SAM encodings shared by the stages (a cache with a budget)."""
-        return self.work / "encodings"
-
-    @property
-    def benchmark_encodings(self) -> Path:
-        """The same of the benchmarks' images: some benchmarks share their pictures."""
-        return self.work / "benchmark-encodings"
-
-    @property
-    def feature_store(self) -> Path:
-        """Encoder patch features as shards, by content key; too large for DVC."""
-        return self.work / "features"
-
-    @property
-    def training(self) -> Path:
-        """States from which a killed training goes on, by content key."""
-        return self.work / "align"
-
-    @property
-    def performance(self) -> Path:
-        """Throughput and memory of stages, by content key."""
-        return self.work / "performance"
-
-    @property
-    def manifests(self) -> Path:
-        """What is known of images and annotations whose files have not changed."""
-        return self.work / "manifests"
-
-    @property
-    def drawn_scenes(self) -> Path:
-        """Scenes while they are drawn, by content key."""
-        return self.work / "scenes"
-
-    @property
-    def data(self) -> Path:
-        """Everything the pipeline makes except metrics."""
-        return self.root / "data"
-
-    @property
-    def scenes(self) -> Path:
-        """Synthetic scenes in the benchmarks' own layouts."""
-        return self.data / "scenes"
-
-    @property
-    def pseudo(self) -> Path:
-        """Outs of stage 1."""
-        return self.data / "pseudo"
-
-    @property
-    def detect(self) -> Path:
-        """1.1 Detection: which classes are in each image, and their query points."""
-        return self.pseudo / "detect"
-
-    @property
-    def query(self) -> Path:
-        """1.1 Querying: one mask a detected class."""
-        return self.pseudo / "query"
-
-    @property
-    def masks(self) -> Path:
-        """1.2: SAM's automatic masks."""
-        return self.pseudo / "masks"
-
-    @property
-    def label(self) -> Path:
-        """1.2 Classification: label maps, and the table of all masks with their classes."""
-        return self.pseudo / "label"
-
-    @property
-    def features(self) -> Path:
-        """Manifest of the encoder's patch features (the shards are in `feature_store`)."""
-        return self.data / "features"
-
-    @property
-    def align(self) -> Path:
-        """Stage 2: the trained alignment head."""
-        return self.data / "align"
-
-    @property
-    def oracle(self) -> Path:
-        """The same head trained on ground truth."""
-        return self.data / "oracle"
-
-    @property
-    def plots(self) -> Path:
-        """Tables and pictures that `dvc plots` shows."""
-        return self.data / "plots"
-
-    @property
-    def metrics(self) -> Path:
-        """`<method>/<benchmark>.json`."""
-        return self.root / "metrics"
+    def __init__(self, root: Path = Path(".")) -> None:
+        self.root = root
+        self.work = project_folder(root) / ".fmbseg"
+        self.shards = self.work / "shards"
+        self.encodings = self.work / "encodings"
+        self.benchmark_encodings = self.work / "benchmark-encodings"
+        self.feature_store = self.work / "features"
+        self.training = self.work / "align"
+        self.performance = self.work / "performance"
+        self.manifests = self.work / "manifests"
+        self.drawn_scenes = self.work / "scenes"
+        self.data = root / "data"
+        self.scenes = self.data / "scenes"
+        self.pseudo = self.data / "pseudo"
+        self.detect = self.pseudo / "detect"
+        self.query = self.pseudo / "query"
+        self.masks = self.pseudo / "masks"
+        self.label = self.pseudo / "label"
+        self.features = self.data / "features"
+        self.align = self.data / "align"
+        self.oracle = self.data / "oracle"
+        self.plots = self.data / "plots"
+        self.metrics = root / "metrics"
 
 
 def project_folder(root: Path) -> Path:

@@ -38,19 +38,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ShardReport:
-    """How many shards were computed now, and how many were found finished.
-
-    Attributes:
-        records: in the shards that were computed.
-    """
-
-    computed: int
-    taken_over: int
-    records: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
 class StageReport:
     """What one run of a stage did; all zeros but `taken_over` when nothing had to be done.
 
@@ -136,26 +123,24 @@ class ShardStore:
             raise StoreError(
                 f"{self.stage}: {len(missing)} of {count} shards are missing: run the stage again"
             )
-        destination.parent.mkdir(parents=True, exist_ok=True)
         atomic.remove_abandoned(destination.parent)
         with atomic.temporary_directory(destination.parent, destination.name) as temporary:
-            tables: dict[str, list[Path]] = {}
+            tables: dict[Path, list[Path]] = {}
             for index in range(count):
                 shard = self.shard_path(index)
                 for name in atomic.contents(shard, DIGEST):
-                    if name.endswith(".parquet"):
-                        tables.setdefault(name, []).append(shard / name)
-                        continue
                     target = temporary / name
-                    if target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    if target.suffix == ".parquet":
+                        tables.setdefault(target, []).append(shard / name)
+                    elif target.exists():
                         raise StoreError(
                             f"{self.stage}: two shards hold {name}: image ids must be unique"
                         )
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(shard / name, target)
-            for name, parts in tables.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                _concatenate(parts, temporary / name)
+                    else:
+                        shutil.copyfile(shard / name, target)
+            for target, parts in tables.items():
+                _concatenate(parts, target)
             header = {**manifest, "stage": self.stage, "key": self.key, "shards": count}
             atomic.seal(temporary, MANIFEST, header)
             atomic.replace_directory(temporary, destination)
@@ -231,7 +216,7 @@ class ShardedWork(Generic[T]):
         with self.store.write(index) as directory:
             self.process(self.part(index), directory)
 
-    def run(self, progress: Progress, attempt: Attempt = once) -> ShardReport:
+    def run(self, progress: Progress, attempt: Attempt = once) -> StageReport:
         """Compute the missing shards one after the other.
 
         Args:
@@ -247,7 +232,8 @@ class ShardedWork(Generic[T]):
                     computed += 1
                     records += len(self.part(index))
                 task.advance(len(self.part(index)))
-        return ShardReport(computed, self.count - computed, records)
+        store = self.store
+        return StageReport(store.stage, store.key, computed, self.count - computed, records)
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from fmbseg.align.record import RECORD
 from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
-from fmbseg.stage.causes import SCORING
-from fmbseg.stage.depends import flat_params, within
+from fmbseg.stage.depends import SCORING, flat_params, within
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import MANIFEST, published_digest, published_key

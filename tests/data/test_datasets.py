@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fmbseg.data import load_dataset
-from fmbseg.data.datasets import SegmentationDataset, dataset_names, image_files
+from fmbseg.data.datasets import SegmentationDataset
 from fmbseg.data.images import read_annotation
 from fmbseg.data.layouts import LAYOUTS
 from fmbseg.data.vocabulary import load_vocabulary
@@ -173,11 +173,11 @@ def voc_root(tmp_path: Path) -> Path:
 
 def test_images_are_listed_without_annotations(tmp_path: Path) -> None:
     root = voc_root(tmp_path)
-    before = image_files("voc21", root, "val")
+    before = load_dataset("voc21", root, "val").image_files
     for file in (root / "SegmentationClass").iterdir():
         file.unlink()
     (root / "SegmentationClass").rmdir()
-    assert image_files("voc21", root, "val") == before
+    assert load_dataset("voc21", root, "val").image_files == before
     dataset = load_dataset("voc21", root)
     assert not dataset.has_labels and dataset[1].label is None
     with pytest.raises(DataError, match=r"SegmentationClass/a\.png"):
@@ -239,4 +239,4 @@ def test_missing_parts_are_named_with_what_was_expected(tmp_path: Path) -> None:
 def test_names_of_the_contract() -> None:
     objects = ["voc21", "voc20", "context59", "context60", "coco_object", "coco_stuff"]
     scenes = ["cityscapes", "ade20k", "camvid"]
-    assert sorted(dataset_names()) == sorted([*objects, *scenes, "folder"])
+    assert sorted(LAYOUTS) == sorted([*objects, *scenes, "folder"])

@@ -137,7 +137,7 @@ def test_what_is_cached_is_logged_where_mlflow_has_missed_it(
     align = Paths(tmp_path).align
     write_head(align, seed=0)
     (align / "curve.csv").write_text("epoch,loss,lr\n1,0.5,0.1\n")
-    run_stage("scenes", config, Paths(tmp_path), silent_progress())
+    run_stage(open_stage("scenes", config, Paths(tmp_path), silent_progress()))
     names = ["evaluate@voc21", "baselines@voc21"]
 
     def states(given: Config) -> list[str]:

@@ -155,7 +155,7 @@ def test_find_row(config: Config) -> None:
 )
 def test_stages_that_do_not_exist(config: Config, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_stage(name, config, Paths(), silent_progress())
+        run_stage(open_stage(name, config, Paths(), silent_progress()))
 
 
 def test_stage_names_are_those_of_dvc_in_the_order_of_the_pipeline() -> None:

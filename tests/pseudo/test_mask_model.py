@@ -27,7 +27,7 @@ from fmbseg.models.mask_model import AutomaticMasks, PromptMasks, load_mask_mode
 from fmbseg.models.records import WeightsRecord
 from fmbseg.models.sam import SamEncoding, SamModel, load_sam
 from fmbseg.models.weights import WEIGHTS_VARIABLE
-from fmbseg.pipeline.run import run_stage
+from fmbseg.pipeline.run import open_stage, run_stage
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
@@ -135,7 +135,7 @@ def test_stage_1_runs_with_a_mask_model_of_a_class_and_a_record(
 ) -> None:
     config, paths = make_config(sam={"model": NAME}), Paths(tmp_path)
     for stage in ("detect", "query", "masks", "label"):
-        run_stage(stage, config, paths, silent_progress())
+        run_stage(open_stage(stage, config, paths, silent_progress()))
     assert SmallMasks.encoded == len(SIZES)  # the query stage's encodings serve the masks
     found = pq.read_table(paths.label / "masks.parquet")
     assert set(found["source"].to_pylist()) == {"query", "automatic"}

@@ -195,7 +195,7 @@ def test_room_that_another_process_has_made_is_seen(tmp_path: Path) -> None:
     _earlier(tmp_path, 3)
     cache = EncodingCache(tmp_path, "clip", "c", 2 * size)
     shutil.rmtree(tmp_path / "clip-a")
-    assert _USED[tmp_path].bytes == 2 * size  # as far as this process knows
+    assert _USED[tmp_path] == 2 * size  # as far as this process knows
     cache.put(SHA, encoding())
     assert _held(tmp_path) == {"clip-b": 1, "clip-c": 1}
 

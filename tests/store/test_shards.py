@@ -20,8 +20,8 @@ from fmbseg.store.atomic import remove_abandoned
 from fmbseg.store.digest import file_digest
 from fmbseg.store.shards import (
     ShardedWork,
-    ShardReport,
     ShardStore,
+    StageReport,
     is_published,
     published_key,
     verify_published,
@@ -40,7 +40,7 @@ def write_numbers(records: Sequence[int], directory: Path) -> None:
     frame.to_parquet(directory / "numbers.parquet", index=False)
 
 
-def run(store: ShardStore) -> ShardReport:
+def run(store: ShardStore) -> StageReport:
     return ShardedWork(store, RECORDS, SHARD_SIZE, write_numbers).run(silent_progress())
 
 
@@ -65,14 +65,14 @@ def left_over(directory: Path) -> list[str]:
 
 
 def test_first_run_computes_and_second_takes_over(store: ShardStore) -> None:
-    assert run(store) == ShardReport(computed=4, taken_over=0)
-    assert run(store) == ShardReport(computed=0, taken_over=4)
+    assert run(store) == StageReport("squares", "k1", computed=4, taken_over=0)
+    assert run(store) == StageReport("squares", "k1", computed=0, taken_over=4)
     assert left_over(store.directory) == []
 
 
 def test_no_records(store: ShardStore) -> None:
     report = ShardedWork(store, [], SHARD_SIZE, write_numbers).run(silent_progress())
-    assert report == ShardReport(computed=0, taken_over=0)
+    assert report == StageReport("squares", "k1", computed=0, taken_over=0)
 
 
 def test_batches_never_cross_shards(store: ShardStore) -> None:
@@ -89,13 +89,13 @@ def test_batches_never_cross_shards(store: ShardStore) -> None:
 def test_another_key_is_another_place(store: ShardStore, tmp_path: Path) -> None:
     run(store)
     other = ShardStore(tmp_path / "shards", "squares", "k2")
-    assert run(other) == ShardReport(computed=4, taken_over=0)
+    assert run(other) == StageReport("squares", "k2", computed=4, taken_over=0)
 
 
 def test_another_shard_size_makes_all_shards_again(store: ShardStore, tmp_path: Path) -> None:
     run(store)
     report = ShardedWork(store, RECORDS, 5, write_numbers).run(silent_progress())
-    assert report == ShardReport(computed=2, taken_over=0)
+    assert report == StageReport("squares", "k1", computed=2, taken_over=0)
     store.publish(tmp_path / "out", count=2, manifest={})
     assert pd.read_parquet(tmp_path / "out" / "numbers.parquet")["number"].to_list() == RECORDS
 
@@ -115,7 +115,9 @@ def test_whoever_drives_the_work_may_try_each_shard_again(store: ShardStore) -> 
         work()
 
     sharded = ShardedWork(store, RECORDS, SHARD_SIZE, fail_first)
-    assert sharded.run(silent_progress(), twice) == ShardReport(computed=4, taken_over=0)
+    assert sharded.run(silent_progress(), twice) == StageReport(
+        "squares", "k1", computed=4, taken_over=0
+    )
     assert tries == [start for start in range(0, len(RECORDS), SHARD_SIZE) for _ in range(2)]
     assert left_over(store.directory) == []
 
@@ -130,7 +132,7 @@ def test_error_in_the_middle_keeps_what_is_finished(store: ShardStore) -> None:
         ShardedWork(store, RECORDS, SHARD_SIZE, fail_at_six).run(silent_progress())
     assert [store.has(index) for index in range(4)] == [True, True, False, False]
     assert left_over(store.directory) == []
-    assert run(store) == ShardReport(computed=2, taken_over=2)
+    assert run(store) == StageReport("squares", "k1", computed=2, taken_over=2)
 
 
 # Writes shards until the parent kills it; "ready" says that shard 2 is half written.
@@ -171,7 +173,7 @@ def test_killed_run_goes_on_and_gives_the_same_bytes(
     assert [store.has(index) for index in range(4)] == [True, True, False, False]
     assert len(left_over(store.directory)) == 1
 
-    assert run(store) == ShardReport(computed=2, taken_over=2)
+    assert run(store) == StageReport("squares", "k1", computed=2, taken_over=2)
     assert left_over(store.directory) == []
     uninterrupted = ShardStore(tmp_path / "other", "squares", "k1")
     run(uninterrupted)
@@ -216,7 +218,7 @@ def test_damaged_shard_is_made_again(
         path.unlink()
     else:
         path.write_bytes(b"")
-    assert run(store) == ShardReport(computed=1, taken_over=3)
+    assert run(store) == StageReport("squares", "k1", computed=1, taken_over=3)
     assert "shard 1 is damaged" in caplog.text
     assert publish(store, tmp_path / "after") == before
 

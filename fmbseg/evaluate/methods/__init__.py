@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmbseg.errors import ConfigError
-from fmbseg.stage.causes import CLIP, INFERENCE, SAM
-from fmbseg.stage.depends import Depends
+from fmbseg.stage.depends import CLIP, INFERENCE, SAM, Depends
 from fmbseg.store.paths import Paths
 
 
