@@ -39,7 +39,7 @@ class SharedStorage:
             # No file system of fsspec renames for sure; a half-written listing fails its check.
             self._files.put_file(str(folder / file), target)
 
-    def pull(self, name: str, folder: Path, listing: str) -> None:
+    def pull(self, folder: Path, name: str, listing: str) -> None:
         """Copy a folder from the storage to its final place, which it replaces.
 
         Raises:
