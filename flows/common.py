@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import aiohttp
 import httpx
 import torch
-from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
@@ -39,12 +38,9 @@ _CONNECTION = (
 
 def stored_key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str:
     """The cache key of a stage's task: the content key it was called with."""
+    # Prefect's own policies would not do: INPUTS hashes a path as text and TASK_SOURCE sees nothing
+    # of the library, so changed images or code would be a hit.
     return f"fmbseg-{parameters['stage'].replace('@', '-')}-{parameters['key']}"
-
-
-# Prefect's own policies would not do: INPUTS hashes a path as text and TASK_SOURCE sees nothing of
-# the library, so changed images or code would be a hit.
-STORED = CacheKeyFnPolicy(cache_key_fn=stored_key)
 
 
 def is_transient(error: object) -> bool:
@@ -80,25 +76,20 @@ def try_again(what: str, call: Callable[[], T]) -> T:
     Raises:
         StoreError: it failed every time in a way that may pass.
     """
-    for delay in RETRY_DELAYS:
+    delays = iter(RETRY_DELAYS)
+    while True:
         try:
             return call()
         except Exception as error:
             if not is_transient(error):
                 raise
-            reason = one_line(error)
+            reason, delay = one_line(error), next(delays, None)
+            if delay is None:
+                tries = f"{len(RETRY_DELAYS) + 1} times in a row"
+                raise StoreError(f"{what} failed {tries} ({reason}): run it again") from error
         # Outside the handler: its traceback holds the tensors of the failed try.
         _log.warning("%s: tried again in %.0f s (%s)", what, delay, reason)
         time.sleep(delay * random.uniform(1, 1 + RETRY_JITTER))
-    try:
-        return call()
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        tries = len(RETRY_DELAYS) + 1
-        raise StoreError(
-            f"{what} failed {tries} times in a row ({one_line(error)}): run it again"
-        ) from error
 
 
 def one_line(error: Exception) -> str:

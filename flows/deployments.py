@@ -35,18 +35,16 @@ _CONTAINER = "/project"
 def prefect_files() -> Mapping[str, str]:
     """The text of each file, by its path in the project."""
     mounted = {"prefect.deployments.steps.set_working_directory": {"directory": _CONTAINER}}
-    contents = {
-        "prefect.yaml": {"name": "fmbseg", "deployments": _deployments("fmbseg")},
-        "docker/prefect.yaml": {
-            "name": "fmbseg",
-            "pull": [mounted],
-            "deployments": _deployments("fmbseg-containers"),
-        },
+    pools: dict[str, tuple[str, dict[str, Any]]] = {
+        "prefect.yaml": ("fmbseg", {}),
+        "docker/prefect.yaml": ("fmbseg-containers", {"pull": [mounted]}),
     }
-    return {
-        name: f"{_MADE}{_ABOUT[name]}\n{yaml.safe_dump(content, sort_keys=False, width=100)}"
-        for name, content in contents.items()
-    }
+    files = {}
+    for name, (pool, more) in pools.items():
+        content = {"name": "fmbseg", **more, "deployments": _deployments(pool)}
+        text = yaml.safe_dump(content, sort_keys=False, width=100)
+        files[name] = f"{_MADE}{_ABOUT[name]}\n{text}"
+    return files
 
 
 def _deployments(pool: str) -> list[dict[str, Any]]:
@@ -59,28 +57,28 @@ def _deployments(pool: str) -> list[dict[str, Any]]:
         ("train", "Stage 2: the alignment head. Needs the pseudo labels.", train),
         ("evaluate", "Scores of the trained head and of all it is held beside.", rest),
     )
-    made: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "description": about,
-            "entrypoint": "flows/full.py:fmbseg",
-            "tags": ["fmbseg"],
-            "parameters": {"stages": [*stages]},
-            "work_pool": {"name": pool},
-        }
+    made = [
+        _deployment(pool, name, about, "full.py:fmbseg", [], {"stages": [*stages]})
         for name, about, stages in parts
     ]
-    return made + [
-        {
-            "name": name,
-            "description": f"Ablation: {study.about} ({', '.join(study.variants)}).",
-            "entrypoint": "flows/ablation.py:ablation",
-            "tags": ["fmbseg", "ablation"],
-            "parameters": {"study": name},
-            "work_pool": {"name": pool},
-        }
-        for name, study in STUDIES.items()
-    ]
+    for name, study in STUDIES.items():
+        about = f"Ablation: {study.about} ({', '.join(study.variants)})."
+        flow = "ablation.py:ablation"
+        made.append(_deployment(pool, name, about, flow, ["ablation"], {"study": name}))
+    return made
+
+
+def _deployment(
+    pool: str, name: str, about: str, flow: str, tags: Sequence[str], parameters: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": about,
+        "entrypoint": f"flows/{flow}",
+        "tags": ["fmbseg", *tags],
+        "parameters": parameters,
+        "work_pool": {"name": pool},
+    }
 
 
 def main() -> None:

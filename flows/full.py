@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.artifacts import show_results
+from flows.common import RETRIES
 from flows.parameters import (
     Overrides,
     Preset,
@@ -20,11 +26,14 @@ from flows.parameters import (
     effective_config,
     is_params_yaml,
 )
-from flows.record import is_dvc_project, record_stages
 from flows.scale import Scale, require_same_code
 from flows.stages import Report, call_task
+from fmbseg.config import Config
 from fmbseg.errors import FmbsegError
+from fmbseg.evaluate.results import current_results
 from fmbseg.pipeline.run import stage_names
+from fmbseg.store.paths import Paths
+from fmbseg.tracking.open import open_tracker
 
 
 @flow(name="fmbseg", description="Pseudo labels, alignment head and scores, in one run.")
@@ -61,7 +70,8 @@ def fmbseg(
             reports.append(call_task(name, config, root, Scale(runner, workers, storage)))
         # What is recorded is the files as they are at the end, and a run takes hours.
         same = is_params_yaml(names, config, root)
-        if record and same and is_dvc_project(root):
+        # A container may hold the code alone: there is nothing to record in.
+        if record and same and (root / ".dvc").is_dir() and (root / "dvc.yaml").is_file():
             require_same_code()
             record_stages(names, root)
     except FmbsegError as error:
@@ -77,3 +87,68 @@ def fmbseg(
         )
     show_results(config, root, reports)
     return reports
+
+
+# Titles of the table of results, and what each shows of one.
+_COLUMNS = {"method": "method", "benchmark": "benchmark", "mIoU, %": "miou"}
+_COLUMNS |= {"pixel accuracy, %": "pixel_accuracy", "images": "images"}
+
+
+class RecordError(RuntimeError):
+    """`dvc commit` failed; most often another DVC command holds its lock."""
+
+
+@task(
+    name="record",
+    task_run_name="record",
+    description="dvc commit: the results and what they were made from, into dvc.lock",
+    cache_policy=NO_CACHE,
+    **{**RETRIES, "retry_condition_fn": None},  # whatever DVC has said
+)
+def record_stages(names: Sequence[str], root: Path) -> None:
+    """Write the present results of stages into dvc.lock and DVC's cache, running nothing.
+
+    Args:
+        names: as in dvc.yaml, `evaluate@voc21`.
+        root: the workspace.
+
+    Raises:
+        RecordError: DVC refused; what it said.
+    """
+    # A commit takes more than a second for each stage, to ask about all of them takes three.
+    changed = json.loads(_dvc(root, "status", "--json", *names))
+    if stale := [name for name in names if name in changed]:
+        _dvc(root, "commit", "--force", "--quiet", *stale)
+
+
+def _dvc(root: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RecordError(" ".join((done.stderr or done.stdout).split()))
+    return done.stdout
+
+
+def show_results(config: Config, root: Path, reports: Sequence[Report]) -> None:
+    """Create the artifacts `fmbseg-miou` (a table) and `fmbseg-run` (Markdown).
+
+    Args:
+        config: all sections.
+        root: the workspace.
+        reports: of the stages that ran: stage, key, computed, taken_over.
+    """
+    paths = Paths(root)
+    results = current_results(paths.metrics)
+    rows = [{title: each.get(key) for title, key in _COLUMNS.items()} for each in results]
+    if rows:
+        create_table_artifact(rows, key="fmbseg-miou", description="mIoU of the present results")
+    lines = ["| stage | computed | taken over | key |", "|---|---:|---:|---|"]
+    lines += [
+        f"| {row['stage']} | {row['computed']} | {row['taken_over']} | `{row['key'][:12]}` |"
+        for row in reports
+    ]
+    link = open_tracker(config, root).run_link(config, paths)
+    if link and link.startswith("http"):
+        link = f"[{link}]({link})"
+    lines += ["", f"MLflow: {link or 'no run (tracking is off, or nothing was scored yet)'}"]
+    create_markdown_artifact("\n".join(lines), key="fmbseg-run", description="What this run did")

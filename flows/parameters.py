@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.fields import FieldInfo
@@ -54,7 +54,10 @@ def effective_config(
     """
     config = load_config(root / params)
     if preset is not None and preset != config.run.preset:
-        config = parse_config(_merged(config.model_dump(mode="json"), presets.preset(preset)))
+        raw = config.model_dump(mode="json")
+        for section, values in presets.preset(preset).items():
+            raw[section] |= values
+        config = parse_config(raw)
     return override_config(config, overrides)
 
 
@@ -65,13 +68,3 @@ def is_params_yaml(names: Iterable[str], config: Config, root: Path = Path("."))
         ConfigError: params.yaml is missing or not valid.
     """
     return makes_the_same(names, config, load_config(root / PARAMS))
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        inner = merged.get(key)
-        if isinstance(inner, Mapping) and isinstance(value, Mapping):
-            value = _merged(inner, value)
-        merged[key] = value
-    return merged

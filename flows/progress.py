@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TextIO, cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.common import one_line
 from fmbseg.machine.progress import LineProgress, Task
 
 _LEAST_WORK = 100  # seconds of work to a second of waiting for the server
@@ -30,7 +33,8 @@ class PrefectProgress:
     """
 
     def __init__(self, stage: str, logger: Logger, interval: float = 5.0) -> None:
-        self._stage = stage
+        # Prefect takes lower-case letters, digits and dashes.
+        self._key = re.sub("[^a-z0-9]", "-", f"progress-{stage}".lower())
         self._logger = logger
         self._interval = interval
         self._lines = LineProgress(cast(TextIO, _LogStream(logger)), interval=6 * interval)
@@ -39,62 +43,46 @@ class PrefectProgress:
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
         """See `fmbseg.machine.progress.Progress.task`."""
         with self._lines.task(description, total) as lines:
-            shown = _Shown(lines, self._stage, description, total, self._logger, self._interval)
+            shown = _Shown(lines, self._key, description, total, self._logger, self._interval)
             yield shown
-            shown.finish()
+            if shown.artifact is not None:
+                shown.show()
 
 
+@dataclass
 class _Shown:
     """One task, as lines and as an artifact."""
 
-    def __init__(
-        self,
-        lines: Task,
-        stage: str,
-        description: str,
-        total: int | None,
-        logger: Logger,
-        interval: float,
-    ) -> None:
-        self._lines = lines
-        self._key = artifact_key(f"progress-{stage}")
-        self._description = description
-        self._total = total
-        self._logger = logger
-        self._interval = interval
-        self._done = 0
-        self._last = time.monotonic()
-        self._artifact: UUID | None = None
+    lines: Task
+    key: str
+    description: str
+    total: int | None
+    logger: Logger
+    interval: float
+    done: int = 0
+    last: float = field(default_factory=time.monotonic)
+    artifact: UUID | None = None
 
     def advance(self, count: int = 1) -> None:
-        self._lines.advance(count)
-        self._done += count
-        if time.monotonic() - self._last >= self._interval:
-            self._show()
+        self.lines.advance(count)
+        self.done += count
+        if self.total and time.monotonic() - self.last >= self.interval:
+            self.show()
 
-    def finish(self) -> None:
-        if self._artifact is not None:
-            self._show()
-
-    def _show(self) -> None:
+    def show(self) -> None:
         start = time.monotonic()
-        self._tell_server()
-        self._last = time.monotonic()
-        self._interval = max(self._interval, _LEAST_WORK * (self._last - start))
-
-    def _tell_server(self) -> None:
-        if not self._total:
-            return
-        percent = min(100.0 * self._done / self._total, 100.0)
-        text = f"{self._description}: {self._done} of {self._total}"
+        percent = min(100.0 * self.done / (self.total or 1), 100.0)
+        text = f"{self.description}: {self.done} of {self.total}"
         try:
-            if self._artifact is None:
-                made = create_progress_artifact(percent, key=self._key, description=text)
-                self._artifact = made if isinstance(made, UUID) else None
+            if self.artifact is None:
+                made = create_progress_artifact(percent, key=self.key, description=text)
+                self.artifact = cast(UUID, made)
             else:
-                update_progress_artifact(self._artifact, percent, description=text)
+                update_progress_artifact(self.artifact, percent, description=text)
         except Exception as error:  # the server is away: the work goes on without being shown
-            self._logger.warning("progress could not be shown: %s", " ".join(str(error).split()))
+            self.logger.warning("progress could not be shown: %s", one_line(error))
+        self.last = time.monotonic()
+        self.interval = max(self.interval, _LEAST_WORK * (self.last - start))
 
 
 class _LogStream(io.TextIOBase):
@@ -107,8 +95,3 @@ class _LogStream(io.TextIOBase):
         if line := text.rstrip("\n"):
             self._logger.info(line)
         return len(text)
-
-
-def artifact_key(text: str) -> str:
-    """Prefect takes lower-case letters, digits and dashes."""
-    return "".join(char if char.isalnum() else "-" for char in text.lower())

@@ -84,10 +84,6 @@ class Order:
     code: str
     own_slots: bool
 
-    def place(self, name: str) -> str:
-        """Where the storage has an out or a shard that belongs to the stage under its key."""
-        return f"{self.stage}/{self.key}/{name}"
-
 
 def share_out(name: str, stage: Stage, scale: Scale) -> int:
     """Let the workers compute the missing shards of a stage; the stage's task publishes them.
@@ -126,9 +122,8 @@ def share_out(name: str, stage: Stage, scale: Scale) -> int:
     )
     storage = SharedStorage(scale.storage) if scale.storage else None
     if storage is not None:
-        for earlier in _earlier(stage):
-            place = work.out(earlier).place
-            _exchange(storage, partial(storage.push, place, order.place(earlier), MANIFEST))
+        for earlier in _earlier(order, stage):
+            _exchange(storage, partial(storage.push, *earlier, MANIFEST))
     mapped = shards.with_options(task_runner=task_runner(scale), flow_run_name=f"shards-{name}")
     # Processes started here have this machine's slot between them: one each would let them compute
     # one after another. A running cluster's workers are elsewhere, with slots of their own.
@@ -136,8 +131,7 @@ def share_out(name: str, stage: Stage, scale: Scale) -> int:
         mapped(order, missing)
     if storage is not None:
         for index in missing:
-            place, shard = sharded.store.shard_path(index), order.place(_shard(sharded, index))
-            _exchange(storage, partial(storage.pull, shard, place, DIGEST))
+            _exchange(storage, partial(storage.pull, *_shard(order, sharded, index), DIGEST))
     if left := sharded.missing():
         raise StoreError(
             f"{name}: {len(left)} of the workers' {len(missing)} shards are not here: they share "
@@ -221,8 +215,7 @@ def compute_shard(order: Order, index: int) -> str:
         if not work.store.has(index):
             work.compute(index)
     if order.storage:
-        storage, shard = SharedStorage(order.storage), order.place(_shard(work, index))
-        storage.push(work.store.shard_path(index), shard, DIGEST)
+        SharedStorage(order.storage).push(*_shard(order, work, index), DIGEST)
     return f"{os.uname().nodename}:{os.getpid()}"
 
 
@@ -233,9 +226,8 @@ def _open(order: Order) -> ShardedWork[Any]:
     config = parse_config(json.loads(order.config))
     stage = open_stage(order.stage, config, Paths(root), silent_progress())
     if order.storage:
-        for earlier in _earlier(stage):
-            place = stage.work.out(earlier).place
-            SharedStorage(order.storage).pull(order.place(earlier), place, MANIFEST)
+        for earlier in _earlier(order, stage):
+            SharedStorage(order.storage).pull(*earlier, MANIFEST)
     work = stage.shards()
     if work is None or stage.key != order.key:
         raise StoreError(
@@ -246,14 +238,17 @@ def _open(order: Order) -> ShardedWork[Any]:
     return work
 
 
-def _earlier(stage: Stage) -> list[str]:
-    """The stages whose outs it reads."""
-    return [name for name in stage.row.inputs if name in ROWS]
+def _earlier(order: Order, stage: Stage) -> list[tuple[Path, str]]:
+    """The outs that a stage reads: their folders, and their names in the storage."""
+    names = [name for name in stage.row.inputs if name in ROWS]
+    return [(stage.work.out(name).place, f"{order.stage}/{order.key}/{name}") for name in names]
 
 
-def _shard(work: ShardedWork[Any], index: int) -> str:
+def _shard(order: Order, work: ShardedWork[Any], index: int) -> tuple[Path, str]:
+    """The folder of a shard, and its name in the storage."""
     # With the layout: under one key shards may be cut in several ways.
-    return f"{len(work.records)}x{work.size}/{index:06d}"
+    layout = f"{len(work.records)}x{work.size}"
+    return work.store.shard_path(index), f"{order.stage}/{order.key}/{layout}/{index:06d}"
 
 
 def _exchange(storage: SharedStorage, work: Callable[[], None]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -41,14 +39,17 @@ class SharedStorage:
             # No file system of fsspec renames for sure; a half-written listing fails its check.
             self._files.put_file(str(folder / file), target)
 
-    def pull(self, name: str, folder: Path, listing: str) -> None:
+    def pull(self, folder: Path, name: str, listing: str) -> None:
         """Copy a folder from the storage to its final place, which it replaces.
 
         Raises:
             StoreError: it is not in the storage, or damaged there.
         """
         place = f"{self._root}/{name}"
-        with _one_at_a_time(folder):
+        # A folder of its own: `atomic` locks the parent itself while it makes a temporary one.
+        mark = folder.parent / f".{folder.name}.lock"
+        mark.mkdir(parents=True, exist_ok=True)
+        with atomic.lock(mark):
             if atomic.damage(folder, listing) is None and self._same(place, folder, listing):
                 return  # another process of this machine was faster
             with atomic.temporary_directory(folder.parent, folder.name) as temporary:
@@ -68,12 +69,3 @@ class SharedStorage:
         except FileNotFoundError:
             return False
         return there == (folder / listing).read_bytes()
-
-
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    # A file of its own: `atomic` locks the parent folder itself while it makes a temporary one.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

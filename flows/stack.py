@@ -16,20 +16,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import WorkerStatus
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.common import slot_name
+from flows.common import one_line, slot_name
 from fmbseg.errors import ConfigError, FmbsegError
 
 HOST = "127.0.0.1"
@@ -271,10 +269,9 @@ def serves(stack: Stack, port: int, url: str) -> bool:
         with suppress(psutil.Error):
             found = process.net_connections(kind="tcp")
             listening |= {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
-    # No proxy stands between this machine and itself.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with suppress(OSError):
-        return port in listening and opener.open(url, timeout=10).status == HTTPStatus.OK
+    with suppress(httpx.HTTPError):
+        # No proxy stands between this machine and itself.
+        return port in listening and httpx.get(url, timeout=10, trust_env=False).is_success
     return False
 
 
@@ -300,13 +297,9 @@ def _is_whole(stack: Stack) -> bool:
 
 
 def _has_worker(client: SyncPrefectClient) -> bool:
-    try:
-        workers = client.read_workers_for_work_pool(POOL)
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != HTTPStatus.NOT_FOUND:
-            raise
-        return False  # the worker makes the pool when it starts
-    return any(worker.status == WorkerStatus.ONLINE for worker in workers)
+    # The worker makes the pool when it starts; one that is paused has its worker all the same.
+    pools = client.read_work_pools()
+    return any(pool.name == POOL and pool.status != WorkPoolStatus.NOT_READY for pool in pools)
 
 
 def main() -> None:
@@ -317,7 +310,7 @@ def main() -> None:
             raise ConfigError("use `python -m flows.stack start`, `deploy` or `stop`")
         actions[sys.argv[1]](open_stack())
     except FmbsegError as error:
-        print("fmbseg: " + " ".join(str(error).split()), file=sys.stderr)
+        print(f"fmbseg: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

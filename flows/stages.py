@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 from prefect import Flow, Task, flow, get_run_logger, task
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Failed
 
-from flows.common import RETRIES, STORED, gpu_slot, try_again
+from flows.common import RETRIES, gpu_slot, one_line, stored_key, try_again
 from flows.parameters import PARAMS, Overrides, Preset, effective_config
 from flows.progress import PrefectProgress
 from flows.scale import HERE, Scale, require_same_code, share_out
 from fmbseg.config import Config
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import ConfigError, FmbsegError
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import find_row, open_stage, run_stage, stage_names
 from fmbseg.pipeline.table import ROWS
@@ -59,7 +62,7 @@ TASKS: Mapping[str, Task[..., Report]] = {
         name=row.name,
         description=row.summary,
         task_run_name="{stage}",
-        cache_policy=STORED,
+        cache_key_fn=stored_key,
         persist_result=True,
         result_serializer="json",
         **RETRIES,
@@ -90,14 +93,9 @@ def call_task(name: str, config: Config, root: Path, scale: Scale = HERE) -> Rep
     key, published = try_again(f"looking for {name}", lambda: (stage.key, stage.published))
     shared_out = 0 if published else share_out(name, stage, scale)
     called = TASKS[stage.row.name].with_options(refresh_cache=not published)
-    given: dict[str, Any] = {
-        "stage": name,
-        "key": key,
-        "config": config,
-        "root": root,
-        "published": published,
-    }
-    done = cast("State[Report]", called(**given, return_state=True))
+    done: Any = called(
+        stage=name, key=key, config=config, root=root, published=published, return_state=True
+    )
     report: Report = done.result()
     if done.name == "Cached":  # what the earlier run computed is taken over by this one
         shards = report["computed"] + report["taken_over"]
@@ -137,3 +135,36 @@ def _flow(name: str) -> Flow[..., list[Report] | State[object]]:
 
 
 FLOWS: Mapping[str, Flow[..., list[Report] | State[object]]] = {name: _flow(name) for name in ROWS}
+
+
+def run_through_prefect(stage: str, overrides: Sequence[str], params: Path) -> list[Report]:
+    """Run the flow of a stage in this process: `fmbseg run` where PREFECT_API_URL names a server.
+
+    The server shows it, and its task cache counts.
+
+    Args:
+        stage: as in `fmbseg run`, `evaluate@voc21` for one benchmark.
+        overrides: section.key=value.
+        params: the parameters' file.
+
+    Returns:
+        A report a task: stage, key, computed, taken_over.
+
+    Raises:
+        ConfigError: the server does not answer.
+        FmbsegError: as the stage.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pools(limit=1)  # /health would also answer a wrong password
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            raise ConfigError(
+                f"PREFECT_API_URL is {os.environ['PREFECT_API_URL']}, and nothing answers there "
+                f"({one_line(error)}): start it (`make stack`), or unset the variable"
+            ) from error
+    name, _, benchmark = stage.partition("@")
+    given = {"overrides": overrides, "benchmark": benchmark or None, "params": params}
+    state = cast("State[list[Report]]", FLOWS[name](**given, return_state=True))
+    if not state.is_completed():
+        raise FmbsegError(state.message or f"the flow of {stage} ended {state.name}")
+    return state.result()

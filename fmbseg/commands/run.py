@@ -64,7 +64,7 @@ def _run(
             )
         # The flows are the project's: nothing is installed under so general a name.
         sys.path.insert(0, os.getcwd())
-        from flows.client import run_through_prefect
+        from flows.stages import run_through_prefect
 
         return run_through_prefect(stage, overrides, params)
     from fmbseg.machine.progress import console_progress

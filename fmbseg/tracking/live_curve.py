@@ -4,38 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fmbseg.tracking.run_content import Curve
+from fmbseg.tracking.run_content import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-Point = tuple[int, str, float]  # epoch, metric, value
-
-_MOST_PARAMS, _MOST_METRICS = 100, 1000  # MLflow's limits of one batch
 _FLUSH_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Attempt:
-    """What came of a block that never fails."""
-
-    succeeded: bool = False
-
-
 @contextmanager
-def never_fails(what: str) -> Iterator[Attempt]:
+def never_fails(what: str) -> Iterator[None]:
     """Turns any error into one warning: results are on disk, tracking must not lose them."""
-    attempt = Attempt()
     try:
-        yield attempt
-        attempt.succeeded = True
+        yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         _log.warning("%s is not in MLflow (%s); its results are complete on disk", what, reason)
@@ -58,14 +45,14 @@ class LiveCurve:
         self._connect = connect
         self._begin = begin
         self._name = name
-        self._waiting: Curve = []
+        self._waiting: list[Point] = []
         self._steps: set[int] = set()
         self._flushed = 0.0
         self._broken = False
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of an epoch; every few seconds they are logged. Never raises."""
-        self._waiting.append((step, dict(metrics)))
+        self._waiting += [(step, key, value) for key, value in metrics.items()]
         if not self._broken and time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self._broken = True
             with never_fails(f"the live curve of {self._name}"):
@@ -77,16 +64,11 @@ class LiveCurve:
         if self.run_id is None:
             self.run_id, self._steps = self._begin()
         # An epoch that was logged before a kill may be done again: it stays one point.
-        new = [(step, metrics) for step, metrics in self._waiting if step not in self._steps]
-        log_curve(self._connect()[0], self.run_id, new)
-        self._steps |= {step for step, _ in new}
+        new = [point for point in self._waiting if point[0] not in self._steps]
+        log_points(self._connect()[0], self.run_id, new)
+        self._steps |= {step for step, _, _ in new}
         self._waiting = []
         self._flushed = time.monotonic()
-
-
-def flat(curve: Curve) -> set[Point]:
-    """The points of a curve."""
-    return {(step, key, value) for step, row in curve for key, value in row.items()}
 
 
 def logged_points(client: MlflowClient, run: Run) -> set[Point]:
@@ -98,14 +80,19 @@ def logged_points(client: MlflowClient, run: Run) -> set[Point]:
     return {(point.step, point.key, point.value) for point in history}
 
 
-def log_curve(client: MlflowClient, run_id: str, curve: Curve) -> None:
+def log_points(client: MlflowClient, run_id: str, points: Iterable[Point]) -> None:
     """Log metrics by step, in as few requests as MLflow allows."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, step) for step, row in curve for key, value in row.items()]
-    for start in range(0, len(metrics), _MOST_METRICS):
-        client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
+    client.log_batch(run_id, [Metric(key, value, now, step) for step, key, value in points])
+
+
+def add_metrics(client: MlflowClient, run: Run, metrics: Mapping[str, float]) -> None:
+    """Log the metrics that a run does not have yet with these values."""
+    known = run.data.metrics
+    new = [(0, key, value) for key, value in metrics.items() if known.get(key) != value]
+    log_points(client, run.info.run_id, new)
 
 
 def add_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> None:
@@ -113,6 +100,5 @@ def add_params(client: MlflowClient, run: Run, params: Mapping[str, str]) -> Non
     from mlflow.entities import Param
 
     known = run.data.params
-    entries = [Param(key, value) for key, value in params.items() if key not in known]
-    for start in range(0, len(entries), _MOST_PARAMS):
-        client.log_batch(run.info.run_id, params=entries[start : start + _MOST_PARAMS])
+    new = [Param(key, value) for key, value in params.items() if key not in known]
+    client.log_batch(run.info.run_id, params=new)

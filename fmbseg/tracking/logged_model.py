@@ -17,7 +17,6 @@ from fmbseg.align.record import HEAD, RECORD
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
 
 CHAMPION = "champion"
 _MODEL_ID = "fmbseg.model_id"
@@ -69,22 +68,18 @@ def promote(client: MlflowClient, name: str, run_id: str, model_id: str, benchma
     Returns:
         Whether it is the champion now.
     """
-    from mlflow.exceptions import MlflowException
-
     run = client.get_run(run_id)
     score = run.data.metrics.get(f"miou/{benchmark}")
     if score is None:
         return False
-    if not any(model.name == name for model in client.search_registered_models(f"name='{name}'")):
-        client.create_registered_model(name)
-    try:
-        champion = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        champion = None  # there is none yet
-    if champion is not None and champion.run_id is not None:
-        if champion.run_id == run_id:
-            return True
-        other = client.get_run(champion.run_id)
+    found = client.search_registered_models(f"name='{name}'")
+    model = found[0] if found else client.create_registered_model(name)
+    version = model.aliases.get(CHAMPION)
+    champion = None if version is None else client.get_model_version(name, version).run_id
+    if champion == run_id:
+        return True
+    if champion is not None:
+        other = client.get_run(champion)
         best = other.data.metrics.get(f"miou/{benchmark}")
         images = f"benchmark.{benchmark}"
         if best is None or run.data.tags.get(images) != other.data.tags.get(images):
@@ -108,6 +103,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     """Write an MLflow model: the code, the checkpoint, signature and an input example."""
     import mlflow.pyfunc
     import pandas as pd
+    from mlflow.models import infer_signature
 
     copy.mkdir()
     for name in (RECORD, HEAD):
@@ -115,6 +111,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")
     example = pd.DataFrame({"image": [stream.getvalue()]})
+    answer = pd.DataFrame({"label_png": [""], "classes": [""]})
     with warnings.catch_warnings():
         # It asks for type hints, from which it would make a signature; there is one.
         warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
@@ -122,20 +119,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
             folder,
             python_model=str(_CODE),
             artifacts={"checkpoint": str(copy)},
-            signature=_signature(),
+            signature=infer_signature(example, answer, {"classes": ""}),
             input_example=(example, {"classes": "sky, grass"}),
             pip_requirements=[f"fmbseg=={__version__}"],
         )
-
-
-def _signature() -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema(
-            [ColSpec(DataType.string, "label_png"), ColSpec(DataType.string, "classes")]
-        ),
-        params=ParamSchema([ParamSpec("classes", DataType.string, "")]),
-    )

@@ -11,10 +11,10 @@ import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fmbseg.config import Config, TrackingSection
 from fmbseg.store.paths import project_folder
-from fmbseg.tracking.address import tracking_uri
 from fmbseg.tracking.live_curve import add_params
 from fmbseg.tracking.run_content import run_key, run_name, run_params
 
@@ -127,14 +127,42 @@ class ExperimentRuns:
 
     def _experiment(self, client: MlflowClient, uri: str) -> str:
         name = self._section.experiment
-        if (found := client.get_experiment_by_name(name)) is not None:
-            return str(found.experiment_id)
-        # A server knows where artefacts go; beside a local database they go into mlruns/.
-        local = uri.startswith("sqlite")
-        place = (project_folder(self._root).resolve() / "mlruns").as_uri() if local else None
-        try:
-            return str(client.create_experiment(name, artifact_location=place))
-        except Exception:
-            if (found := client.get_experiment_by_name(name)) is None:
-                raise
-            return str(found.experiment_id)  # another process was faster
+        if (found := client.get_experiment_by_name(name)) is None:
+            # A server knows where artefacts go; beside a local database they go into mlruns/.
+            local = uri.startswith("sqlite")
+            place = (project_folder(self._root).resolve() / "mlruns").as_uri() if local else None
+            try:
+                return str(client.create_experiment(name, artifact_location=place))
+            except Exception:  # perhaps another process was faster
+                if (found := client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
+
+
+def tracking_uri(uri: str, root: Path) -> str:
+    """The address to log to: `MLFLOW_TRACKING_URI` where it is set, otherwise `uri`.
+
+    A relative SQLite path is taken from the project itself, also in the copies of it that DVC
+    makes below `.dvc/tmp/exps` for queued experiments.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or uri
+    scheme, separator, name = uri.partition(":///")
+    if not separator or not scheme.startswith("sqlite") or name.startswith("/"):
+        return uri
+    return f"{scheme}:///{project_folder(root).resolve() / name}"
+
+
+def ui_address(uri: str) -> str | None:
+    """Where a browser finds MLflow's pages: `FMBSEG_MLFLOW_UI` where it is set, otherwise `uri`.
+
+    A server among containers has a name that only they know. A password in `uri` is left out.
+
+    Args:
+        uri: the address that runs are logged to; a database has no pages.
+    """
+    if own := os.environ.get("FMBSEG_MLFLOW_UI"):
+        return own.rstrip("/")
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"}:
+        return None
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")

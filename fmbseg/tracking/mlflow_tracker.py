@@ -18,34 +18,38 @@ from typing import Any
 from fmbseg.align.record import HEAD, RECORD, recorded_sha256
 from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.results import read_result
 from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_key
-from fmbseg.tracking.address import tracking_uri, ui_address
 from fmbseg.tracking.live_curve import (
     LiveCurve,
+    add_metrics,
     add_params,
-    flat,
-    log_curve,
+    log_points,
     logged_points,
     never_fails,
 )
 from fmbseg.tracking.logged_model import log_checkpoint, promote
-from fmbseg.tracking.mlflow_runs import CHECKPOINT, PARENT, TRAINING, ExperimentRuns
+from fmbseg.tracking.mlflow_runs import (
+    CHECKPOINT,
+    PARENT,
+    TRAINING,
+    ExperimentRuns,
+    tracking_uri,
+    ui_address,
+)
 from fmbseg.tracking.run_content import (
-    TrackedData,
     class_table,
-    evaluation_data,
+    labelled_images,
     protocol,
     read_curve,
-    read_json,
     run_key,
     scored_images,
     scores,
     stage_figures,
     trained_labels,
-    training_data,
 )
 
 _LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
@@ -73,31 +77,27 @@ class MlflowTracker(Tracker):
             with never_fails(f"the end of training-{method}"):
                 self._fail(curve)
             raise
-        if curve.run_id is None:
-            self.trained(config, method, checkpoint)
-            return
-        with never_fails(f"the training of {method}"):
-            self._add_trained(config, method, checkpoint)
+        self._trained(config, method, checkpoint, begun=curve.run_id is not None)
 
     def trained(self, config: Config, method: str, checkpoint: Path) -> None:
         """See `Tracker.trained`."""
+        self._trained(config, method, checkpoint, begun=False)
+
+    def _trained(self, config: Config, method: str, checkpoint: Path, begun: bool) -> None:
         with never_fails(f"the training of {method}"):
             sha256 = recorded_sha256(checkpoint)
             if sha256 is None:
                 return
             known = self._runs.find(run_key(config, method, sha256))
-            if known is None or known.data.tags.get(f"{_LOGGED}training") != sha256:
-                self._add_trained(config, method, checkpoint)
-
-    def _add_trained(self, config: Config, method: str, checkpoint: Path) -> None:
-        sha256 = recorded_sha256(checkpoint)
-        if sha256 is None:
-            return
-        run_id = self._runs.obtain(config, method, sha256, published_key(checkpoint)).info.run_id
-        self._add_training(run_id, method, checkpoint, sha256)
-        client, _ = self._runs.open()
-        client.set_terminated(run_id, "FINISHED")
-        client.set_tag(run_id, f"{_LOGGED}training", sha256)
+            tags = {} if known is None else known.data.tags
+            if not begun and tags.get(f"{_LOGGED}training") == sha256:
+                return
+            training = published_key(checkpoint)
+            run_id = self._runs.obtain(config, method, sha256, training).info.run_id
+            self._add_training(run_id, method, checkpoint, sha256)
+            client, _ = self._runs.open()
+            client.set_terminated(run_id, "FINISHED")
+            client.set_tag(run_id, f"{_LOGGED}training", sha256)
 
     def evaluation(
         self,
@@ -110,40 +110,33 @@ class MlflowTracker(Tracker):
         """See `Tracker.evaluation`."""
         for benchmark in benchmarks:
             with never_fails(f"the evaluation of {method} on {benchmark}"):
-                result = read_json(paths.metrics / method / f"{benchmark}.json")
-                mark = self._mark(config, paths, method, benchmark, result)
-                known = self._runs.find(run_key(config, method, result["checkpoint_sha256"]))
-                if known is None or known.data.tags.get(f"{_LOGGED}{benchmark}") != mark:
-                    self._add_evaluation(config, paths, method, benchmark, result, overlay, mark)
+                self._add_evaluation(config, paths, method, benchmark, overlay)
 
     def _mark(
         self, config: Config, paths: Paths, method: str, benchmark: str, result: Mapping[str, Any]
     ) -> str:
         """Digest of all that an evaluation logs; equal: everything is there already."""
         entry = config.evaluate.benchmarks.get(benchmark)
-        labels = trained_labels(paths) if method == "fmbseg" else None
         section = self._section
         return json_digest(
             [
                 result,
                 None if entry is None else entry.model_dump(),
-                None if labels is None else labels.digest,
+                trained_labels(paths) if method == "fmbseg" else None,
                 [section.model, section.champion_benchmark],
             ]
         )
 
     def _add_evaluation(
-        self,
-        config: Config,
-        paths: Paths,
-        method: str,
-        benchmark: str,
-        result: Mapping[str, Any],
-        overlay: Overlay | None,
-        mark: str,
+        self, config: Config, paths: Paths, method: str, benchmark: str, overlay: Overlay | None
     ) -> None:
         client, _ = self._runs.open()
+        result = read_result(paths.metrics / method / f"{benchmark}.json")
         sha256 = result["checkpoint_sha256"]
+        known = self._runs.find(run_key(config, method, sha256))
+        mark = self._mark(config, paths, method, benchmark, result)
+        if known is not None and known.data.tags.get(f"{_LOGGED}{benchmark}") == mark:
+            return
         trained = METHODS[method].head_folder(paths)
         if trained is not None and sha256 != recorded_sha256(trained):
             trained = None  # another head lies there by now
@@ -152,29 +145,37 @@ class MlflowTracker(Tracker):
         if trained is not None:
             self._add_training(run_id, method, trained, sha256)
         self._add_scores(run_id, config, paths.metrics / method, benchmark, result)
-        parts = []
-        if overlay is not None:
-            with never_fails(f"the picture of {benchmark}") as part:
-                if (picture := overlay(benchmark)) is not None:
-                    client.log_image(run_id, picture, artifact_file=f"overlay/{benchmark}.png")
-            parts.append(part)
-        with never_fails(f"the data set of {benchmark}") as part:
-            self._add_data(run_id, evaluation_data(config, benchmark, result))
-        parts.append(part)
         client.set_terminated(run_id, "FINISHED")
+        truth = partial(self._add_truth, run_id, config, benchmark, result)
+        parts = {f"the data set of {benchmark}": truth}
+        if overlay is not None:
+            picture = partial(self._add_picture, run_id, benchmark, overlay)
+            parts[f"the picture of {benchmark}"] = picture
         if method == "fmbseg" and trained is not None:
-            with never_fails("the model of this run") as part:
-                self._add_model(run_id, trained)
-            parts.append(part)
-            with never_fails("what the stages took") as part:
-                self._add_stages(run_id, config, paths)
-            parts.append(part)
+            parts["the model of this run"] = partial(self._add_model, run_id, trained)
+            parts["what the stages took"] = partial(self._add_stages, run_id, config, paths)
         if method in ("fmbseg", "pseudo"):
-            with never_fails("the score of the pseudo labels") as part:
-                self._add_label_scores(config, paths)
-            parts.append(part)
-        if (trained is not None or sha256 is None) and all(part.succeeded for part in parts):
+            parts["the score of the pseudo labels"] = partial(self._add_label_scores, config, paths)
+        done = 0
+        for what, add in parts.items():
+            with never_fails(what):
+                add()
+                done += 1
+        if (trained is not None or sha256 is None) and done == len(parts):
             client.set_tag(run_id, f"{_LOGGED}{benchmark}", mark)
+
+    def _add_picture(self, run_id: str, benchmark: str, overlay: Overlay) -> None:
+        client, _ = self._runs.open()
+        if (picture := overlay(benchmark)) is not None:
+            client.log_image(run_id, picture, artifact_file=f"overlay/{benchmark}.png")
+
+    def _add_truth(
+        self, run_id: str, config: Config, benchmark: str, result: Mapping[str, Any]
+    ) -> None:
+        entry, digest = config.evaluate.benchmarks.get(benchmark), result.get("samples_sha256")
+        if entry is not None and digest is not None:
+            name = f"{benchmark}/{entry.split}"
+            self._add_data(run_id, name, digest, entry.root, "evaluation")
 
     def _add_stages(self, run_id: str, config: Config, paths: Paths) -> None:
         labels = trained_labels(paths)
@@ -182,9 +183,12 @@ class MlflowTracker(Tracker):
             return
         client, _ = self._runs.open()
         logged = client.get_run(run_id).data.metrics
-        new = {k: v for k, v in stage_figures(config, paths, labels).items() if k not in logged}
-        log_curve(client, run_id, [(0, new)])
-        self._add_data(run_id, training_data(config, paths, labels))
+        figures = stage_figures(config, paths).items()
+        log_points(client, run_id, [(0, key, v) for key, v in figures if key not in logged])
+        data, place = config.data, paths.label.relative_to(paths.root).as_posix()
+        _, images = labelled_images(paths)
+        self._add_data(run_id, f"{data.name}/{data.split}", images, data.root, "training")
+        self._add_data(run_id, "pseudo labels", labels, place, "training")
 
     def _add_label_scores(self, config: Config, paths: Paths) -> None:
         """Gives the run of the present head what stage 1 scores with the same parameters.
@@ -197,29 +201,24 @@ class MlflowTracker(Tracker):
         if head is None or labels is None:
             return
         scored = {k: v for k, v in labels.data.metrics.items() if k.startswith("miou/")}
-        found = {f"pseudo_labels/{key}": value for key, value in scored.items()}
-        new = {k: v for k, v in found.items() if head.data.metrics.get(k) != v}
-        log_curve(client, head.info.run_id, [(0, new)])
+        add_metrics(client, head, {f"pseudo_labels/{key}": v for key, v in scored.items()})
 
-    def _add_data(self, run_id: str, data: Sequence[TrackedData]) -> None:
+    def _add_data(self, run_id: str, name: str, digest: str, place: str, context: str) -> None:
+        """List a data set in a run; what is listed already MLflow does not list again.
+
+        Args:
+            run_id: of the run.
+            name: data set and split.
+            digest: of its content, hex.
+            place: where it lies, relative to the workspace.
+            context: training or evaluation.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         client, _ = self._runs.open()
-        logged = client.get_run(run_id).inputs
-        sets = [entry.dataset for entry in logged.dataset_inputs] if logged else []
-        known = {(each.name, each.digest) for each in sets}
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    each.name, each.digest[:_DIGEST], "local", json.dumps({"uri": each.source})
-                ),
-                [InputTag("mlflow.data.context", each.context)],
-            )
-            for each in data
-            if (each.name, each.digest[:_DIGEST]) not in known
-        ]
-        if inputs:
-            client.log_inputs(run_id, inputs)
+        data = Dataset(name, digest[:_DIGEST], "local", json.dumps({"uri": place}))
+        context_tag = InputTag("mlflow.data.context", context)
+        client.log_inputs(run_id, [DatasetInput(data, [context_tag])])
 
     def _add_model(self, run_id: str, checkpoint: Path) -> None:
         client, experiment = self._runs.open()
@@ -231,14 +230,12 @@ class MlflowTracker(Tracker):
         """See `Tracker.run_link`."""
         link: str | None = None
         with never_fails("the link to the run"):
-            _, experiment = self._runs.open()
             run = self._runs.find(run_key(config, "fmbseg", recorded_sha256(paths.align)))
             pages = ui_address(tracking_uri(self._section.uri, self._root))
             if run is not None:
-                run_id = run.info.run_id
-                link = f"run {run_id} (`make ui`)"
+                link = f"run {run.info.run_id} (`make ui`)"
                 if pages is not None:
-                    link = f"{pages}/#/experiments/{experiment}/runs/{run_id}"
+                    link = f"{pages}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
         return link
 
     def _add_scores(
@@ -250,17 +247,17 @@ class MlflowTracker(Tracker):
         results = {benchmark: result}
         for name in config.evaluate.benchmarks:
             path = folder / f"{name}.json"
-            other = read_json(path) if name != benchmark and path.is_file() else {}
-            if other and protocol(other) == protocol(result):
-                results[name] = other
-        data = client.get_run(run_id).data
+            if name != benchmark and path.is_file():
+                other = read_result(path)
+                if protocol(other) == protocol(result):
+                    results[name] = other
+        run = client.get_run(run_id)
         for name, values in results.items():
             images = scored_images(config, name, values)
             tag, mark = f"{_LOGGED}scores.{name}", json_digest([values, images])
-            if data.tags.get(tag) == mark:
+            if run.data.tags.get(tag) == mark:
                 continue
-            new = {k: v for k, v in scores(values, name).items() if data.metrics.get(k) != v}
-            log_curve(client, run_id, [(0, new)])
+            add_metrics(client, run, scores(values, name))
             client.log_text(run_id, class_table(values), f"per_class_iou/{name}.csv")
             self._add_child(run_id, name, values)
             if images is not None:
@@ -278,8 +275,7 @@ class MlflowTracker(Tracker):
         shown = {key: str(value) for key, value in result["protocol"].items()}
         add_params(client, child, {"benchmark": benchmark, **shown})
         own = {k.removesuffix(f"/{benchmark}"): v for k, v in scores(result, benchmark).items()}
-        new = {key: value for key, value in own.items() if child.data.metrics.get(key) != value}
-        log_curve(client, child.info.run_id, [(0, new)])
+        add_metrics(client, child, own)
         client.set_terminated(child.info.run_id, "FINISHED")
 
     def _add_training(self, run_id: str, method: str, checkpoint: Path, sha256: str) -> None:
@@ -299,7 +295,7 @@ class MlflowTracker(Tracker):
             return
         curve = read_curve(checkpoint / "curve.csv")
         child = begun or child
-        if child is not None and logged_points(client, child) - flat(curve):
+        if child is not None and logged_points(client, child) - {*curve}:
             # Two tries of one training are equal on one machine, not on two: what a try logged that
             # did not get to this head would be a curve of neither.
             client.delete_run(child.info.run_id)
@@ -309,7 +305,7 @@ class MlflowTracker(Tracker):
         for tag, value in ((PARENT, run_id), (TRAINING, key or ""), (CHECKPOINT, sha256)):
             client.set_tag(child.info.run_id, tag, value)
         steps = {step for step, _, _ in logged_points(client, child)}
-        log_curve(client, child.info.run_id, [row for row in curve if row[0] not in steps])
+        log_points(client, child.info.run_id, [each for each in curve if each[0] not in steps])
         client.set_terminated(child.info.run_id, "FINISHED")
 
     def _begin(self, config: Config, method: str, key: Callable[[], str]) -> tuple[str, set[int]]:

@@ -35,11 +35,6 @@ class Performance:
     peak_memory_mb: float = 0.0
     peak_gpu_memory_mb: float = 0.0
 
-    @property
-    def images_per_second(self) -> float:
-        """Throughput."""
-        return self.images / self.seconds if self.seconds else 0.0
-
 
 @contextmanager
 def measured() -> Iterator[Performance]:

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from fmbseg.store.paths import Paths
 from fmbseg.store.shards import MANIFEST, published_digest, published_key
 from fmbseg.tracking.performance import recall
 
-Curve = list[tuple[int, dict[str, float]]]
+Point = tuple[int, str, float]  # epoch, metric, value
 
 # Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
 # parameters: one can be added to a run that is already there.
@@ -57,31 +56,23 @@ def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
     return f"{method}-{what}-{run_key(config, method, checkpoint_sha256)[:8]}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises OSError or ValueError."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
-
-
-def read_curve(path: Path) -> Curve:
-    """A training curve `epoch,loss,lr,...` -> (epoch, metrics of that epoch)."""
+def read_curve(path: Path) -> list[Point]:
+    """The points of a training curve, a table `epoch,loss,lr,...`."""
     with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return [
-        (int(row["epoch"]), {key: float(value) for key, value in row.items() if key != "epoch"})
-        for row in rows
-    ]
+        return [
+            (int(row["epoch"]), key, float(value))
+            for row in csv.DictReader(stream)
+            for key, value in row.items()
+            if key != "epoch"
+        ]
 
 
 def class_table(result: Mapping[str, Any]) -> str:
     """CSV `class,iou` of one result; a class that occurs nowhere has no value."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "iou"])
-    for name, iou in result["per_class_iou"].items():
-        writer.writerow([name, "" if iou is None else f"{iou:.4f}"])
+    ious = result["per_class_iou"].items()
+    rows = [(name, "" if iou is None else f"{iou:.4f}") for name, iou in ious]
+    csv.writer(text, lineterminator="\n").writerows([("class", "iou"), *rows])
     return text.getvalue()
 
 
@@ -115,35 +106,25 @@ def protocol(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"checkpoint_sha256": result["checkpoint_sha256"], **own}
 
 
-@dataclass(frozen=True)
-class TrainedLabels:
-    """The pseudo labels that are there, known to be those that the present head was trained on.
-
-    Attributes:
-        digest: of the out, hex.
-        images_digest: of the images they label, hex.
-        images: how many these are.
-    """
-
-    digest: str
-    images_digest: str
-    images: int
-
-
-def trained_labels(paths: Paths) -> TrainedLabels | None:
-    """What the present head was trained on; None where there is no head, or it had other labels."""
+def trained_labels(paths: Paths) -> str | None:
+    """Digest of the present pseudo labels; None where there is no head, or it had other labels."""
     checkpoint = paths.align / RECORD
     if published_key(paths.label) is None or not checkpoint.is_file():
         return None
     digest = published_digest(paths.label)
-    if read_json(checkpoint)["training"].get("labels") != digest:
-        return None
-    manifest = read_json(paths.label / MANIFEST)
-    return TrainedLabels(digest, str(manifest["images_digest"]), int(manifest["images"]))
+    return digest if _read(checkpoint)["training"].get("labels") == digest else None
 
 
-def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[str, float]:
+def labelled_images(paths: Paths) -> tuple[int, str]:
+    """How many images the present pseudo labels label, and their digest, hex."""
+    manifest = _read(paths.label / MANIFEST)
+    return int(manifest["images"]), str(manifest["images_digest"])
+
+
+def stage_figures(config: Config, paths: Paths) -> dict[str, float]:
     """What the stages before the training took, and what stage 1 found; by metric name.
+
+    To be asked where the present head has the present pseudo labels, see `trained_labels`.
 
     `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
     stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
@@ -157,15 +138,16 @@ def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[s
         key = published_key(place)
         if key is None or (found := recall(paths, key)) is None:
             continue
-        figures[f"images_per_second/{stage}"] = found.images_per_second
+        figures[f"images_per_second/{stage}"] = found.images / found.seconds
         figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
         if found.peak_gpu_memory_mb:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
     columns = ["source", "class_index", "similarity", "predicted_iou"]
     table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
     queried = table["source"] == "query"
-    figures["pseudo_labels/classes_per_image"] = int(queried.sum()) / labels.images
-    figures["pseudo_labels/masks_per_image"] = len(table) / labels.images
+    images, _ = labelled_images(paths)
+    figures["pseudo_labels/classes_per_image"] = int(queried.sum()) / images
+    figures["pseudo_labels/masks_per_image"] = len(table) / images
     section = config.label
     used = (queried & section.use_queries) | (~queried & section.use_masks)
     classified = table["class_index"].notna() & (table["similarity"] >= section.min_similarity)
@@ -173,41 +155,11 @@ def stage_figures(config: Config, paths: Paths, labels: TrainedLabels) -> dict[s
     if len(kept):
         for name in ("similarity", "predicted_iou"):
             figures[f"pseudo_labels/{name}"] = float(kept[name].mean())
-    share = read_json(paths.align / RECORD)["metrics"]["labelled_patches"]
+    share = _read(paths.align / RECORD)["metrics"]["labelled_patches"]
     figures["pseudo_labels/labelled_patches"] = float(share)
     return figures
 
 
-@dataclass(frozen=True)
-class TrackedData:
-    """A data set as MLflow lists it.
-
-    Attributes:
-        name: data set and split.
-        digest: of its content, hex.
-        source: where it lies, relative to the workspace.
-        context: training or evaluation.
-    """
-
-    name: str
-    digest: str
-    source: str
-    context: str
-
-
-def training_data(config: Config, paths: Paths, labels: TrainedLabels) -> list[TrackedData]:
-    """The images and the pseudo labels of the present head."""
-    data = config.data
-    place = paths.label.relative_to(paths.root).as_posix()
-    return [
-        TrackedData(f"{data.name}/{data.split}", labels.images_digest, data.root, "training"),
-        TrackedData("pseudo labels", labels.digest, place, "training"),
-    ]
-
-
-def evaluation_data(config: Config, benchmark: str, result: Mapping[str, Any]) -> list[TrackedData]:
-    """The images and the truth that a result was made on."""
-    entry, digest = config.evaluate.benchmarks.get(benchmark), result.get("samples_sha256")
-    if entry is None or digest is None:
-        return []
-    return [TrackedData(f"{benchmark}/{entry.split}", digest, entry.root, "evaluation")]
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -8,7 +8,7 @@ import pytest
 
 from fmbseg.config import Config
 from fmbseg.store.paths import Paths
-from fmbseg.tracking.address import ui_address
+from fmbseg.tracking.mlflow_runs import ui_address
 from fmbseg.tracking.open import open_tracker
 from tests.tracking.world import parent_runs, write_checkpoint, write_result
 

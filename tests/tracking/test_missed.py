@@ -11,7 +11,7 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.store.paths import Paths
-from fmbseg.tracking.address import tracking_uri
+from fmbseg.tracking.mlflow_runs import tracking_uri
 from fmbseg.tracking.open import open_tracker
 from tests.heads import write_head
 from tests.tracking.world import (

@@ -13,7 +13,7 @@ from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, write_table
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_digest
 from fmbseg.tracking.open import open_tracker
-from fmbseg.tracking.run_content import stage_figures, trained_labels
+from fmbseg.tracking.run_content import stage_figures
 from tests.heads import write_head
 from tests.tracking.world import parent_runs, write_curve, write_result
 
@@ -70,12 +70,10 @@ def test_pseudo_labels_of_one_half_of_stage_1(config: Config, tmp_path: Path) ->
     paths = Paths(tmp_path)
     write_head(paths.align, seed=0, vocabulary="voc20")
     _pseudo_labels(paths, [("query", 3, 0.5, 0.75), ("automatic", 3, 0.25, 0.25)])
-    labels = trained_labels(paths)
-    assert labels is not None
 
     def figures(**changed: object) -> dict[str, float]:
         section = config.label.model_copy(update={"min_similarity": -1.0, **changed})
-        return stage_figures(config.model_copy(update={"label": section}), paths, labels)
+        return stage_figures(config.model_copy(update={"label": section}), paths)
 
     assert figures(use_masks=False)["pseudo_labels/similarity"] == 0.5
     assert figures(use_queries=False)["pseudo_labels/similarity"] == 0.25
