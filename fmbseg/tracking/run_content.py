@@ -133,9 +133,8 @@ def stage_figures(config: Config, paths: Paths) -> dict[str, float]:
     over the masks that were painted; absent where there is none.
     """
     figures: dict[str, float] = {}
-    for stage in ("detect", "query", "masks", "label", "features"):
-        place = paths.features if stage == "features" else paths.pseudo / stage
-        key = published_key(place)
+    for place in (*sorted(paths.pseudo.iterdir()), paths.features):  # named as their stages
+        stage, key = place.name, published_key(place)
         if key is None or (found := recall(paths, key)) is None:
             continue
         figures[f"images_per_second/{stage}"] = found.images / found.seconds
