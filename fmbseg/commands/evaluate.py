@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -37,6 +37,7 @@ _DEFAULT_METHODS = ("fmbseg", "maskclip")
 
 
 def evaluate(
+    context: typer.Context,
     every: Annotated[
         bool,
         typer.Option(
@@ -45,15 +46,11 @@ def evaluate(
         ),
     ] = False,
     benchmark: Annotated[
-        str | None, typer.Option("--benchmark", metavar="NAME", help="One benchmark, as voc21.")
+        str | None, typer.Option(metavar="NAME", help="One benchmark, as voc21.")
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(
-            "--root",
-            metavar="PATH",
-            help="The benchmark's folder. Default: as in evaluate.benchmarks.",
-        ),
+        typer.Option(help="The benchmark's folder. Default: as in evaluate.benchmarks."),
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -68,7 +65,6 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions",
             metavar="DIR",
             help="Score label PNGs of any system instead: <image id>.png, the pixel's value is the "
             "class index, 255 is unlabelled.",
@@ -76,12 +72,11 @@ def evaluate(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="The system behind --predictions. Default: the folder's name."),
+        typer.Option(help="The system behind --predictions. Default: the folder's name."),
     ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
-            "--json",
             metavar="FILE",
             help="Where one result goes. With --predictions the default is "
             "results/<name>/<benchmark>.json, where --all puts its own.",
@@ -90,7 +85,6 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
             metavar="DIR",
             help="With --all: folder of the results and of table.md, table.csv and table.tex, "
             f"which show every result in it and the published rows. Default: {DEFAULT_OUT}.",
@@ -99,7 +93,6 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            "--protocol",
             metavar="NAME",
             parser=one_of(get_args(ProtocolName)),
             help=f"Short for --set evaluate.protocol=NAME: {', '.join(get_args(ProtocolName))}.",
@@ -108,26 +101,22 @@ def evaluate(
     vocabulary: Annotated[
         str | None,
         typer.Option(
-            "--vocabulary",
             metavar="NAME|FILE",
             help="Other words for the benchmark's classes: sclip or proxyclip, or a file of your "
             "own (docs/data.md). Default: the benchmark's own.",
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
+        str | None, typer.Option(help="Default: the split the benchmark is scored on.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint",
             metavar="DIR",
             help="Folder of a trained head. Default: the one that the method's own stage trains.",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score the first N images only.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N images only.")] = None,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -142,21 +131,14 @@ def evaluate(
     config = lenient_config(params, named)
     for method in map(find_method, methods or ()):
         if not method.follows_protocol:
-            _refuse(f"--method {method.name}", {"--protocol": protocol})
+            _refuse(context, f"--method {method.name}", "protocol")
         if method.head is None:
-            _refuse(f"--method {method.name}", {"--checkpoint": checkpoint})
+            _refuse(context, f"--method {method.name}", "checkpoint")
     if every:
         _refuse(
+            context,
             "--all",
-            {
-                "--benchmark": benchmark,
-                "--root": root,
-                "--predictions": predictions,
-                "--name": name,
-                "--json": json,
-                "--split": split,
-                "--checkpoint": checkpoint,
-            },
+            *("benchmark", "root", "predictions", "name", "json", "split", "checkpoint"),
         )
         _evaluate_all(
             config, methods or _DEFAULT_METHODS, named, out or DEFAULT_OUT, limit, vocabulary
@@ -167,24 +149,19 @@ def evaluate(
     place = _place(config, benchmark, root, split, limit)
     if predictions is not None:
         _refuse(
+            context,
             "--predictions",
-            {
-                "--method": methods,
-                "--protocol": protocol,
-                "--vocabulary": vocabulary,
-                "--checkpoint": checkpoint,
-                "--weights-dir": weights_dir,
-            },
+            *("methods", "protocol", "vocabulary", "checkpoint", "weights_dir"),
         )
         if json is not None:
-            _refuse("--json", {"--out": out})
+            _refuse(context, "--json", "out")
         system = predictions.resolve().name if name is None else name
-        target = (out or DEFAULT_OUT) / system / f"{benchmark}.json" if json is None else json
+        target = json or (out or DEFAULT_OUT) / system / f"{benchmark}.json"
         require_place(target)
         _score_predictions(benchmark, system, predictions, place, target)
         return
-    _refuse("a method of its own", {"--name": name})
-    _refuse("--benchmark and --method", {"--out": out})
+    _refuse(context, "a method of its own", "name")
+    _refuse(context, "--benchmark and --method", "out")
     if methods is None or len(methods) != 1:
         raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
     if json is None:
@@ -307,10 +284,11 @@ def _place(
     return Path(entry.root), split or entry.split, limit or entry.limit
 
 
-def _refuse(what: str, options: Mapping[str, object]) -> None:
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise ConfigError(f"{given[0]} does not go with {what}: leave one of them out")
+def _refuse(context: typer.Context, what: str, *names: str) -> None:
+    """Raises ConfigError where one of the parameters, by its name here, was given."""
+    for option in context.command.params:
+        if option.name in names and context.params[option.name] not in (None, ()):
+            raise ConfigError(f"{option.opts[0]} does not go with {what}: leave one of them out")
 
 
 def _summary(result: Result) -> str:

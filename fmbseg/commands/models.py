@@ -40,6 +40,7 @@ def list_models(
     Brought by other means, a file has to have the name shown: hubs call many files alike.
     """
     use_weights(weights_dir)
+    from fmbseg.evaluate.table import aligned
     from fmbseg.models.records import registry, weights_record
 
     rows = [("name", "library", "size", "licence", "file", "here", "from")]
@@ -50,13 +51,7 @@ def list_models(
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
         place = (record.file, "no") if path is None else (path.name, str(path.parent))
         rows.append((name, record.library, size, record.licence, *place, record.origin))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i == 2 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    print("\n".join(aligned(rows, left=(0, 1, 3, 4, 5, 6))))
 
 
 @app.command("pull")
@@ -137,12 +132,11 @@ def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
 @app.command("evaluate")
 def evaluate_models(
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Where the figures go, as JSON.")
+        Path | None, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")
     ] = None,
     scenes: Annotated[
         int,
         typer.Option(
-            "--scenes",
             min=2,
             help="Scenes for CLIP; SAM gets half of them, and the encoder's probe learns from 12.5 "
             "times as many.",
@@ -151,9 +145,7 @@ def evaluate_models(
     bsds500: Annotated[
         Path | None,
         typer.Option(
-            "--bsds500",
-            metavar="PATH",
-            help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos.",
+            help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos."
         ),
     ] = None,
     overrides: Overrides = None,
