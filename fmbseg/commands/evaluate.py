@@ -27,7 +27,6 @@ from fmbseg.evaluate.methods import METHODS, find_method
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
-    from fmbseg.evaluate.results import Result
     from fmbseg.evaluate.scoring import Candidate
 
 Place = tuple[Path, str | None, int | None]  # root, split and limit of a benchmark
@@ -50,7 +49,9 @@ def evaluate(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="The benchmark's folder. Default: as in evaluate.benchmarks."),
+        typer.Option(
+            metavar="PATH", help="The benchmark's folder. Default: as in evaluate.benchmarks."
+        ),
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -177,7 +178,6 @@ def _evaluate_one(
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.data.vocabulary import reworded
-    from fmbseg.evaluate.results import read_result
     from fmbseg.evaluate.scoring import Scoring
     from fmbseg.machine.progress import console_progress
 
@@ -186,7 +186,7 @@ def _evaluate_one(
     dataset.require_labels()
     vocabulary = reworded(dataset.vocabulary, words)
     Scoring(candidate, dataset, limit, vocabulary, target, console_progress()).run()
-    print(f"{_summary(read_result(target))} -> {target}")
+    print(f"{_summary(target)} -> {target}")
 
 
 def _score_predictions(
@@ -199,9 +199,8 @@ def _score_predictions(
 
     root, split, limit = place
     dataset = load_dataset(benchmark, root, split)
-    result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
-    write_result(result, target)
-    print(f"{_summary(result)} -> {target}")
+    write_result(score_predictions(system, folder, dataset, console_progress(), limit), target)
+    print(f"{_summary(target)} -> {target}")
 
 
 def _evaluate_all(
@@ -217,7 +216,6 @@ def _evaluate_all(
         raise ConfigError("evaluate.benchmarks is empty: name them in params.yaml or with --set")
 
     from fmbseg.evaluate.report import build_report, markdown, write_report
-    from fmbseg.evaluate.results import read_result
     from fmbseg.evaluate.scoring import benchmark_scorings
     from fmbseg.machine.progress import console_progress
 
@@ -240,11 +238,11 @@ def _evaluate_all(
             done = scoring.run()
             task.advance(len(scoring.samples))
             shards = f"{done.computed} shards computed, {done.taken_over} taken over"
-            print(f"{_summary(read_result(scoring.target))} ({shards})", flush=True)
+            print(f"{_summary(scoring.target)} ({shards})", flush=True)
     report = build_report(out)
     written = write_report(report, out)
     print(markdown(report))
-    print("written: " + ", ".join(str(path) for path in written))
+    print("written: " + ", ".join(map(str, written)))
 
 
 def _candidate(
@@ -291,7 +289,10 @@ def _refuse(context: typer.Context, what: str, *names: str) -> None:
             raise ConfigError(f"{option.opts[0]} does not go with {what}: leave one of them out")
 
 
-def _summary(result: Result) -> str:
+def _summary(target: Path) -> str:
+    from fmbseg.evaluate.results import read_result
+
+    result = read_result(target)
     miou = result["miou"]
     shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
     return f"{result['method']} on {result['benchmark']}: {shown}, {result['images']} images"

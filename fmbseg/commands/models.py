@@ -17,6 +17,7 @@ from fmbseg.commands.options import (
     require_place,
     use_weights,
 )
+from fmbseg.errors import WeightsError
 
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
@@ -46,7 +47,7 @@ def list_models(
     rows = [("name", "library", "size", "licence", "file", "here", "from")]
     for name in names or registry():
         record = weights_record(name)
-        path = _place(name)
+        path = weights_file(name)
         megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
         place = (record.file, "no") if path is None else (path.name, str(path.parent))
@@ -88,7 +89,6 @@ def verify_models(
 ) -> None:
     """Check the weights' sha256 against the published one; a model that is named must be here."""
     use_weights(weights_dir)
-    from fmbseg.errors import WeightsError
     from fmbseg.models.records import registry, weights_record
     from fmbseg.models.weights import pinned_digest, resolve, verify
 
@@ -97,14 +97,14 @@ def verify_models(
         pinned = pinned_digest(weights_record(name), resolve(name))
         return f"{'ok' if pinned else _UNCHECKED} (sha256 {digest[:12]})"
 
-    here = names or [name for name in registry() if _place(name) is not None]
+    here = names or [name for name in registry() if weights_file(name) is not None]
     if not here:
         raise WeightsError("no weights are here: see `fmbseg models list`")
     _each(here, check)
 
 
-def _place(name: str) -> Path | None:
-    from fmbseg.errors import WeightsError
+def weights_file(name: str) -> Path | None:
+    """Where a model's weights are; None: not here."""
     from fmbseg.models.weights import resolve
 
     try:
@@ -115,7 +115,6 @@ def _place(name: str) -> Path | None:
 
 def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
     """Do all, print what each gives, and name at the end what failed; unknown names come first."""
-    from fmbseg.errors import WeightsError
     from fmbseg.models.records import weights_record
 
     wanted = [weights_record(name).name for name in names]
@@ -145,7 +144,8 @@ def evaluate_models(
     bsds500: Annotated[
         Path | None,
         typer.Option(
-            help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos."
+            metavar="PATH",
+            help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos.",
         ),
     ] = None,
     overrides: Overrides = None,

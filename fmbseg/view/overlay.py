@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import cache
 
@@ -146,6 +147,13 @@ def overlay(
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
     rows = area_shares(label, len(names))
     return above(picture, legend(rows, names, width, picture.height, background))
+
+
+def png(picture: Image.Image) -> bytes:
+    """The content of its PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def unpainted(label: NDArray[np.integer], background: int | None) -> NDArray[np.integer]:
