@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmbseg.config import SceneLayoutName
+from fmbseg.errors import DataError
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
     from fmbseg.data.doctor import SplitReport
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 # Broken files the error line names; the report names all.
 _NAMED = 20
 
-Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="The data set's folder.")]
+Root = Annotated[Path, typer.Option(metavar="PATH", help="The data set's folder.")]
 
 app = typer.Typer(help="Data sets.", rich_markup_mode=None)
 
@@ -29,21 +32,19 @@ def _data() -> None:
 
 @app.command("scenes")
 def scenes(
-    layout: Annotated[SceneLayoutName, typer.Option("--layout", help="Benchmark layout on disk.")],
+    layout: Annotated[SceneLayoutName, typer.Option(help="Benchmark layout on disk.")],
     images: Annotated[
         int,
         typer.Option(
-            "--images",
             min=1,
             metavar="N",
             help="Training images; a quarter as many, at least 1, validation images come on top.",
         ),
     ],
     out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="The data set's root, the later --root DIR."),
+        Path, typer.Option(metavar="DIR", help="The data set's root, the later --root DIR.")
     ],
-    seed: Annotated[int, typer.Option("--seed", min=0, max=99, help="Same seed, same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=99, help="Same seed, same bytes.")] = 0,
 ) -> None:
     """Draw synthetic scenes with exact ground truth.
 
@@ -66,14 +67,11 @@ def doctor(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as voc21, ade20k or folder.")],
     root: Root,
     split: Annotated[
-        list[str] | None,
-        typer.Option("--split", help="Only this split; may be repeated. Default: all."),
+        list[str] | None, typer.Option(help="Only this split; may be repeated. Default: all.")
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(
-            "--sheet", metavar="FILE", help="The overlay picture. Default: data/doctor/NAME.png."
-        ),
+        typer.Option(metavar="FILE", help="The overlay picture. Default: data/doctor/NAME.png."),
     ] = None,
 ) -> None:
     """Examine a data set: every image and annotation is read once.
@@ -81,11 +79,9 @@ def doctor(
     Shows the images of each split, what is missing from the full set, the classes, and each file
     that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken.
     """
-    from fmbseg.data.datasets import dataset_layout
+    from fmbseg.data.datasets import dataset_layout, own_vocabulary
     from fmbseg.data.doctor import examine
-    from fmbseg.errors import DataError
     from fmbseg.machine.progress import console_progress
-    from fmbseg.store.paths import Paths
 
     layout = dataset_layout(name)
     reports = examine(name, root, console_progress(), split or ())
@@ -95,12 +91,13 @@ def doctor(
         print(f"  {report.split}: {_counted(report)}")
     if any(report.images < (report.full or 0) for report in reports):
         print(f"  the full set: {layout.source}")
-    words = _class_list(name, root)
-    if words is not None:
+    try:
+        words = own_vocabulary(name, root)
+    except DataError as error:
+        print(f"  classes: {error}")
+    else:
         _print_classes(reports, words.names)
-        target = sheet or Paths().data / "doctor" / f"{name}.png"
-        if _draw_sheet(reports, words, target):
-            print(f"  sheet: {target}")
+        _draw_sheet(reports, words, sheet or Paths().data / "doctor" / f"{name}.png")
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
         print(f"  broken: {problem.reason}")
@@ -140,20 +137,17 @@ def vocabulary(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Text file, a line a class.")],
     separator: Annotated[
         str,
-        typer.Option(
-            "--separator", metavar="MARK", help='Between the words of a line, such as "; ".'
-        ),
+        typer.Option(metavar="MARK", help='Between the words of a line, such as "; ".'),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Such as words.yaml.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Such as words.yaml.")],
     of: Annotated[
         str | None,
         typer.Option(
-            "--of", metavar="NAME", help="The benchmark whose classes the lines are, such as voc21."
+            metavar="NAME", help="The benchmark whose classes the lines are, such as voc21."
         ),
     ] = None,
     background: Annotated[
-        str | None,
-        typer.Option("--background", metavar="NAME", help="The class that is the background."),
+        str | None, typer.Option(metavar="NAME", help="The class that is the background.")
     ] = None,
 ) -> None:
     """Import a class list that is a text file, as other projects publish them.
@@ -162,7 +156,6 @@ def vocabulary(
     lines the words CLIP is asked with. The separator is never guessed.
     """
     from fmbseg.data.vocabulary import vocabulary_from_text, vocabulary_yaml
-    from fmbseg.store.atomic import write_atomically
 
     words = vocabulary_from_text(file, separator=separator, background=background, of=of)
     write_atomically(out, vocabulary_yaml(words).encode())
@@ -182,17 +175,6 @@ def _counted(report: SplitReport) -> str:
     return text
 
 
-def _class_list(name: str, root: Path) -> Vocabulary | None:
-    from fmbseg.data.datasets import own_vocabulary
-    from fmbseg.errors import DataError
-
-    try:
-        return own_vocabulary(name, root)
-    except DataError as error:
-        print(f"  classes: {error}")
-        return None
-
-
 def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None:
     import numpy as np
 
@@ -200,41 +182,33 @@ def _print_classes(reports: Sequence[SplitReport], names: Sequence[str]) -> None
 
     pixels = np.sum([report.pixels for report in reports], axis=0)
     images = np.sum([report.occurrences for report in reports], axis=0)
-    total = int(pixels.sum())
-    if total == 0:
+    if not pixels.any():
         print(f"  classes: {', '.join(names)}")
         return
+    shares = 100 * pixels / pixels.sum()
     print("  classes (share of the annotated pixels, images):")
-    for index in sorted(range(len(names)), key=lambda index: (-pixels[index], index)):
-        if pixels[index]:
-            share = f"{100 * pixels[index] / total:8.3f} %"
-            print(f"    {share} {images[index]:7d}  {index:3d} {names[index]}")
-    share = f"{100 * pixels[UNLABELLED] / total:8.3f} %"
-    print(f"    {share} {images[UNLABELLED]:7d}  not scored")
-    never = [names[index] for index in range(len(names)) if not pixels[index]]
+    found = [index for index in range(len(names)) if pixels[index]]
+    for index in sorted(found, key=lambda index: -pixels[index]):
+        print(f"    {shares[index]:8.3f} % {images[index]:7d}  {index:3d} {names[index]}")
+    print(f"    {shares[UNLABELLED]:8.3f} % {images[UNLABELLED]:7d}  not scored")
+    never = [name for index, name in enumerate(names) if not pixels[index]]
     if never:
         print(f"    in no annotation ({len(never)}): {', '.join(never)}")
 
 
-def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path) -> bool:
-    import io
-
-    from fmbseg.store.atomic import write_atomically
+def _draw_sheet(reports: Sequence[SplitReport], words: Vocabulary, target: Path) -> None:
+    from fmbseg.view.overlay import png
     from fmbseg.view.sheet import label_sheet
 
     examples = next((report.examples for report in reports if report.examples), ())
-    if not examples:
-        return False
-    panels = [(sample.image_path.name, sample.image, sample.label) for sample in examples]
-    picture = io.BytesIO()
-    label_sheet(panels, words.names, words.background).save(picture, "PNG")
-    write_atomically(target, picture.getvalue())
-    return True
+    if examples:
+        panels = [(sample.image_path.name, sample.image, sample.label) for sample in examples]
+        write_atomically(target, png(label_sheet(panels, words.names, words.background)))
+        print(f"  sheet: {target}")
 
 
 def _refuse_other_content(root: Path, layout: str, images: int) -> None:
     """A folder may be empty, or hold a part of the very scenes that are asked for."""
-    from fmbseg.errors import DataError
     from fmbseg.scenes.layouts import image_count
 
     if not root.is_dir() or not any(root.iterdir()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -27,7 +27,6 @@ from fmbseg.evaluate.methods import METHODS, find_method
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
-    from fmbseg.evaluate.results import Result
     from fmbseg.evaluate.scoring import Candidate
 
 Place = tuple[Path, str | None, int | None]  # root, split and limit of a benchmark
@@ -37,6 +36,7 @@ _DEFAULT_METHODS = ("fmbseg", "maskclip")
 
 
 def evaluate(
+    context: typer.Context,
     every: Annotated[
         bool,
         typer.Option(
@@ -45,14 +45,12 @@ def evaluate(
         ),
     ] = False,
     benchmark: Annotated[
-        str | None, typer.Option("--benchmark", metavar="NAME", help="One benchmark, as voc21.")
+        str | None, typer.Option(metavar="NAME", help="One benchmark, as voc21.")
     ] = None,
     root: Annotated[
         Path | None,
         typer.Option(
-            "--root",
-            metavar="PATH",
-            help="The benchmark's folder. Default: as in evaluate.benchmarks.",
+            metavar="PATH", help="The benchmark's folder. Default: as in evaluate.benchmarks."
         ),
     ] = None,
     methods: Annotated[
@@ -68,7 +66,6 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions",
             metavar="DIR",
             help="Score label PNGs of any system instead: <image id>.png, the pixel's value is the "
             "class index, 255 is unlabelled.",
@@ -76,12 +73,11 @@ def evaluate(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="The system behind --predictions. Default: the folder's name."),
+        typer.Option(help="The system behind --predictions. Default: the folder's name."),
     ] = None,
     json: Annotated[
         Path | None,
         typer.Option(
-            "--json",
             metavar="FILE",
             help="Where one result goes. With --predictions the default is "
             "results/<name>/<benchmark>.json, where --all puts its own.",
@@ -90,7 +86,6 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
             metavar="DIR",
             help="With --all: folder of the results and of table.md, table.csv and table.tex, "
             f"which show every result in it and the published rows. Default: {DEFAULT_OUT}.",
@@ -99,7 +94,6 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            "--protocol",
             metavar="NAME",
             parser=one_of(get_args(ProtocolName)),
             help=f"Short for --set evaluate.protocol=NAME: {', '.join(get_args(ProtocolName))}.",
@@ -108,26 +102,22 @@ def evaluate(
     vocabulary: Annotated[
         str | None,
         typer.Option(
-            "--vocabulary",
             metavar="NAME|FILE",
             help="Other words for the benchmark's classes: sclip or proxyclip, or a file of your "
             "own (docs/data.md). Default: the benchmark's own.",
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Default: the split the benchmark is scored on.")
+        str | None, typer.Option(help="Default: the split the benchmark is scored on.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint",
             metavar="DIR",
             help="Folder of a trained head. Default: the one that the method's own stage trains.",
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Score the first N images only.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N images only.")] = None,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -142,21 +132,14 @@ def evaluate(
     config = lenient_config(params, named)
     for method in map(find_method, methods or ()):
         if not method.follows_protocol:
-            _refuse(f"--method {method.name}", {"--protocol": protocol})
+            _refuse(context, f"--method {method.name}", "protocol")
         if method.head is None:
-            _refuse(f"--method {method.name}", {"--checkpoint": checkpoint})
+            _refuse(context, f"--method {method.name}", "checkpoint")
     if every:
         _refuse(
+            context,
             "--all",
-            {
-                "--benchmark": benchmark,
-                "--root": root,
-                "--predictions": predictions,
-                "--name": name,
-                "--json": json,
-                "--split": split,
-                "--checkpoint": checkpoint,
-            },
+            *("benchmark", "root", "predictions", "name", "json", "split", "checkpoint"),
         )
         _evaluate_all(
             config, methods or _DEFAULT_METHODS, named, out or DEFAULT_OUT, limit, vocabulary
@@ -167,24 +150,19 @@ def evaluate(
     place = _place(config, benchmark, root, split, limit)
     if predictions is not None:
         _refuse(
+            context,
             "--predictions",
-            {
-                "--method": methods,
-                "--protocol": protocol,
-                "--vocabulary": vocabulary,
-                "--checkpoint": checkpoint,
-                "--weights-dir": weights_dir,
-            },
+            *("methods", "protocol", "vocabulary", "checkpoint", "weights_dir"),
         )
         if json is not None:
-            _refuse("--json", {"--out": out})
+            _refuse(context, "--json", "out")
         system = predictions.resolve().name if name is None else name
-        target = (out or DEFAULT_OUT) / system / f"{benchmark}.json" if json is None else json
+        target = json or (out or DEFAULT_OUT) / system / f"{benchmark}.json"
         require_place(target)
         _score_predictions(benchmark, system, predictions, place, target)
         return
-    _refuse("a method of its own", {"--name": name})
-    _refuse("--benchmark and --method", {"--out": out})
+    _refuse(context, "a method of its own", "name")
+    _refuse(context, "--benchmark and --method", "out")
     if methods is None or len(methods) != 1:
         raise ConfigError("Missing option '--method' (one), or give --predictions DIR")
     if json is None:
@@ -200,7 +178,6 @@ def _evaluate_one(
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.data.vocabulary import reworded
-    from fmbseg.evaluate.results import read_result
     from fmbseg.evaluate.scoring import Scoring
     from fmbseg.machine.progress import console_progress
 
@@ -209,7 +186,7 @@ def _evaluate_one(
     dataset.require_labels()
     vocabulary = reworded(dataset.vocabulary, words)
     Scoring(candidate, dataset, limit, vocabulary, target, console_progress()).run()
-    print(f"{_summary(read_result(target))} -> {target}")
+    print(f"{_summary(target)} -> {target}")
 
 
 def _score_predictions(
@@ -222,9 +199,8 @@ def _score_predictions(
 
     root, split, limit = place
     dataset = load_dataset(benchmark, root, split)
-    result = score_predictions(benchmark, system, folder, dataset, console_progress(), limit)
-    write_result(result, target)
-    print(f"{_summary(result)} -> {target}")
+    write_result(score_predictions(system, folder, dataset, console_progress(), limit), target)
+    print(f"{_summary(target)} -> {target}")
 
 
 def _evaluate_all(
@@ -240,7 +216,6 @@ def _evaluate_all(
         raise ConfigError("evaluate.benchmarks is empty: name them in params.yaml or with --set")
 
     from fmbseg.evaluate.report import build_report, markdown, write_report
-    from fmbseg.evaluate.results import read_result
     from fmbseg.evaluate.scoring import benchmark_scorings
     from fmbseg.machine.progress import console_progress
 
@@ -263,11 +238,11 @@ def _evaluate_all(
             done = scoring.run()
             task.advance(len(scoring.samples))
             shards = f"{done.computed} shards computed, {done.taken_over} taken over"
-            print(f"{_summary(read_result(scoring.target))} ({shards})", flush=True)
+            print(f"{_summary(scoring.target)} ({shards})", flush=True)
     report = build_report(out)
     written = write_report(report, out)
     print(markdown(report))
-    print("written: " + ", ".join(str(path) for path in written))
+    print("written: " + ", ".join(map(str, written)))
 
 
 def _candidate(
@@ -307,13 +282,17 @@ def _place(
     return Path(entry.root), split or entry.split, limit or entry.limit
 
 
-def _refuse(what: str, options: Mapping[str, object]) -> None:
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise ConfigError(f"{given[0]} does not go with {what}: leave one of them out")
+def _refuse(context: typer.Context, what: str, *names: str) -> None:
+    """Raises ConfigError where one of the parameters, by its name here, was given."""
+    for option in context.command.params:
+        if option.name in names and context.params[option.name] not in (None, ()):
+            raise ConfigError(f"{option.opts[0]} does not go with {what}: leave one of them out")
 
 
-def _summary(result: Result) -> str:
+def _summary(target: Path) -> str:
+    from fmbseg.evaluate.results import read_result
+
+    result = read_result(target)
     miou = result["miou"]
     shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
     return f"{result['method']} on {result['benchmark']}: {shown}, {result['images']} images"

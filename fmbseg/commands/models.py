@@ -17,6 +17,7 @@ from fmbseg.commands.options import (
     require_place,
     use_weights,
 )
+from fmbseg.errors import WeightsError
 
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
@@ -40,23 +41,18 @@ def list_models(
     Brought by other means, a file has to have the name shown: hubs call many files alike.
     """
     use_weights(weights_dir)
+    from fmbseg.evaluate.table import aligned
     from fmbseg.models.records import registry, weights_record
 
     rows = [("name", "library", "size", "licence", "file", "here", "from")]
     for name in names or registry():
         record = weights_record(name)
-        path = _place(name)
+        path = weights_file(name)
         megabytes = record.megabytes if path is None else path.stat().st_size / 1e6
         size = "?" if megabytes is None else f"{megabytes:,.1f} MB"
         place = (record.file, "no") if path is None else (path.name, str(path.parent))
         rows.append((name, record.library, size, record.licence, *place, record.origin))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i == 2 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells).rstrip())
+    print("\n".join(aligned(rows, left=(0, 1, 3, 4, 5, 6))))
 
 
 @app.command("pull")
@@ -93,7 +89,6 @@ def verify_models(
 ) -> None:
     """Check the weights' sha256 against the published one; a model that is named must be here."""
     use_weights(weights_dir)
-    from fmbseg.errors import WeightsError
     from fmbseg.models.records import registry, weights_record
     from fmbseg.models.weights import pinned_digest, resolve, verify
 
@@ -102,14 +97,14 @@ def verify_models(
         pinned = pinned_digest(weights_record(name), resolve(name))
         return f"{'ok' if pinned else _UNCHECKED} (sha256 {digest[:12]})"
 
-    here = names or [name for name in registry() if _place(name) is not None]
+    here = names or [name for name in registry() if weights_file(name) is not None]
     if not here:
         raise WeightsError("no weights are here: see `fmbseg models list`")
     _each(here, check)
 
 
-def _place(name: str) -> Path | None:
-    from fmbseg.errors import WeightsError
+def weights_file(name: str) -> Path | None:
+    """Where a model's weights are; None: not here."""
     from fmbseg.models.weights import resolve
 
     try:
@@ -120,7 +115,6 @@ def _place(name: str) -> Path | None:
 
 def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
     """Do all, print what each gives, and name at the end what failed; unknown names come first."""
-    from fmbseg.errors import WeightsError
     from fmbseg.models.records import weights_record
 
     wanted = [weights_record(name).name for name in names]
@@ -137,12 +131,11 @@ def _each(names: Iterable[str], action: Callable[[str], str]) -> None:
 @app.command("evaluate")
 def evaluate_models(
     json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Where the figures go, as JSON.")
+        Path | None, typer.Option(metavar="FILE", help="Where the figures go, as JSON.")
     ] = None,
     scenes: Annotated[
         int,
         typer.Option(
-            "--scenes",
             min=2,
             help="Scenes for CLIP; SAM gets half of them, and the encoder's probe learns from 12.5 "
             "times as many.",
@@ -151,7 +144,6 @@ def evaluate_models(
     bsds500: Annotated[
         Path | None,
         typer.Option(
-            "--bsds500",
             metavar="PATH",
             help="BSDS500's folder (images/val, groundTruth/val): SAM's covering of its photos.",
         ),

@@ -11,10 +11,8 @@ import typer
 
 from fmbseg.config import Config, load_config, override_config, parse_config
 from fmbseg.errors import ConfigError
-from fmbseg.store.paths import Paths
 
 DEFAULT_PARAMS = Path("params.yaml")
-DEFAULT_CHECKPOINT = Paths().align
 
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameters of the run.")]
 Overrides = Annotated[
@@ -24,10 +22,6 @@ Overrides = Annotated[
         metavar="SECTION.KEY=VALUE",
         help="Change one parameter for this call; may be repeated.",
     ),
-]
-Checkpoint = Annotated[
-    Path,
-    typer.Option("--checkpoint", metavar="DIR", help="Folder of the trained alignment head."),
 ]
 WeightsDir = Annotated[
     Path | None,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmbseg.commands.asking import ask_as_trained, overridden
 from fmbseg.commands.options import (
-    DEFAULT_CHECKPOINT,
     DEFAULT_PARAMS,
-    Checkpoint,
     Overrides,
     Params,
     WeightsDir,
@@ -24,6 +22,8 @@ from fmbseg.commands.options import (
 )
 from fmbseg.config import Config, RunSection
 from fmbseg.errors import DataError, VocabularyError, may_pass
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,23 +33,24 @@ if TYPE_CHECKING:
 
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
+_CHECKPOINT = Paths().align
 
 
 def predict(
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")],
     classes: Annotated[
-        str | None, typer.Option("--classes", metavar="NAMES", help='Such as "dog, cat".')
+        str | None, typer.Option(metavar="NAMES", help='Such as "dog, cat".')
     ] = None,
     vocabulary: Annotated[
         str | None,
-        typer.Option(
-            "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."
-        ),
+        typer.Option(metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."),
     ] = None,
-    checkpoint: Checkpoint = DEFAULT_CHECKPOINT,
+    checkpoint: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
+    ] = _CHECKPOINT,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -70,7 +71,6 @@ def predict(
     from fmbseg.data.images import read_image
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
-    from fmbseg.store.paths import Paths
 
     paths = Paths()
     section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
@@ -86,7 +86,7 @@ def predict(
     progress = console_progress() if shown else silent_progress()
     failures: list[str] = []
     with progress.task("predict", len(jobs)) as task:
-        for name, path in jobs:
+        for name, path in jobs.items():
             try:
                 image = read_image(path)
                 found = segmenter.predict(image, vocabulary=words)
@@ -121,35 +121,25 @@ def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
     return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
 
 
-def _jobs(images: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Pictures with the name of their results; equal file names are numbered."""
+def _jobs(images: Sequence[Path]) -> dict[str, Path]:
+    """Pictures by the name of their results; equal file names are numbered."""
     from fmbseg.data.images import IMAGE_EXTENSIONS
 
     paths: list[Path] = []
     for path in images:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
         if path.is_dir():
-            inside = sorted(
-                entry
-                for entry in path.iterdir()
-                if entry.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS
-            )
-            if not inside:
-                raise DataError(f"{path} holds no picture ({', '.join(IMAGE_EXTENSIONS)})")
-            paths += inside
-        else:
-            paths.append(path)
+            inside = [each for each in inside if each.suffix.lower()[1:] in IMAGE_EXTENSIONS]
+        if not inside:
+            raise DataError(f"{path} holds no picture ({', '.join(IMAGE_EXTENSIONS)})")
+        paths += inside
     if not any(path.exists() for path in paths):
-        names = ", ".join(str(path) for path in paths)
+        names = ", ".join(map(str, paths))
         raise DataError(f"{names} does not exist: name a picture or a folder of pictures")
-    taken: set[str] = set()
-    jobs = []
+    jobs: dict[str, Path] = {}
     for path in paths:
-        name, count = path.stem, 1
-        while name in taken:
-            count += 1
-            name = f"{path.stem}-{count}"
-        taken.add(name)
-        jobs.append((name, path))
+        numbered = (f"{path.stem}-{number}" for number in count(2))
+        jobs[next(name for name in chain([path.stem], numbered) if name not in jobs)] = path
     return jobs
 
 
@@ -160,16 +150,12 @@ def _write(
     import numpy as np
 
     from fmbseg.pseudo.labels import save_label
-    from fmbseg.store.atomic import write_atomically
-    from fmbseg.view.overlay import area_shares, overlay
+    from fmbseg.view.overlay import area_shares, overlay, png
 
     names = [*found.classes]
     label = found.label_map.astype(np.uint8)
-    picture = io.BytesIO()
-    overlay(image, label, names, background=background).save(picture, format="PNG")
-    write_atomically(_with(target, ".overlay.png"), picture.getvalue())
-    save_label(_with(target, ".label.png"), label)
-    areas: list[dict[str, Any]] = [
+    shown = overlay(image, label, names, background=background)
+    areas = [
         {
             "class": names[index],
             "index": index,
@@ -187,9 +173,7 @@ def _write(
         "areas": areas,
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-    write_atomically(_with(target, ".json"), text.encode())
-
-
-def _with(target: Path, suffix: str) -> Path:
     # Not Path.with_suffix: a picture's name may hold dots.
-    return target.with_name(target.name + suffix)
+    write_atomically(target.with_name(f"{target.name}.overlay.png"), png(shown))
+    save_label(target.with_name(f"{target.name}.label.png"), label)
+    write_atomically(target.with_name(f"{target.name}.json"), text.encode())

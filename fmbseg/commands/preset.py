@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from fmbseg.commands.models import weights_file
 from fmbseg.commands.options import DEFAULT_PARAMS, Params, WeightsDir, use_weights
 
 
@@ -38,21 +39,12 @@ def preset(
 
 
 def _say_what_is_missing(name: str, weights_dir: Path | None) -> None:
-    from fmbseg.errors import WeightsError
-    from fmbseg.models.weights import WEIGHTS_VARIABLE, resolve
+    from fmbseg.models.weights import WEIGHTS_VARIABLE
     from fmbseg.presets import preset
 
     sections = preset(name)
-    missing = []
-    for model in (
-        sections["clip"]["model"],
-        sections["sam"]["model"],
-        sections["features"]["encoder"],
-    ):
-        try:
-            resolve(model)
-        except WeightsError:
-            missing.append(model)
+    names = (sections["clip"]["model"], sections["sam"]["model"], sections["features"]["encoder"])
+    missing = [name for name in names if weights_file(name) is None]
     if missing:
         command = f"fmbseg models pull {' '.join(missing)}"
         if weights_dir is not None or not os.environ.get(WEIGHTS_VARIABLE):

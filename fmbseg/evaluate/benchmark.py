@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from fmbseg.inference.decision import Decision
 SCENE_OBJECTS = "scenes.parquet"  # beside scene data sets: one row an object
 _READERS = 4
 _CONFUSIONS = 20  # as many as a plot shows
-_Read = tuple[str, Image.Image, npt.NDArray[np.int64]]
+Read = TypeVar("Read")
 
 
 class PixelCounts:
@@ -152,7 +152,7 @@ def count_pixels(
         DataError: an image or its truth is missing or broken, or a prediction does not fit.
     """
     counts = PixelCounts(len(vocabulary))
-    for batch in _read_ahead(samples, batch_size):
+    for batch in read_ahead(samples, batch_size, _read):
         decisions = predictor.decide([image for _, image, _ in batch], vocabulary, benchmark)
         for (image_id, _, truth), decision in zip(batch, decisions, strict=True):
             counts.add(decision, truth, seen=is_seen(image_id, held_out))
@@ -255,43 +255,43 @@ def _confusions(matrix: ConfusionMatrix, vocabulary: Vocabulary) -> dict[str, fl
 
 
 def _oracle(sweep: ThresholdSweep) -> dict[str, Any]:
-    mious = sweep.mious()
-    counted = [miou for miou in mious if not math.isnan(miou)]
-    best = mious.index(max(counted)) if counted else None
+    by_threshold = dict(zip(sweep.thresholds, map(_number, sweep.mious()), strict=True))
+    counted = {threshold: miou for threshold, miou in by_threshold.items() if miou is not None}
+    best = max(counted, key=counted.__getitem__, default=None)
     return {
         "note": "background threshold chosen on the benchmark's own truth: not a result",
-        "best_miou": None if best is None else mious[best],
-        "best_threshold": None if best is None else sweep.thresholds[best],
-        "miou": {
-            str(threshold): _number(miou)
-            for threshold, miou in zip(sweep.thresholds, mious, strict=True)
-        },
+        "best_miou": None if best is None else counted[best],
+        "best_threshold": best,
+        "miou": {str(threshold): miou for threshold, miou in by_threshold.items()},
     }
 
 
-def _read_ahead(samples: Sequence[Sample], batch_size: int) -> Iterator[list[_Read]]:
-    """Batches in order; while one is being predicted, the next is being read."""
-    with ThreadPoolExecutor(_READERS) as pool:
-
-        def submit(start: int) -> list[Future[_Read]]:
-            stop = min(start + batch_size, len(samples))
-            return [pool.submit(_read, samples[index]) for index in range(start, stop)]
-
-        waiting = submit(0)
-        try:
-            for start in range(0, len(samples), batch_size):
-                current, waiting = waiting, submit(start + batch_size)
-                yield [future.result() for future in current]
-        finally:
-            for future in waiting:
-                future.cancel()
+def read_ahead(
+    samples: Sequence[Sample], batch_size: int, read: Callable[[Sample], Read]
+) -> Iterator[list[Read]]:
+    """What is read of samples, in batches and in order; meanwhile the next batch is being read."""
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        current: Iterator[Read] = iter(())
+        for start in range(0, len(samples) + batch_size, batch_size):
+            following = pool.map(read, samples[start : start + batch_size])
+            if batch := list(current):
+                yield batch
+            current = following
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _read(sample: Sample) -> _Read:
+def truth_of(sample: Sample) -> npt.NDArray[np.int64]:
+    """Its label map [H, W] int64; raises DataError where it has none."""
     truth = sample.label
     if truth is None:
         raise DataError(f"{sample.image_path} has no annotation: score a split that has truth")
-    return sample.image_id, sample.image, truth
+    return truth
+
+
+def _read(sample: Sample) -> tuple[str, Image.Image, npt.NDArray[np.int64]]:
+    return sample.image_id, sample.image, truth_of(sample)
 
 
 def _number(value: float) -> float | None:

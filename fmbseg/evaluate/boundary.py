@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
+from fmbseg.evaluate.metrics import mean_of, percent_iou, require_same_shape
 
 DILATION_RATIO = 0.02
 """d as a share of the image's diagonal, as in the paper's own code."""
@@ -50,11 +51,7 @@ class BoundaryCounts:
         Raises:
             DataError: the shapes differ.
         """
-        if prediction.shape != target.shape:
-            raise DataError(
-                f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in "
-                "shape: resize the prediction to the label map"
-            )
+        require_same_shape(prediction, target)
         scored = target != self.ignore_index
         no_class = self.num_classes
         truth = np.where(scored, target, no_class)
@@ -84,15 +81,11 @@ class BoundaryCounts:
 
     def iou(self) -> NDArray[np.float64]:
         """[K] float64 percent; NaN for a class without boundary in truth and prediction."""
-        iou = np.full(self.num_classes, np.nan)
-        np.divide(100.0 * self.intersection, self.union, out=iou, where=self.union > 0)
-        return iou
+        return percent_iou(self.intersection, self.union)
 
     def miou(self) -> float:
         """Percent, mean over the classes with a union; NaN when nothing was counted."""
-        iou = self.iou()
-        kept = iou[~np.isnan(iou)]
-        return float(kept.mean()) if kept.size else float("nan")
+        return mean_of(self.iou())
 
 
 def boundary_distance(height: int, width: int) -> int:

@@ -6,8 +6,7 @@ over images; classes with an empty union are left out of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 
 LabelMap = torch.Tensor | NDArray[Any]
-_NOT_INTEGER = "{name} must be class indices of an integer dtype, not {dtype}"
 
 
 class ConfusionMatrix:
@@ -55,50 +53,21 @@ class ConfusionMatrix:
             DataError: the shapes differ, a dtype is not an integer one, or a target is neither a
                 class nor `ignore_index`. Nothing is counted then.
         """
-        if isinstance(prediction, torch.Tensor) and prediction.is_cuda:
-            counts = self._count_on_device(prediction, target)
-        else:
-            counts = self._count(prediction, target)
-        self.matrix += counts.reshape(self.matrix.shape)
-
-    def _count(self, prediction: LabelMap, target: LabelMap) -> NDArray[np.int64]:
         predicted, truth = _integers(prediction, "prediction"), _integers(target, "target")
-        _same_shape(predicted.shape, truth.shape)
+        require_same_shape(predicted, truth)
         scored = truth != self.ignore_index
         # int64 before any arithmetic: labels are mostly uint8, and 20 * 21 overflows it.
         truth, predicted = truth[scored].astype(np.int64), predicted[scored].astype(np.int64)
         classes = self.num_classes
         if truth.size and (truth.min() < 0 or truth.max() >= classes):
-            self._refuse(int(truth[(truth < 0) | (truth >= classes)][0]))
+            wrong = int(truth[(truth < 0) | (truth >= classes)][0])
+            raise DataError(
+                f"target label {wrong} is neither one of {classes} classes (0..{classes - 1}) nor "
+                f"the ignored label {self.ignore_index}: check the data set's decoding"
+            )
         predicted[(predicted < 0) | (predicted >= classes)] = classes
-        return np.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
-
-    def _count_on_device(self, prediction: torch.Tensor, target: LabelMap) -> NDArray[np.int64]:
-        """The same where the prediction lies; only the K x (K + 1) counts come back."""
-        truth = torch.as_tensor(target).to(prediction.device)
-        for name, tensor in (("prediction", prediction), ("target", truth)):
-            if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-                raise DataError(_NOT_INTEGER.format(name=name, dtype=tensor.dtype))
-        _same_shape(prediction.shape, truth.shape)
-        truth, predicted = truth.long().flatten(), prediction.long().flatten()
-        scored = truth != self.ignore_index
-        truth, predicted = truth[scored], predicted[scored]
-        classes = self.num_classes
-        wrong = truth[(truth < 0) | (truth >= classes)]
-        if len(wrong):
-            self._refuse(int(wrong[0]))
-        known = (predicted >= 0) & (predicted < classes)
-        predicted = torch.where(known, predicted, classes)
-        counts = torch.bincount(truth * (classes + 1) + predicted, minlength=self.matrix.size)
-        on_host: NDArray[np.int64] = counts.cpu().numpy()
-        return on_host
-
-    def _refuse(self, wrong: int) -> NoReturn:
-        raise DataError(
-            f"target label {wrong} is neither one of {self.num_classes} classes "
-            f"(0..{self.num_classes - 1}) nor the ignored label {self.ignore_index}: check the "
-            "data set's decoding"
-        )
+        index = truth * (classes + 1) + predicted
+        self.matrix += np.bincount(index, minlength=self.matrix.size).reshape(self.matrix.shape)
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add another matrix's counts, as if its images had been counted here.
@@ -106,10 +75,8 @@ class ConfusionMatrix:
         Raises:
             DataError: the number of classes or the ignored label differs.
         """
-        mine, theirs = (
-            (self.num_classes, self.ignore_index),
-            (other.num_classes, other.ignore_index),
-        )
+        mine = self.num_classes, self.ignore_index
+        theirs = other.num_classes, other.ignore_index
         if mine != theirs:
             raise DataError(
                 f"cannot merge confusion matrices of (classes, ignored) {mine} and {theirs}: "
@@ -140,18 +107,15 @@ class ConfusionMatrix:
         """[K] float64 percent, intersection over union of each class; NaN for an empty union."""
         hits = np.diagonal(self.matrix)
         predicted = self.matrix[:, : self.num_classes].sum(axis=0)
-        union = self.target_pixels + predicted - hits
-        iou = np.full(self.num_classes, np.nan)
-        np.divide(100.0 * hits, union, out=iou, where=union > 0)
-        return iou
+        return percent_iou(hits, self.target_pixels + predicted - hits)
 
     def miou(self) -> float:
         """Percent, mean IoU over the classes with a union; NaN when nothing was counted."""
-        return _mean(self.iou())
+        return mean_of(self.iou())
 
     def miou_present(self) -> float:
         """Percent, mean IoU over the classes present in the ground truth; NaN when none is."""
-        return _mean(self.iou()[self.target_pixels > 0])
+        return mean_of(self.iou()[self.target_pixels > 0])
 
     def pixel_accuracy(self) -> float:
         """Percent of the scored pixels that were labelled right; NaN when nothing was counted."""
@@ -162,13 +126,27 @@ class ConfusionMatrix:
         """Percent, mean over the classes in the truth of the share of their pixels found."""
         total = self.target_pixels
         present = total > 0
-        return _mean(100.0 * np.diagonal(self.matrix)[present] / total[present])
+        return mean_of(100.0 * np.diagonal(self.matrix)[present] / total[present])
 
 
-def _same_shape(predicted: Sequence[int], truth: Sequence[int]) -> None:
-    if tuple(predicted) != tuple(truth):
+def percent_iou(hits: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[K] float64 percent of counts [K]; NaN where the union is empty."""
+    iou = np.full(len(union), np.nan)
+    np.divide(100.0 * hits, union, out=iou, where=union > 0)
+    return iou
+
+
+def mean_of(values: NDArray[np.float64]) -> float:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def require_same_shape(prediction: NDArray[Any], target: NDArray[Any]) -> None:
+    """Raises DataError where a prediction has another shape than its target."""
+    if prediction.shape != target.shape:
         raise DataError(
-            f"prediction {list(predicted)} and target {list(truth)} differ in "
+            f"prediction {list(prediction.shape)} and target {list(target.shape)} differ in "
             "shape: resize the prediction to the label map"
         )
 
@@ -178,10 +156,5 @@ def _integers(values: LabelMap, name: str) -> NDArray[Any]:
         values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     )
     if array.dtype.kind not in "iu":
-        raise DataError(_NOT_INTEGER.format(name=name, dtype=array.dtype))
+        raise DataError(f"{name} must be class indices of an integer dtype, not {array.dtype}")
     return array
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else float("nan")

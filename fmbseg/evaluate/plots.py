@@ -6,17 +6,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fmbseg.align.checkpoint import load_checkpoint, require_parameters
 from fmbseg.errors import DataError
-from fmbseg.evaluate.example import example_overlay
 from fmbseg.evaluate.results import Result, read_result, result_bytes
-from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings, example_overlay
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import ShardStore, StageReport
@@ -83,16 +82,12 @@ class Plots(Stage):
     def _draw_one(self, folder: Path, scoring: Scoring) -> None:
         name = scoring.dataset.name
         result = self._results[name]
-        iou = ((k, v) for k, v in result["per_class_iou"].items() if v is not None)
-        _write(folder / "iou" / f"{name}.csv", ("class", "iou"), iou)
-        confusions = result["confusions"].items()
-        _write(folder / "confusions" / f"{name}.csv", ("confusion", "share"), confusions)
+        for part, key, columns in (
+            ("iou", "per_class_iou", ["class", "iou"]),
+            ("confusions", "confusions", ["confusion", "share"]),
+        ):
+            rows = [(label, value) for label, value in result[key].items() if value is not None]
+            table = pd.DataFrame(rows, columns=columns)
+            table.to_csv(folder / part / f"{name}.csv", index=False, float_format="%.3f")
         picture = example_overlay(scoring.candidate.predictor, scoring.dataset)
         picture.save(folder / "overlays" / f"{name}.png")
-
-
-def _write(path: Path, header: tuple[str, str], rows: Iterable[tuple[str, float]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows((name, f"{value:.3f}") for name, value in rows)

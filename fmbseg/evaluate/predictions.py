@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.images import read_annotation
@@ -19,7 +19,9 @@ from fmbseg.evaluate.benchmark import (
     benchmark_result,
     held_out_images,
     is_seen,
+    read_ahead,
     scored_as,
+    truth_of,
 )
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.results import Result
@@ -27,11 +29,10 @@ from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import Progress
 from fmbseg.store.digest import json_digest
 
-_READERS = 4
+_BATCH = 8  # files that are read while others are being counted
 
 
 def score_predictions(
-    benchmark: str,
     name: str,
     folder: Path,
     dataset: SegmentationDataset,
@@ -41,7 +42,6 @@ def score_predictions(
     """Score label PNGs under the protocol of the benchmark: the labels' own size, no resizing.
 
     Args:
-        benchmark: its name, for the result.
         name: of the system, for the result's `method`.
         folder: holds `<image id>.png`, or `<file stem>.png`, of every image of the split: one
             channel (or a palette), class indices in the order of the benchmark's vocabulary;
@@ -60,19 +60,19 @@ def score_predictions(
     name = checked_name(name)
     dataset.require_labels()
     samples = dataset[:limit]
-    paths = _find(folder, samples)
+    read = _reader(_find(folder, samples), len(dataset.vocabulary))
     vocabulary = dataset.vocabulary
     held_out = held_out_images(dataset.root)
     counts = PixelCounts(len(vocabulary))
     digests = []
-    with progress.task(f"{name} on {benchmark}", len(samples)) as task:
-        for sample, prediction, truth in _read(samples, paths, len(vocabulary)):
-            counts.add(Decision(prediction), truth, seen=is_seen(sample.image_id, held_out))
+    with progress.task(f"{name} on {dataset.name}", len(samples)) as task:
+        for image_id, prediction, truth in chain.from_iterable(read_ahead(samples, _BATCH, read)):
+            counts.add(Decision(prediction), truth, seen=is_seen(image_id, held_out))
             values = hashlib.sha256(prediction.astype(np.uint8).tobytes()).hexdigest()
-            digests.append([sample.image_id, values])
+            digests.append([image_id, values])
             task.advance(1)
     return benchmark_result(
-        benchmark,
+        dataset.name,
         name,
         counts,
         vocabulary,
@@ -95,10 +95,11 @@ def checked_name(name: str) -> str:
     return name.strip()
 
 
-def _find(folder: Path, samples: Sequence[Sample]) -> list[Path]:
+def _find(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
+    """The prediction of each image, by its id."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give one with a label PNG for each image")
-    found, missing = [], []
+    found, missing = {}, []
     for sample in samples:
         names = dict.fromkeys((sample.image_id, PurePosixPath(sample.image_id).name))
         places = [folder / f"{name}.png" for name in (*names, sample.image_path.stem)]
@@ -106,29 +107,26 @@ def _find(folder: Path, samples: Sequence[Sample]) -> list[Path]:
         if path is None:
             missing.append(places[0])
         else:
-            found.append(path)
+            found[sample.image_id] = path
     if missing:
         raise DataError(
             f"{len(missing)} of {len(samples)} images have no prediction in {folder}, the first "
             f"is {missing[0]}: write one PNG for each image of the split, or use --limit"
         )
     # Names without folders may mean two images.
-    if len(set(found)) < len(found):
-        twice = next(path for path in found if found.count(path) > 1)
+    [(twice, images)] = Counter(found.values()).most_common(1) or [(folder, 0)]
+    if images > 1:
         raise DataError(f"{twice} stands for two images: name predictions by the whole image id")
     return found
 
 
-def _read(
-    samples: Sequence[Sample], paths: Sequence[Path], classes: int
-) -> Iterator[tuple[Sample, Labels, npt.NDArray[np.int64]]]:
-    """Predictions and truth, in order; files are read ahead, decoding releases the lock."""
+def _reader(
+    paths: Mapping[str, Path], classes: int
+) -> Callable[[Sample], tuple[str, Labels, Labels]]:
+    """Reads a sample's id, prediction and truth."""
 
-    def read(index: int) -> tuple[Sample, Labels, npt.NDArray[np.int64]]:
-        sample, path = samples[index], paths[index]
-        truth = sample.label
-        if truth is None:
-            raise DataError(f"{sample.image_path} has no annotation: score a split that has truth")
+    def read(sample: Sample) -> tuple[str, Labels, Labels]:
+        path, truth = paths[sample.image_id], truth_of(sample)
         values = read_annotation(path)
         if values.shape != truth.shape:
             raise DataError(
@@ -141,9 +139,6 @@ def _read(
                 f"{path} holds the value {int(values[illegal][0])}: this benchmark has the classes "
                 f"0 to {classes - 1}, and {UNLABELLED} for unlabelled"
             )
-        return sample, values.astype(np.int64), truth
+        return sample.image_id, values.astype(np.int64), truth
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(samples), 2 * _READERS):
-            stop = min(start + 2 * _READERS, len(samples))
-            yield from pool.map(read, range(start, stop))
+    return read

@@ -25,24 +25,31 @@ CONTEXT_NOTE = (
 )
 
 
+PUBLISHED = "published"
+
+
 @dataclass(frozen=True)
-class PublishedRow:
-    """One row of Table 1.
+class Row:
+    """One row of the table of all results.
 
     Attributes:
         method: its name.
-        training_data: as printed; "-": none.
-        miou: by benchmark, percent as printed; a benchmark that is not there has no value.
+        source: where its numbers are from: `PUBLISHED` or what the report says.
+        basis: protocol and weights, or the training data of a published row ("-": none).
+        miou: by benchmark, percent as shown; a benchmark that is not there has no value.
+        images: by benchmark, how many were scored; published rows have none.
     """
 
     method: str
-    training_data: str
+    source: str
+    basis: str
     miou: Mapping[str, str]
+    images: Mapping[str, int]
 
 
-def _row(method: str, training_data: str, *values: str) -> PublishedRow:
-    found = zip(COLUMNS, values, strict=True)
-    return PublishedRow(method, training_data, {name: v for name, v in found if v != "-"})
+def _row(method: str, training_data: str, *values: str) -> Row:
+    found = {name: v for name, v in zip(COLUMNS, values, strict=True) if v != "-"}
+    return Row(method, PUBLISHED, training_data, found, {})
 
 
 TABLE_1 = (

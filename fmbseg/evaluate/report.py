@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
-from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, TABLE_1
+from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, PUBLISHED, TABLE_1, Row
 from fmbseg.evaluate.results import OWN_WORDS, Result, current_results, read_results
-from fmbseg.evaluate.table import ORACLE, TINY, is_tiny
+from fmbseg.evaluate.table import ORACLE, TINY, is_tiny, ordered, percent
 from fmbseg.store.atomic import write_atomically
 
 MEASURED = "measured here"
 PREDICTIONS = "its label maps, scored here"
-PUBLISHED = "published"
 _SCENES = ", synthetic scenes"
 _SWEEPS = "threshold_oracle.csv"
 _PUBLISHED_NOTE = (
@@ -30,25 +29,7 @@ _SCENES_NOTE = (
     "their numbers stand for nothing in the published columns"
 )
 _SWEEP_TITLE = "Oracle, not a result: background threshold chosen on the benchmark's own truth"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table.
-
-    Attributes:
-        method: its name.
-        source: `MEASURED`, `PREDICTIONS` or `PUBLISHED`; of scenes it says so.
-        basis: protocol and weights, or the training data of a published row.
-        miou: by benchmark, as shown.
-        images: by benchmark, how many were scored; published rows have none.
-    """
-
-    method: str
-    source: str
-    basis: str
-    miou: Mapping[str, str]
-    images: Mapping[str, int]
+_SWEEP_HEADS = ("Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold")
 
 
 @dataclass(frozen=True)
@@ -59,13 +40,13 @@ class Report:
         benchmarks: columns, those of the published table first.
         rows: measured ones first.
         notes: what a reader must know.
-        sweeps: (method, benchmark, result) of the results with a threshold oracle.
+        sweeps: the results with a threshold oracle.
     """
 
     benchmarks: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    sweeps: tuple[tuple[str, str, Result], ...]
+    sweeps: tuple[Result, ...]
 
 
 def build_report(metrics: Path) -> Report:
@@ -77,10 +58,11 @@ def build_report(metrics: Path) -> Report:
     results, every = current_results(metrics), len(read_results(metrics))
     if not results:
         raise DataError(f"no results in {metrics}: run `fmbseg evaluate --all` first")
-    others = sorted({str(result["benchmark"]) for result in results} - set(COLUMNS))
+    methods = ordered({result["method"] for result in results}, METHODS)
+    benchmarks = ordered({result["benchmark"] for result in results} | set(COLUMNS), COLUMNS)
+    results.sort(key=lambda r: (methods.index(r["method"]), benchmarks.index(r["benchmark"])))
     rows = _measured(results)
-    published = [Row(r.method, PUBLISHED, r.training_data, r.miou, {}) for r in TABLE_1]
-    notes = [_MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
+    notes = [_image_note(rows, benchmarks), _MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
     if len(results) < every:
         notes.append(f"left out: {every - len(results)} results of an earlier head")
     if any(row.method == "oracle" for row in rows):
@@ -90,14 +72,10 @@ def build_report(metrics: Path) -> Report:
     if any(is_tiny(result) for result in results):
         notes.append(TINY)
     return Report(
-        benchmarks=(*COLUMNS, *others),
-        rows=(*rows, *published),
+        benchmarks=tuple(benchmarks),
+        rows=(*rows, *TABLE_1),
         notes=tuple(notes),
-        sweeps=tuple(
-            (str(result["method"]), str(result["benchmark"]), result)
-            for result in sorted(results, key=_order)
-            if "threshold_oracle" in result
-        ),
+        sweeps=tuple(result for result in results if "threshold_oracle" in result),
     )
 
 
@@ -123,10 +101,10 @@ def markdown(report: Report) -> str:
     heads += [_heading(name) for name in report.benchmarks]
     body = [_cells(row, report.benchmarks, "-") for row in report.rows]
     lines = _markdown_table(heads, body)
-    lines += ["", *(f"- {note}" for note in (*_image_notes(report), *report.notes))]
+    lines += ["", *(f"- {note}" for note in report.notes)]
     if report.sweeps:
-        heads = ["Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold"]
-        lines += ["", f"**{_SWEEP_TITLE}**", "", *_markdown_table(heads, _sweep_rows(report))]
+        body = _sweep_rows(report)
+        lines += ["", f"**{_SWEEP_TITLE}**", "", *_markdown_table(_SWEEP_HEADS, body)]
     return "\n".join(lines) + "\n"
 
 
@@ -134,10 +112,9 @@ def comma_separated(report: Report) -> str:
     """The rows as CSV; a missing value is empty."""
     heads = ["method", "source", "basis", *report.benchmarks]
     heads += [f"images {name}" for name in report.benchmarks]
-    images = [[str(row.images.get(b, "")) for b in report.benchmarks] for row in report.rows]
     body = [
-        _cells(row, report.benchmarks, "") + counts
-        for row, counts in zip(report.rows, images, strict=True)
+        [*_cells(row, report.benchmarks, ""), *(row.images.get(b, "") for b in report.benchmarks)]
+        for row in report.rows
     ]
     return _csv([heads, *body])
 
@@ -145,11 +122,11 @@ def comma_separated(report: Report) -> str:
 def sweep_csv(report: Report) -> str:
     """MIoU at every threshold of the sweeps, the best of each marked."""
     rows = [["method", "benchmark", "threshold", "miou", "chosen on truth"]]
-    for method, benchmark, result in report.sweeps:
+    for result in report.sweeps:
         sweep = result["threshold_oracle"]
         for threshold, miou in sweep["miou"].items():
             best = "best" if float(threshold) == sweep["best_threshold"] else ""
-            rows.append([method, benchmark, threshold, _percent(miou, 4), best])
+            rows.append([result["method"], result["benchmark"], threshold, percent(miou, 4), best])
     return _csv(rows)
 
 
@@ -165,11 +142,10 @@ def latex(report: Report) -> str:
         lines += [_latex_row(_cells(row, report.benchmarks, "--")) for row in group]
         lines.append(r"\hline")
     lines += [r"\end{tabular}", ""]
-    lines += [_escaped(note) + r".\\" for note in (*_image_notes(report), *report.notes)]
+    lines += [_escaped(note) + r".\\" for note in report.notes]
     if report.sweeps:
-        heads = ["Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold"]
         lines += ["", rf"\textbf{{{_escaped(_SWEEP_TITLE)}}}\\", r"\begin{tabular}{llrrr}"]
-        lines += [r"\hline", _latex_row(heads), r"\hline"]
+        lines += [r"\hline", _latex_row(_SWEEP_HEADS), r"\hline"]
         lines += [*map(_latex_row, _sweep_rows(report)), r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -177,29 +153,21 @@ def latex(report: Report) -> str:
 def _measured(results: Sequence[Result]) -> list[Row]:
     # What was made with another protocol, head or weights is not in the same row.
     groups: dict[tuple[str, str, str, str], list[Result]] = {}
-    for result in sorted(results, key=_order):
+    for result in results:
         source = MEASURED if result["method"] in METHODS else PREDICTIONS
         source += _SCENES if "without_held_out_glyphs" in result else ""
-        basis = _basis(result)
-        key = str(result["method"]), source, basis, str(result.get("checkpoint_sha256"))
+        key = result["method"], source, _basis(result), str(result.get("checkpoint_sha256"))
         groups.setdefault(key, []).append(result)
     return [
         Row(
             method=method,
             source=source,
             basis=basis,
-            miou={r["benchmark"]: _percent(r["miou"], 2) for r in group if r["miou"] is not None},
+            miou={r["benchmark"]: percent(r["miou"], 2) for r in group if r["miou"] is not None},
             images={r["benchmark"]: int(r["images"]) for r in group},
         )
         for (method, source, basis, _), group in groups.items()
     ]
-
-
-def _order(result: Result) -> tuple[int, str, int, str]:
-    method, benchmark = str(result["method"]), str(result["benchmark"])
-    place = list(METHODS).index(method) if method in METHODS else len(METHODS)
-    column = list(COLUMNS).index(benchmark) if benchmark in COLUMNS else len(COLUMNS)
-    return place, method, column, benchmark
 
 
 def _basis(result: Result) -> str:
@@ -211,28 +179,22 @@ def _basis(result: Result) -> str:
     return ", ".join(name for name in names if name)
 
 
-def _image_notes(report: Report) -> list[str]:
+def _image_note(rows: Sequence[Row], benchmarks: Sequence[str]) -> str:
     """How many images the measured numbers stand on, by benchmark."""
-    counts: dict[str, set[int]] = {}
-    for row in report.rows:
-        for benchmark, images in row.images.items():
-            counts.setdefault(benchmark, set()).add(images)
+    counts = {name: {row.images[name] for row in rows if name in row.images} for name in benchmarks}
     shown = [
-        f"{benchmark} {'/'.join(map(str, sorted(counts[benchmark])))}"
-        for benchmark in report.benchmarks
-        if benchmark in counts
+        f"{name} {'/'.join(map(str, sorted(found)))}" for name, found in counts.items() if found
     ]
-    return [f"images: {', '.join(shown)}"]
+    return f"images: {', '.join(shown)}"
 
 
 def _sweep_rows(report: Report) -> list[list[str]]:
     rows = []
-    for method, benchmark, result in report.sweeps:
+    for result in report.sweeps:
         sweep = result["threshold_oracle"]
-        best, threshold = sweep["best_miou"], sweep["best_threshold"]
-        shown = "-" if threshold is None else f"{threshold:g}"
-        measured = _percent(result["miou"], 2)
-        rows.append([method, benchmark, measured, _percent(best, 2), shown])
+        threshold = "-" if sweep["best_threshold"] is None else f"{sweep['best_threshold']:g}"
+        mious = percent(result["miou"], 2), percent(sweep["best_miou"], 2)
+        rows.append([result["method"], result["benchmark"], *mious, threshold])
     return rows
 
 
@@ -250,7 +212,7 @@ def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list
     return lines + ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in body]
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> str:
+def _csv(rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -264,7 +226,3 @@ def _escaped(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     return "".join(special.get(character, character) for character in text)
-
-
-def _percent(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

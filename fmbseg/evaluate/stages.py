@@ -7,8 +7,7 @@ from functools import cached_property
 from PIL import Image
 
 from fmbseg.align.checkpoint import require_parameters
-from fmbseg.evaluate.example import example_overlay
-from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings, example_overlay
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import StageReport

@@ -44,18 +44,16 @@ class ThresholdSweep:
         best: NDArray[np.int64],
         confidence: NDArray[np.float32],
         target: NDArray[np.int64],
-        ignore_index: int = UNLABELLED,
     ) -> None:
         """Count one image.
 
         Args:
             best: [H, W] the most similar class, before any threshold.
             confidence: [H, W] what thresholds are compared with.
-            target: [H, W] class indices or `ignore_index`, checked by `ConfusionMatrix`.
-            ignore_index: not counted.
+            target: [H, W] class indices or 255, checked by `ConfusionMatrix`.
         """
         _, classes, columns = self.counts.shape
-        scored = target != ignore_index
+        scored = target != UNLABELLED
         # In the precision in which the rule itself compares.
         limits = np.array(self.thresholds, dtype=np.float32)
         reached = np.searchsorted(limits, confidence[scored], side="right")
@@ -64,11 +62,8 @@ class ThresholdSweep:
 
     def merge(self, other: ThresholdSweep) -> None:
         """Add the counts of other images; raises DataError for other thresholds or classes."""
-        mine, theirs = (
-            (self.thresholds, self.background, self.counts.shape),
-            (other.thresholds, other.background, other.counts.shape),
-        )
-        if mine != theirs:
+        mine = self.thresholds, self.background, self.counts.shape
+        if mine != (other.thresholds, other.background, other.counts.shape):
             raise DataError("cannot merge sweeps of other thresholds: score both the same way")
         self.counts += other.counts
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
 from fmbseg.errors import DataError
@@ -25,8 +25,8 @@ def result_table(metrics: Path) -> str:
     results = read_results(metrics)
     if not results:
         raise DataError(f"no results in {metrics}: run `make demo` or `dvc repro` first")
-    benchmarks = _ordered({str(result["benchmark"]) for result in results}, COLUMNS)
-    methods = _ordered({str(result["method"]) for result in results}, METHODS)
+    benchmarks = ordered({result["benchmark"] for result in results}, COLUMNS)
+    methods = ordered({result["method"] for result in results}, METHODS)
     found = {(result["benchmark"], result["method"]): result for result in results}
     stale = [result for result in results if is_of_another_head(result, metrics)]
     rows = [["mIoU, %", *benchmarks]]
@@ -35,7 +35,7 @@ def result_table(metrics: Path) -> str:
         rows.append([method, *(_cell(result) + "*" * (result in stale) for result in row)])
     columns = [[found.get((name, method)) for method in methods] for name in benchmarks]
     rows.append(["images", *(_images(column) for column in columns)])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     lines.insert(1, "-" * max(len(line) for line in lines))
     if stale:
         lines.append(STALE)
@@ -48,7 +48,7 @@ def result_table(metrics: Path) -> str:
     return "\n".join(lines)
 
 
-def _ordered(names: set[str], known: Iterable[str]) -> list[str]:
+def ordered(names: set[str], known: Iterable[str]) -> list[str]:
     """The known names first and in their order, then the others by name."""
     first = [name for name in known if name in names]
     return [*first, *sorted(names - set(first))]
@@ -57,9 +57,9 @@ def _ordered(names: set[str], known: Iterable[str]) -> list[str]:
 def _cell(result: Result | None) -> str:
     if result is None:
         return "-"
-    cell = _percent(result["miou"])
+    cell = percent(result["miou"], 1)
     if "without_held_out_glyphs" in result:
-        cell += f" ({_percent(result['without_held_out_glyphs']['miou'])})"
+        cell += f" ({percent(result['without_held_out_glyphs']['miou'], 1)})"
     return cell
 
 
@@ -69,11 +69,12 @@ def _images(results: Sequence[Result | None]) -> str:
     return "/".join(str(count) for count in sorted(counts))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
+    """Cells as lines of text; the columns in `left` start, all others end at one place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
+            f"{cell:{'<' if i in left else '>'}{width}}"
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -86,5 +87,6 @@ def is_tiny(result: Result) -> bool:
     return any(name.startswith("tiny-") for name in weights)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def percent(value: float | None, digits: int) -> str:
+    """A result's number as text; "-" where nothing was counted."""
+    return "-" if value is None else f"{value:.{digits}f}"

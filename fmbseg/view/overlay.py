@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from functools import cache
 
@@ -16,8 +17,9 @@ from fmbseg.errors import DataError
 MIN_LONG_SIDE = 512
 """Pictures with a smaller long side are enlarged to about this many pixels before drawing."""
 
-_INK = (32, 32, 32)
-_PAPER = (255, 255, 255)
+INK = (32, 32, 32)
+PAPER = (255, 255, 255)
+_OPACITY = 0.55  # of a class's colour over the image
 _SWATCH_EMPTY = (170, 170, 170)
 
 
@@ -55,10 +57,7 @@ def palette(n: int) -> NDArray[np.uint8]:
 
 
 def blend(
-    image: Image.Image,
-    label: NDArray[np.integer],
-    colours: NDArray[np.uint8],
-    opacity: float = 0.55,
+    image: Image.Image, label: NDArray[np.integer], colours: NDArray[np.uint8]
 ) -> Image.Image:
     """Colour an image by its label map; small images are enlarged so that regions can be seen.
 
@@ -66,7 +65,6 @@ def blend(
         image: any mode, [H, W] as `label`.
         label: [H, W] integers, class indices; every other value is left as the image has it.
         colours: [K, 3] uint8 RGB.
-        opacity: share of the colour, 0 to 1.
 
     Returns:
         RGB picture without legend; its size is a whole multiple of the image's. Regions are parted
@@ -83,13 +81,15 @@ def blend(
             f"label map {list(label.shape)} does not fit the image "
             f"[{image.height}, {image.width}]: give both in the same size"
         )
-    factor = magnification(image.size)
-    picture = np.asarray(enlarge(image, factor))
+    # Whole, so that pixels of the label map stay squares.
+    factor = max(1, round(MIN_LONG_SIDE / max(image.size)))
+    size = (image.width * factor, image.height * factor)
+    picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
     label = label.repeat(factor, axis=0).repeat(factor, axis=1)
     coloured = (label >= 0) & (label < len(colours))
     tint = colours[np.where(coloured, label, 0)]
     mixed = picture.copy()
-    mixed[coloured] = cv2.addWeighted(picture, 1 - opacity, tint, opacity, 0)[coloured]
+    mixed[coloured] = cv2.addWeighted(picture, 1 - _OPACITY, tint, _OPACITY, 0)[coloured]
     line = max(1, max(picture.shape) // 1000)
     # The outline has the pure colour of the legend, which the blend inside can only resemble.
     outline = _borders(label, 3 * line) & coloured
@@ -109,43 +109,22 @@ def _borders(label: NDArray[np.integer], reach: int) -> NDArray[np.bool_]:
     return edge.astype(bool)
 
 
-def magnification(size: tuple[int, int]) -> int:
-    """Whole factor that brings a (width, height) in pixels to `MIN_LONG_SIDE` or near it."""
-    return max(1, round(MIN_LONG_SIDE / max(size)))
-
-
-def enlarge(image: Image.Image, factor: int) -> Image.Image:
-    """The image in RGB, `factor` times as large."""
-    rgb = image.convert("RGB")
-    if factor == 1:
-        return rgb
-    return rgb.resize((rgb.width * factor, rgb.height * factor), Image.Resampling.BICUBIC)
-
-
 def area_shares(label: NDArray[np.integer], classes: int) -> list[tuple[int, float]]:
     """(class index, share of the pixels 0 to 1) of the classes present, largest first.
 
     Pixels of no class (255 or anything outside 0..classes-1) come last as (UNLABELLED, share).
     """
-    label = np.asarray(label)
-    values, counts = np.unique(label, return_counts=True)
-    total = max(int(label.size), 1)
-    inside = (values >= 0) & (values < classes)
-    rows = [
-        (int(value), int(count) / total)
-        for value, count in zip(values[inside], counts[inside], strict=True)
-    ]
-    rows.sort(key=lambda row: (-row[1], row[0]))
-    outside = int(counts[~inside].sum())
-    return [*rows, (UNLABELLED, outside / total)] if outside else rows
+    counts = np.bincount(label[(label >= 0) & (label < classes)], minlength=classes).tolist()
+    present = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
+    rows = [(index, counts[index] / label.size) for index in present]
+    outside = label.size - sum(counts)
+    return [*rows, (UNLABELLED, outside / label.size)] if outside else rows
 
 
 def overlay(
     image: Image.Image,
     label: NDArray[np.integer],
     names: Sequence[str],
-    colours: NDArray[np.uint8] | None = None,
-    opacity: float = 0.55,
     background: int | None = None,
 ) -> Image.Image:
     """The blended picture with a legend below it: colour, class name and area share.
@@ -154,8 +133,6 @@ def overlay(
         image: any mode, [H, W] as `label`.
         label: [H, W] integers, class indices; 255 is unlabelled.
         names: class names in index order.
-        colours: [K, 3] uint8 RGB, `palette(len(names))` when left out.
-        opacity: share of the colour, 0 to 1.
         background: index of the class that means "none of the others"; it is left unpainted.
 
     Returns:
@@ -163,16 +140,30 @@ def overlay(
         nothing of the picture is covered. Classes are sorted by area, unlabelled pixels last.
 
     Raises:
-        DataError: sizes do not fit, there are no names, or fewer colours than names.
+        DataError: sizes do not fit, or there are no names.
     """
-    colours = colours_for(names, colours)
-    painted = label if background is None else np.where(label == background, UNLABELLED, label)
-    picture = blend(image, painted, colours, opacity)
+    picture = blend(image, unpainted(label, background), colours_of(names))
     # A narrow picture gets a legend wider than itself: class names come first.
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
     rows = area_shares(label, len(names))
-    key = legend(rows, names, colours, width, picture.height, background)
-    sheet = Image.new("RGB", (width, picture.height + key.height), _PAPER)
+    return above(picture, legend(rows, names, width, picture.height, background))
+
+
+def png(picture: Image.Image) -> bytes:
+    """The content of its PNG file."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def unpainted(label: NDArray[np.integer], background: int | None) -> NDArray[np.integer]:
+    """A label map [H, W] whose background, where there is one, is unlabelled."""
+    return label if background is None else np.where(label == background, UNLABELLED, label)
+
+
+def above(picture: Image.Image, key: Image.Image) -> Image.Image:
+    """A picture with a legend, at least as wide, below it; RGB."""
+    sheet = Image.new("RGB", (key.width, picture.height + key.height), PAPER)
     sheet.paste(picture, (0, 0))
     sheet.paste(key, (0, picture.height))
     return sheet
@@ -181,7 +172,6 @@ def overlay(
 def legend(
     rows: Sequence[tuple[int, float | None]],
     names: Sequence[str],
-    colours: NDArray[np.uint8],
     width: int,
     height: int = 0,
     background: int | None = None,
@@ -191,7 +181,6 @@ def legend(
     Args:
         rows: (class index or UNLABELLED, share of the area or None to print none).
         names: class names in index order.
-        colours: [K, 3] uint8 RGB.
         width: pixels, of the legend.
         height: pixels, of the picture above it (0: judge the text size by the width alone).
         background: index of a class that is not painted.
@@ -199,6 +188,7 @@ def legend(
     Returns:
         RGB, `width` pixels wide.
     """
+    colours = colours_of(names).tolist()
     size = text_size(width, height)
     font = ImageFont.load_default(size=size)
     texts = [_entry(index, share, names) for index, share in rows]
@@ -207,7 +197,7 @@ def legend(
     columns = max(1, min(len(texts), int((width - gap) // (swatch + 3 * gap + widest))))
     lines = -(-len(texts) // columns)
     line_height = round(1.5 * size)
-    sheet = Image.new("RGB", (width, lines * line_height + gap), _PAPER)
+    sheet = Image.new("RGB", (width, lines * line_height + gap), PAPER)
     draw = ImageDraw.Draw(sheet)
     for position, ((index, _), text) in enumerate(zip(rows, texts, strict=True)):
         # Down the columns, so that the largest classes stand first in reading order.
@@ -217,12 +207,12 @@ def legend(
         if index in (UNLABELLED, background):
             draw.rectangle(box, outline=_SWATCH_EMPTY, width=max(1, size // 10))
         else:
-            draw.rectangle(box, fill=_rgb(colours[index]), outline=_INK)
+            draw.rectangle(box, fill=tuple(colours[index]), outline=INK)
         room = (width - gap) // columns - swatch - 2 * gap
         draw.text(
             (x + swatch + gap, y + line_height / 2),
             fit_text(text, font, room),
-            fill=_INK,
+            fill=INK,
             font=font,
             anchor="lm",
         )
@@ -251,19 +241,8 @@ def _entry(index: int, share: float | None, names: Sequence[str]) -> str:
     return f"{name}  {percent:.0f} %" if percent >= 9.5 else f"{name}  {max(percent, 0.1):.1f} %"
 
 
-def colours_for(names: Sequence[str], colours: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """The given colours [K, 3] uint8, or the palette's; a DataError where they are too few."""
+def colours_of(names: Sequence[str]) -> NDArray[np.uint8]:
+    """The palette's colours [K, 3] uint8 of K classes; raises DataError where there are none."""
     if not names:
         raise DataError("no class names: a legend needs the names of the label map's classes")
-    if colours is None:
-        return palette(len(names))
-    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < len(names):
-        raise DataError(
-            f"palette {list(colours.shape)} must be [K, 3] with a colour for each of "
-            f"{len(names)} names: use palette({len(names)})"
-        )
-    return colours
-
-
-def _rgb(colour: NDArray[np.uint8]) -> tuple[int, int, int]:
-    return int(colour[0]), int(colour[1]), int(colour[2])
+    return palette(len(names))

@@ -8,8 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from fmbseg.data.labels import UNLABELLED
-from fmbseg.view.overlay import blend, colours_for, fit_text, legend, text_size
+from fmbseg.view.overlay import (
+    INK,
+    PAPER,
+    above,
+    blend,
+    colours_of,
+    fit_text,
+    legend,
+    text_size,
+    unpainted,
+)
 
 Panel = tuple[str, Image.Image, NDArray[np.integer] | None]
 
@@ -18,8 +27,6 @@ CELL = (440, 330)
 
 _COLUMNS = 3
 _MARGIN = 10
-_PAPER = (255, 255, 255)
-_INK = (32, 32, 32)
 
 
 def label_sheet(
@@ -39,7 +46,7 @@ def label_sheet(
     Raises:
         DataError: a label map has another size than its image, or there are no names.
     """
-    colours = colours_for(names, None)
+    colours = colours_of(names)
     columns = min(_COLUMNS, len(panels))
     size = text_size(CELL[0] * columns)
     font = ImageFont.load_default(size=size)
@@ -47,26 +54,18 @@ def label_sheet(
     rows = -(-len(panels) // columns)
     width, height = columns * step[0] + _MARGIN, rows * step[1] + _MARGIN
     present: set[int] = set()
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for position, (caption, image, label) in enumerate(panels):
         row, column = divmod(position, columns)
         x, y = _MARGIN + column * step[0], row * step[1]
-        draw.text(
-            (x, y + size), fit_text(caption, font, CELL[0]), fill=_INK, font=font, anchor="lm"
-        )
+        draw.text((x, y + size), fit_text(caption, font, CELL[0]), fill=INK, font=font, anchor="lm")
         picture = image
         if label is not None:
-            painted = np.where(label == background, UNLABELLED, label)
-            picture = blend(image, painted, colours)
+            picture = blend(image, unpainted(label, background), colours)
+            present.update(np.unique(label).tolist())
         scale = min(CELL[0] / picture.width, CELL[1] / picture.height)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(fitted, Image.Resampling.LANCZOS), (x, y + 2 * size))
-        if label is not None:
-            present.update(np.unique(label).tolist())
     entries = [(index, None) for index in sorted(present) if 0 <= index < len(names)]
-    key = legend(entries, names, colours, width, background=background)
-    full = Image.new("RGB", (width, height + key.height), _PAPER)
-    full.paste(sheet, (0, 0))
-    full.paste(key, (0, height))
-    return full
+    return above(sheet, legend(entries, names, width, background=background))

@@ -70,7 +70,7 @@ def test_random_predictions_on_real_labels(
 ) -> None:
     dataset = load_dataset(benchmark, samples / root, split)[:6]
     write_random(dataset, tmp_path)
-    result = score_predictions(benchmark, "random", tmp_path, dataset, silent_progress())
+    result = score_predictions("random", tmp_path, dataset, silent_progress())
     assert result["images"] == len(dataset) > 0
     assert result["miou"] == pytest.approx(reference_miou(dataset, tmp_path), rel=0, abs=1e-9)
     assert 0 < result["miou"] < 20
@@ -86,7 +86,7 @@ def predictions(workspace: Paths, tmp_path: Path) -> Predictions:
 
 def score(found: Predictions, name: str = "theirs") -> dict[str, object]:
     dataset, folder = found
-    return score_predictions("coco_stuff", name, folder, dataset, silent_progress())
+    return score_predictions(name, folder, dataset, silent_progress())
 
 
 def test_the_truth_itself_reaches_100_and_a_palette_is_no_colour(predictions: Predictions) -> None:
@@ -132,7 +132,7 @@ def test_names_without_folders(samples: Path, tmp_path: Path) -> None:
         source = tmp_path / "deep" / f"{sample.image_id}.png"
         (flat / f"{sample.image_path.stem}.png").write_bytes(source.read_bytes())
     results = [
-        score_predictions("cityscapes", "x", folder, dataset, silent_progress())
+        score_predictions("x", folder, dataset, silent_progress())
         for folder in (tmp_path / "deep", flat)
     ]
     assert results[0] == results[1] and not math.isnan(results[0]["miou"])

@@ -22,11 +22,10 @@ from fmbseg.config import BackgroundRule, Config, InferenceSection, ProtocolName
 from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
 from fmbseg.errors import DataError
-from fmbseg.evaluate.example import example_overlay
 from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.results import read_result
-from fmbseg.evaluate.scoring import Candidate, benchmark_scorings
+from fmbseg.evaluate.scoring import Candidate, benchmark_scorings, example_overlay
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.progress import silent_progress
 from fmbseg.store.paths import Paths
