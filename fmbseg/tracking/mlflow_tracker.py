@@ -117,15 +117,10 @@ class MlflowTracker(Tracker):
     ) -> str:
         """Digest of all that an evaluation logs; equal: everything is there already."""
         entry = config.evaluate.benchmarks.get(benchmark)
-        section = self._section
-        return json_digest(
-            [
-                result,
-                None if entry is None else entry.model_dump(),
-                trained_labels(paths) if method == "fmbseg" else None,
-                [section.model, section.champion_benchmark],
-            ]
-        )
+        truth = None if entry is None else entry.model_dump()
+        labels = trained_labels(paths) if method == "fmbseg" else None
+        model = [self._section.model, self._section.champion_benchmark]
+        return json_digest([result, truth, labels, model])
 
     def _add_evaluation(
         self, config: Config, paths: Paths, method: str, benchmark: str, overlay: Overlay | None
