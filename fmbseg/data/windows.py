@@ -24,8 +24,7 @@ def resize_to_short_side(
     Raises:
         ConfigError: a length is not positive.
     """
-    lengths = {"width": width, "height": height, "short_side": short_side, "multiple": multiple}
-    _require_positive(**lengths)
+    _require_positive(width=width, height=height, short_side=short_side, multiple=multiple)
     scale = short_side / min(width, height)
 
     def rounded(length: int) -> int:

@@ -68,7 +68,7 @@ def _stage(row: Row) -> dict[str, Any]:
     stage: dict[str, Any] = {
         "desc": row.summary,
         "cmd": f"fmbseg run {row.name}{benchmark}",
-        "deps": [*dict.fromkeys(_inputs(row)), *_code(row)],
+        "deps": [*dict.fromkeys(_deps(row))],
         "params": [*sorted(row.depends.params), {LIBRARIES: sorted(row.depends.libraries)}],
     }
     if outs := [out for out in row.outputs if out not in row.metrics]:
@@ -78,18 +78,16 @@ def _stage(row: Row) -> dict[str, Any]:
     return {"foreach": "${evaluate.benchmarks}", "do": stage} if row.each_benchmark else stage
 
 
-def _inputs(row: Row) -> Iterable[str]:
+def _deps(row: Row) -> Iterable[str]:
     for name in row.inputs:
         if name in ROWS:
             # Of results that are made one by one, their folder.
             yield from (out.partition("/${key}")[0] for out in ROWS[name].outputs)
         elif name in _PLACES:
             yield _PLACES[name]
-
-
-def _code(row: Row) -> list[str]:
-    sources = row.depends.sources
-    return [f"{PACKAGE.name}/{source}" for source in sorted(sources) if "*" not in source]
+    for source in sorted(row.depends.sources):
+        if "*" not in source:
+            yield f"{PACKAGE.name}/{source}"
 
 
 def main() -> None:

@@ -145,9 +145,8 @@ def render_scene(
     sizes = np.bincount(instance.ravel(), minlength=len(objects) + 3)
     placed = []
     for number, (name, index) in enumerate(objects):
-        scene_class = SCENE_CLASSES[CLASS_INDEX[name]]
-        character = scene_class.glyphs[index]
-        held_out = character == scene_class.held_out_glyph
+        character = _class(name).glyphs[index]
+        held_out = character == _class(name).held_out_glyph
         placed.append(SceneObject(name, character, held_out, number + 3, int(sizes[number + 3])))
     image = np.clip(canvas, 0, 255).astype(np.uint8)
     return Scene(image, label, instance, tuple(placed), glyph, uv)
