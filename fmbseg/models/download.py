@@ -14,8 +14,6 @@ import re
 import shutil
 from pathlib import Path
 
-from huggingface_hub.file_download import get_hf_file_metadata, http_get
-
 from fmbseg.errors import WeightsError
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import file_digest
@@ -48,6 +46,9 @@ def fetch(url: str, path: Path, sha256: str | None, megabytes: float | None = No
     partial = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Only now: content keys, which need no network, come by this module.
+        from huggingface_hub.file_download import get_hf_file_metadata
+
         about = get_hf_file_metadata(url, token=False)  # a token is for its hub alone
         # Of small files the hub states git's own digest, which is shorter.
         stated = about.etag if re.fullmatch("[0-9a-f]{64}", about.etag or "") else None
@@ -92,6 +93,8 @@ def _receive(url: str, path: Path, partial: Path, size: int | None, known: bool)
             here = stream.truncate(0)  # nothing would tell that two versions were joined
         if size is not None and shutil.disk_usage(path.parent).free < size - here:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        from huggingface_hub.file_download import http_get
+
         http_get(url, stream, resume_size=here, expected_size=size, displayed_filename=path.name)
         stream.flush()
         os.fsync(stream.fileno())
