@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fmbseg.scenes.files import write_scenes
 from tests.project import Project, copy_project
 
 pytestmark = pytest.mark.slow
@@ -81,10 +82,12 @@ def test_imported_photos_are_versioned_pushed_and_pulled(
 
 
 def test_from_a_folder_of_photos_to_a_trained_segmenter(
-    project: Project, photos: list[Path], repository: Path
+    project: Project, repository: Path, tmp_path: Path
 ) -> None:
-    """The README's three commands, as they stand there, on photos."""
-    photo_folder(photos, project.root / "inputs" / "photos", 20)
+    """The README's three commands, as they stand there, on pictures that the tiny models know."""
+    write_scenes("voc2012", tmp_path / "scenes", train=0, val=20)
+    drawn = sorted((tmp_path / "scenes" / "JPEGImages").iterdir())
+    photo_folder(drawn, project.root / "inputs" / "photos", 20)
     doctor, train, predict = readme_commands(repository, "## Your own data set")
     shown = project.run(*doctor)
     assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
