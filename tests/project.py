@@ -19,7 +19,7 @@ SMALL = {
     r"threads: \d+": "threads: 1",
 }
 FILES = ("params.yaml", "dvc.yaml", "libraries.yaml", "prefect.yaml", ".dvcignore", ".gitignore")
-FOLDERS = ("fmbseg", "flows")
+FOLDERS = ("fmbseg", "flows", "docker")
 WHO = {f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")}
 MAIL = {f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")}
 # The tester's own servers are not the project's.
