@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from fmbseg.config import Config, parse_config
-from fmbseg.models import weights
 from fmbseg.stage import depends as depends_module
 from fmbseg.stage.depends import Depends, content_key, flat_params, source_digests
 
@@ -123,7 +122,7 @@ def test_a_build_for_another_device_is_the_same_version(monkeypatch: pytest.Monk
 
 def test_weights_of_a_named_model_stand_for_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["one", "two"])
-    monkeypatch.setattr(weights, "model_digest", lambda name: next(digests))
+    monkeypatch.setattr(depends_module, "model_digest", lambda name: next(digests))
     assert key() != key()
 
 
