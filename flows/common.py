@@ -20,7 +20,7 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.tasks import Task
 
-from fmbseg.errors import ConfigError, StoreError, may_pass
+from fmbseg.errors import ConfigError, StoreError, may_pass, one_line
 
 T = TypeVar("T")
 # The stack shows what the logger `fmbseg` and those below it say.
@@ -90,11 +90,6 @@ def try_again(what: str, call: Callable[[], T]) -> T:
         # Outside the handler: its traceback holds the tensors of the failed try.
         _log.warning("%s: tried again in %.0f s (%s)", what, delay, reason)
         time.sleep(delay * random.uniform(1, 1 + RETRY_JITTER))
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.common import one_line
+from fmbseg.errors import one_line
 from fmbseg.machine.progress import LineProgress, Task
 
 _LEAST_WORK = 100  # seconds of work to a second of waiting for the server

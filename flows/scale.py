@@ -21,12 +21,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner
 
-from flows.common import RETRIES, gpu_slot, one_line, try_again
+from flows.common import RETRIES, gpu_slot, try_again
 from flows.parameters import Runner
 from flows.progress import PrefectProgress
 from flows.shared import SharedStorage
 from fmbseg.config import parse_config
-from fmbseg.errors import ConfigError, StoreError
+from fmbseg.errors import ConfigError, StoreError, one_line
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import open_stage
 from fmbseg.pipeline.table import ROWS

@@ -27,8 +27,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.common import one_line, slot_name
-from fmbseg.errors import ConfigError, FmbsegError
+from flows.common import slot_name
+from fmbseg.errors import ConfigError, FmbsegError, one_line
 
 HOST = "127.0.0.1"
 POOL = "fmbseg"

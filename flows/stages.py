@@ -16,12 +16,12 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Failed
 
-from flows.common import RETRIES, gpu_slot, one_line, stored_key, try_again
+from flows.common import RETRIES, gpu_slot, stored_key, try_again
 from flows.parameters import PARAMS, Overrides, Preset, effective_config
 from flows.progress import PrefectProgress
 from flows.scale import HERE, Scale, require_same_code, share_out
 from fmbseg.config import Config
-from fmbseg.errors import ConfigError, FmbsegError
+from fmbseg.errors import ConfigError, FmbsegError, one_line
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import find_row, open_stage, run_stage, stage_names
 from fmbseg.pipeline.table import ROWS

@@ -87,7 +87,7 @@ class Training(Stage):
         """The head under a key of its own: how it is to be asked is no part of its training."""
         params = tuple(n for n in self.row.depends.params if not n.startswith("evaluate."))
         depends = replace(self.row.depends, params=params)
-        key = content_key(self.row.name, depends, self.work.config, self.inputs())
+        key = content_key(self.row.name, depends, self.work.config, self.inputs)
         training = self.work.paths.training
         return ShardStore(training.parent, training.name, key)
 
@@ -141,7 +141,7 @@ class Training(Stage):
             training={
                 **config.align.model_dump(),
                 "seed": config.run.seed,
-                "labels": self.inputs()[self.labels],
+                "labels": self.inputs[self.labels],
             },
             metrics=metrics,
         )

@@ -26,6 +26,7 @@ METHOD = "fmbseg"
 class Plots(Stage):
     """The plots of all of `evaluate.benchmarks`, scored with the present head."""
 
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """The results. Each one's own key names checkpoint, images and weights.
 

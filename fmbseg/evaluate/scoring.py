@@ -126,7 +126,7 @@ class Scoring:
         method = candidate.method
         # A missing checkpoint, first, should not cost the reading of all images.
         inputs = dict(candidate.inputs)
-        if held_out_images(dataset.root) is not None:
+        if self._held_out is not None:
             inputs["scenes"] = file_digest(dataset.root / SCENE_OBJECTS)
         inputs |= {
             "benchmark": [dataset.name, dataset.split, self.limit],
@@ -174,13 +174,17 @@ class Scoring:
         _write(self._result(work), self.target)
         return report
 
+    @cached_property
+    def _held_out(self) -> frozenset[str] | None:
+        return held_out_images(self.dataset.root)
+
     def _count(self, samples: Sequence[Sample], directory: Path) -> None:
         predictor = self.candidate.predictor
         counts = count_pixels(
             predictor,
             samples,
             self.vocabulary,
-            held_out_images(self.dataset.root),
+            self._held_out,
             self.candidate.config.evaluate.batch_size,
             benchmark=self.dataset.name,
         )
@@ -203,7 +207,7 @@ class Scoring:
             self.vocabulary,
             protocol=scored_as(self.dataset, self.limit, self.vocabulary) | record["protocol"],
             checkpoint_sha256=record["checkpoint_sha256"],
-            scenes=held_out_images(self.dataset.root) is not None,
+            scenes=self._held_out is not None,
         )
         return result | {"samples_sha256": self.samples_sha256, "key": self.key}
 

@@ -115,15 +115,15 @@ def leading_to(names: Iterable[str]) -> list[str]:
 
 def makes_the_same(names: Iterable[str], config: Config, other: Config) -> bool:
     """Whether two configurations mean the same results of these stages and of all before them."""
+    names = list(names)
+    read = (earlier for name in names for earlier in ROWS[name.partition("@")[0]].inputs)
     params: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name, at, benchmark = waiting.pop().partition("@")
+    for name in [*names, *leading_to(read)]:
+        base, at, benchmark = name.partition("@")
         if at and benchmark not in other.evaluate.benchmarks:
             return False
         key = f".{benchmark}" if benchmark else ""
-        params.update(param.replace(".${key}", key) for param in ROWS[name].depends.params)
-        waiting += [earlier for earlier in ROWS[name].inputs if earlier in ROWS]
+        params.update(param.replace(".${key}", key) for param in ROWS[base].depends.params)
     return flat_params(config, params) == flat_params(other, params)
 
 

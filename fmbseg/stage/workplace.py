@@ -111,13 +111,14 @@ class Out:
             StoreError: an earlier stage's out is missing, damaged or made from something else.
             FmbsegError: images, words or weights are missing or damaged.
         """
-        return content_key(self.row.name, self.row.depends, self.work.config, self.inputs())
+        return content_key(self.row.name, self.row.depends, self.work.config, self.inputs)
 
     @property
     def published(self) -> bool:
         """Whether the out is there under this key, undamaged: nothing is to be computed."""
         return is_published(self.place, self.key)
 
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """The content of each input, by name; raises as `key`."""
         return {name: self._input(name) for name in self.row.inputs}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fmbseg.errors import one_line
 from fmbseg.tracking.run_content import Point
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def never_fails(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        _log.warning("%s is not in MLflow (%s); its results are complete on disk", what, reason)
+        says = "%s is not in MLflow (%s); its results are complete on disk"
+        _log.warning(says, what, one_line(error))
 
 
 class LiveCurve:
