@@ -22,7 +22,7 @@ from fmbseg.errors import WeightsError
 app = typer.Typer(help="Weights of the foundation models.", rich_markup_mode=None)
 
 _UNCHECKED = "not checked, no sha256 is known"
-_OTHERS = "timm/NAME[@LAYER] and open_clip/NAME/TAG name any other encoder and CLIP"
+_OTHERS = "timm/NAME[@LAYERS] and open_clip/NAME/TAG name any other encoder and CLIP"
 
 
 @app.command("list")

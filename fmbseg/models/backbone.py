@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,14 +53,14 @@ class Backbone:
         self.device = torch.device(device)
         self.dtype = dtype
         self.mean, self.std = record.mean, record.std
-        self._layer = record.layer
-        taken = feature_info(module)[-1 if record.layer is None else record.layer]
-        self.patch_size: int = taken["reduction"]
-        self.dim: int = taken["num_chs"]
+        self._layers = record.layers
+        taken = _taken(module, record)
+        self.patch_size: int = taken[0]["reduction"]
+        self.dim: int = sum(layer["num_chs"] for layer in taken)
 
     @torch.no_grad()
     def features(self, images: Tensor | npt.NDArray[np.uint8]) -> Tensor:
-        """Patch features of the layer the model was named with, the last one by default.
+        """Patch features of the layers the model was named with, by default the last one.
 
         Class and register tokens are left out; a transformer's tokens have passed its final norm.
 
@@ -87,7 +88,7 @@ class Backbone:
         inputs = (pixels.to(self.device).float() / 255 - mean) / std
         with autocast(self.device, self.dtype):
             pixels = inputs.permute(0, 3, 1, 2).contiguous()
-            maps = patch_features(self.module, pixels, self._layer)
+            maps = patch_features(self.module, pixels, self._layers)
         return maps.float().permute(0, 2, 3, 1)
 
 
@@ -119,7 +120,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     weights_dir: Path | str | None = None,
 ) -> Backbone:
-    """Load a frozen encoder of the registry, or any of timm's (`timm/NAME[@LAYER]`).
+    """Load a frozen encoder of the registry or any of timm's, see `fmbseg.models.records`.
 
     Raises:
         WeightsError: the name is no frozen encoder that gives patch features, or its weights are
@@ -155,26 +156,37 @@ def _require_patch_features(module: nn.Module, record: WeightsRecord) -> None:
     """Try a small picture, wider than high: not every network of timm takes it."""
     if not hasattr(module, "forward_intermediates") or not hasattr(module, "feature_info"):
         raise WeightsError(f"{record.name} gives no patch features: choose another encoder")
-    layers = feature_info(module)
-    if record.layer is not None and record.layer >= len(layers):
-        known = ", ".join(
-            f"{i} ({layer['num_chs']} channels, patch {layer['reduction']} px)"
-            for i, layer in enumerate(layers)
-        )
-        raise WeightsError(f"{record.name}: it has no such layer; choose one of {known}")
-    taken = layers[-1 if record.layer is None else record.layer]
+    taken = _taken(module, record)
+    channels = sum(layer["num_chs"] for layer in taken)
     picture = small_picture(module)
-    grid = tuple(side // taken["reduction"] for side in picture.shape[2:])
+    grid = tuple(side // taken[0]["reduction"] for side in picture.shape[2:])
     try:
         with torch.no_grad():
-            maps = patch_features(module, picture, record.layer)
+            maps = patch_features(module, picture, record.layers)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(
             f"{record.name} does not take pictures of any size ({reason}): choose another encoder"
         ) from error
-    if maps.shape != (1, taken["num_chs"], *grid):
+    if maps.shape != (1, channels, *grid):
         raise WeightsError(
-            f"{record.name} gives {tuple(maps.shape)} instead of (1, {taken['num_chs']}, "
+            f"{record.name} gives {tuple(maps.shape)} instead of (1, {channels}, "
             f"{grid[0]}, {grid[1]}): choose another encoder"
         )
+
+
+def _taken(module: nn.Module, record: WeightsRecord) -> list[dict[str, Any]]:
+    """What timm says of the layers taken; WeightsError where they are not there or do not join."""
+    layers = feature_info(module)
+    known = ", ".join(
+        f"{i} ({layer['num_chs']} channels, patch {layer['reduction']} px)"
+        for i, layer in enumerate(layers)
+    )
+    if any(layer >= len(layers) for layer in record.layers):
+        raise WeightsError(f"{record.name}: it has no such layer; choose one of {known}")
+    taken = [layers[layer] for layer in record.layers] or layers[-1:]
+    if len({layer["reduction"] for layer in taken}) > 1:
+        raise WeightsError(
+            f"{record.name}: layers of different patches do not join; it has {known}"
+        )
+    return taken

@@ -2,10 +2,14 @@
 
 Besides the registry's own names two forms are taken:
 
-* `timm/NAME[@LAYER]`: any encoder that timm publishes, such as `timm/vit_small_patch14_dinov2` or
-  `timm/convnext_tiny.fb_in22k@2`. NAME is timm's, with or without its tag; LAYER counts timm's
-  `feature_info` (blocks of a ViT, stages of a ConvNeXt) from 0 and is the last one by default.
+* `timm/NAME`: any encoder that timm publishes, such as `timm/vit_small_patch14_dinov2`. NAME is
+  timm's, with or without its tag.
 * `open_clip/NAME/TAG`: any plain CLIP of open_clip, such as `open_clip/ViT-B-16/laion2b_s34b_b88k`.
+
+A frozen encoder's name may end with the layers that its features are taken from, such as
+`timm/convnext_tiny.fb_in22k@2` or `dinov2-vit-b-14@8+9+10+11`: they count timm's `feature_info`
+(blocks of a ViT, stages of a ConvNeXt) from 0, and features of several are joined channel by
+channel. Without them it is the last one.
 
 What such a model is (normalisation, size, activation, where its file lies) is read from the
 library's own tables.
@@ -17,6 +21,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -58,7 +63,7 @@ class WeightsRecord:
         licence: SPDX name of the weights' licence.
         source: URL the file comes from, or the folder of its pretraining script.
         megabytes: size of the published file (10^6 bytes); None where it is not known beforehand.
-        layer: index into timm's `feature_info` of the features taken; None: the last.
+        layers: indices into timm's `feature_info` of the features taken, ascending; none: the last.
         spare: URL of the same weights in another format, for where `source` has no file.
         implementation: class of a mask model, `package.module:Class`; None: no mask model.
     """
@@ -75,7 +80,7 @@ class WeightsRecord:
     licence: str
     source: str
     megabytes: float | None = None
-    layer: int | None = None
+    layers: tuple[int, ...] = ()
     spare: str | None = None
     implementation: str | None = None
 
@@ -117,12 +122,13 @@ def weights_record(name: str, kind: Kind | None = None) -> WeightsRecord:
     Raises:
         WeightsError: the name is unknown, or names a model of another kind.
     """
-    if name.startswith("timm/"):
-        found: WeightsRecord | None = _timm_record(name)
-    elif name.startswith("open_clip/"):
-        found = _open_clip_record(name)
+    base, at, layers = name.partition("@")
+    if base.startswith("timm/"):
+        found: WeightsRecord | None = _timm_record(base)
+    elif base.startswith("open_clip/"):
+        found = _open_clip_record(base)
     else:
-        found = registry().get(name)
+        found = registry().get(base)
     if found is None or (kind is not None and found.kind != kind):
         fitting = [entry.name for entry in registry().values() if kind in (None, entry.kind)]
         forms = [form for other, form in _FORMS.items() if kind in (None, other)]
@@ -130,7 +136,24 @@ def weights_record(name: str, kind: Kind | None = None) -> WeightsRecord:
         if found is not None:
             problem = f"{name} is a {found.kind}, where a {kind} is needed"
         raise WeightsError(f"{problem}: choose one of {', '.join([*fitting, *forms])}")
-    return found
+    return replace(found, name=name, layers=_layers(found, layers)) if at else found
+
+
+def _layers(record: WeightsRecord, written: str) -> tuple[int, ...]:
+    """The layers after an @; WeightsError where they are none, or the model has no such choice."""
+    if record.kind != "frozen encoder":
+        raise WeightsError(
+            f"{record.name} is a {record.kind}: only of a frozen encoder layers are taken"
+        )
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)*", written, re.ASCII):
+        raise WeightsError(
+            f"{record.name}@{written}: after @ come layers, such as {record.name}@2 or "
+            f"{record.name}@1+2"
+        )
+    layers = tuple(int(layer) for layer in written.split("+"))
+    if list(layers) != sorted(set(layers)):
+        raise WeightsError(f"{record.name}@{written}: name each layer once, in ascending order")
+    return layers
 
 
 def published_as(sha256: str) -> str | None:
@@ -150,9 +173,7 @@ def published_as(sha256: str) -> str | None:
 def _timm_record(name: str) -> WeightsRecord:
     import timm
 
-    tagged, at, layer = name.removeprefix("timm/").partition("@")
-    if at and not (layer.isascii() and layer.isdigit()):
-        raise WeightsError(f"{name}: after @ comes the number of a layer, such as timm/{tagged}@2")
+    tagged = name.removeprefix("timm/")
     published = timm.list_models(pretrained=True)
     if not timm.is_model(tagged.split(".")[0]) or ("." in tagged and tagged not in published):
         similar = difflib.get_close_matches(tagged, published, n=3, cutoff=0.5)
@@ -180,7 +201,6 @@ def _timm_record(name: str) -> WeightsRecord:
         sha256=sha256,
         licence=config.license or "not stated",
         source=source,
-        layer=int(layer) if at else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,25 +14,25 @@ def feature_info(module: Any) -> list[dict[str, Any]]:
     return list(module.feature_info)
 
 
-def patch_features(module: Any, pixels: Tensor, layer: int | None = None) -> Tensor:
-    """Patch features of one layer, after the final norm where timm has one for it.
+def patch_features(module: Any, pixels: Tensor, layers: Sequence[int] = ()) -> Tensor:
+    """Patch features of one layer or more, each after the final norm where timm has one for it.
 
     Args:
         module: any encoder of timm with `forward_intermediates`.
         pixels: [N, 3, H, W] normalised.
-        layer: index into `feature_info`; None: the last.
+        layers: ascending indices into `feature_info`, of layers of one patch size; none: the last.
 
     Returns:
-        [N, D, H / patch, W / patch].
+        [N, D, H / patch, W / patch], the layers' channels after each other.
     """
     maps: list[Tensor] = module.forward_intermediates(
         pixels,
-        indices=1 if layer is None else [layer],
+        indices=list(layers) or 1,
         norm=True,
         stop_early=True,
         intermediates_only=True,
     )
-    return maps[0]
+    return torch.cat(maps, dim=1)
 
 
 def small_picture(module: nn.Module) -> Tensor:

@@ -142,6 +142,34 @@ def test_an_earlier_block_of_a_transformer(tmp_path: Path) -> None:
     _check(encoder, module, (160, 160), expected)
 
 
+def test_layers_joined_are_the_layers_one_by_one(tmp_path: Path) -> None:
+    _publish(TEST_VIT, tmp_path)
+    images = _images(64, 96)
+    single = [load_backbone(f"timm/{TEST_VIT}@{layer}", weights_dir=tmp_path) for layer in (1, 3)]
+    joined = load_backbone(f"timm/{TEST_VIT}@1+3", weights_dir=tmp_path)
+    expected = torch.cat([encoder.features(images) for encoder in single], dim=-1)
+    assert torch.equal(joined.features(images), expected)
+    assert joined.dim == sum(encoder.dim for encoder in single) == expected.shape[-1]
+
+
+def test_layers_of_a_model_of_the_registry() -> None:
+    images = _images(64, 64)
+    joined, last = load_backbone("tiny-encoder@0+3"), load_backbone("tiny-encoder")
+    assert joined.dim == 2 * last.dim
+    assert torch.equal(joined.features(images)[..., last.dim :], last.features(images))
+
+
+def test_layers_of_different_patches_do_not_join(tmp_path: Path) -> None:
+    _publish("convnext_atto.d2_in1k", tmp_path)
+    with pytest.raises(WeightsError, match="layers of different patches do not join"):
+        load_backbone("timm/convnext_atto.d2_in1k@1+2", weights_dir=tmp_path)
+
+
+def test_layers_are_taken_of_frozen_encoders_alone() -> None:
+    with pytest.raises(WeightsError, match="tiny-clip is a CLIP: only of a frozen encoder"):
+        weights_record("tiny-clip@1")
+
+
 def test_a_file_in_its_authors_layout_is_read_as_timm_reads_it(tmp_path: Path) -> None:
     name = "vit_small_patch14_reg4_dinov2.lvd142m"
     module = _publish(name, tmp_path)
@@ -301,8 +329,11 @@ def test_a_missing_file_is_named_with_its_hub_and_its_place(tmp_path: Path) -> N
     [
         ("timm/vit_smal_patch14_dinov2", "did you mean vit_small_patch"),
         (f"timm/{TEST_VIT}x", f"timm publishes no '{TEST_VIT}x': did you mean {TEST_VIT}"),
-        (f"timm/{TEST_VIT}@last", "after @ comes the number of a layer"),
-        (f"timm/{TEST_VIT}@\u00b2", "after @ comes the number of a layer"),
+        (f"timm/{TEST_VIT}@last", "after @ come layers, such as"),
+        (f"timm/{TEST_VIT}@\u00b2", "after @ come layers, such as"),
+        (f"timm/{TEST_VIT}@1+", "after @ come layers, such as"),
+        (f"timm/{TEST_VIT}@2+1", "name each layer once, in ascending order"),
+        (f"timm/{TEST_VIT}@1+1", "name each layer once, in ascending order"),
         (f"timm/{TEST_VIT}@99", "it has no such layer; choose one of 0 (64 channels, patch 16 px)"),
         ("timm/resmlp_12_224.fb_dino", "does not take pictures of any size"),
         ("vit_small_patch14_dinov2", "choose one of tiny-encoder, dinov2-vit-b-14"),
