@@ -22,7 +22,7 @@ OWN_VARIABLE = "FMBSEG_OWN_WEIGHTS"
 _log = logging.getLogger(__name__)
 # What a record says of the model itself; the other fields say where its file is from.
 _DEFINING = (
-    *("library", "implementation", "architecture", "activation", "mean", "std", "size", "layer"),
+    *("library", "implementation", "architecture", "activation", "mean", "std", "size", "layers"),
 )
 
 
