@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import yaml
 from huggingface_hub import hf_hub_url
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from fmbseg.errors import WeightsError
@@ -45,7 +46,7 @@ _TEXT_FIELDS = {"context_length", "vocab_size", "width", "heads", "layers"}
 _CLIP_TOKENS = 49408
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WeightsRecord:
     """One model; `registry.yaml` explains the fields.
 

@@ -149,7 +149,7 @@ def test_what_the_encoders_record_says_is_in_the_key(
         record,
         replace(record, licence="MIT"),
         replace(record, mean=(0.4, 0.5, 0.5)),
-        replace(record, layer=1),
+        replace(record, layers=(1,)),
     ):
         monkeypatch.setattr(records, "registry", lambda changed=changed: {record.name: changed})
         keys.append(opened("features", make_config(), labelled).key)
