@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fmbseg.errors import ConfigError
 
@@ -64,8 +64,17 @@ class DataSection(Section):
     name: str = "coco_stuff"
     root: str = "data/scenes/coco_stuff164k"
     split: str = "train2017"
-    vocabulary: str | None = Field(None, description="name or YAML path; None: the data set's own")
+    vocabulary: str | tuple[str, ...] | None = Field(
+        None, description="name or YAML path, or several of them; None: the data set's own"
+    )
     limit: int | None = Field(None, ge=1)
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _some_words(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise ValueError("name at least one vocabulary, and none of them twice")
+        return value
 
 
 class ClipSection(Section):

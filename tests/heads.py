@@ -26,7 +26,7 @@ def write_head(
     info = CheckpointInfo(
         encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
         clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabulary=load_vocabulary(vocabulary),
+        vocabularies=(load_vocabulary(vocabulary),),
         templates="single",
         short_side=64,
         inference=InferenceSection(short_side=64),

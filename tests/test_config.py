@@ -139,3 +139,9 @@ def test_empty_section_in_the_file(tmp_path: Path) -> None:
     # `clip:` with all keys commented out is null in YAML.
     with pytest.raises(ConfigError, match="clip"):
         load_config(params(tmp_path, "clip:\n"))
+
+
+@pytest.mark.parametrize("written", ["[]", "[voc21, voc21]"])
+def test_vocabularies_are_named_once(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.vocabulary.*: name at least one vocabulary"):
+        load_config(None, [f"data.vocabulary={written}"])

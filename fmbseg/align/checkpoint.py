@@ -21,7 +21,7 @@ from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import json_digest
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class CheckpointInfo:
     Attributes:
         encoder: whose features the head takes.
         clip: into whose text space it maps.
-        vocabulary: classes it was trained on; it can be asked for any others.
+        vocabularies: classes it was trained on, one vocabulary or several; it can be asked for any
+            others.
         templates: prompt templates, where a vocabulary has none of its own.
         short_side: of the images the encoder saw, pixels.
         inference: how it is to be asked, unless the asker says otherwise.
@@ -49,7 +50,7 @@ class CheckpointInfo:
 
     encoder: ModelReference
     clip: ModelReference
-    vocabulary: Vocabulary
+    vocabularies: tuple[Vocabulary, ...]
     templates: str
     short_side: int
     inference: InferenceSection
@@ -90,7 +91,7 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
         "head": asdict(head.config),
         "encoder": asdict(info.encoder),
         "clip": asdict(info.clip),
-        "vocabulary": info.vocabulary.record(),
+        "vocabularies": [words.record() for words in info.vocabularies],
         "templates": info.templates,
         "short_side": info.short_side,
         "inference": info.inference.model_dump(),
@@ -216,7 +217,7 @@ def _info(record: Mapping[str, Any]) -> CheckpointInfo:
     return CheckpointInfo(
         encoder=ModelReference(**record["encoder"]),
         clip=ModelReference(**record["clip"]),
-        vocabulary=Vocabulary.from_record(record["vocabulary"]),
+        vocabularies=tuple(map(Vocabulary.from_record, record["vocabularies"])),
         templates=record["templates"],
         short_side=int(record["short_side"]),
         inference=InferenceSection(**record["inference"]),

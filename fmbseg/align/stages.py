@@ -21,13 +21,20 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.features import PublishedFeatures
-from fmbseg.align.training import STATE, EpochRecord, OnMetrics, TrainedHead, train_head
+from fmbseg.align.training import (
+    STATE,
+    EpochRecord,
+    OnMetrics,
+    Target,
+    TrainedHead,
+    train_head,
+)
 from fmbseg.data.labels import UNLABELLED, patch_majority
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.models.clip import load_clip
 from fmbseg.models.weights import weights_digest
-from fmbseg.pseudo.labels import load_label
+from fmbseg.pseudo.labels import label_folder, load_label
 from fmbseg.stage.depends import content_key
 from fmbseg.stage.row import TRUTH
 from fmbseg.stage.stage import Stage
@@ -54,12 +61,12 @@ class Training(Stage):
 
     @property
     @abstractmethod
-    def vocabulary(self) -> Vocabulary:
-        """Classes of the labels."""
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """Classes of the labels; one vocabulary or several."""
 
     @abstractmethod
-    def reader(self) -> Callable[[str], Label]:
-        """What gives the label map [H, W] of an image id, 255 unlabelled."""
+    def reader(self, words: Vocabulary) -> Callable[[str], Label]:
+        """What gives the label map [H, W] of an image id in a vocabulary, 255 unlabelled."""
 
     def run(self) -> StageReport:
         """See `Stage.run`.
@@ -96,14 +103,14 @@ class Training(Stage):
         config = self.work.config
         place = self.work.paths.encodings
         clip = load_clip(config.clip.model, self.device.device, text_cache=place)
-        templates = self.vocabulary.templates or config.clip.templates
-        text = clip.text_embeddings(self.vocabulary, templates)
         features = PublishedFeatures(self.require("features"), self.work)
-        labels = self._patch_labels(features)
+        targets = []
+        for words in self.vocabularies:
+            text = clip.text_embeddings(words, words.templates or config.clip.templates)
+            targets.append(Target(self._patch_labels(features, words), text.anchors))
         trained = train_head(
             features.open(),
-            labels,
-            text.anchors,
+            targets,
             config.align,
             config.run.seed,
             self._trained.directory,
@@ -112,7 +119,7 @@ class Training(Stage):
             self.device,
         )
         with self._trained.write(0) as directory:
-            save_checkpoint(directory, trained.head, self._info(_metrics(trained, labels)))
+            save_checkpoint(directory, trained.head, self._info(_metrics(trained, targets)))
             _write_curve(directory / CURVE, trained.curve)
         (self._trained.directory / STATE).unlink(missing_ok=True)
         return config.align.epochs - trained.resumed
@@ -134,7 +141,7 @@ class Training(Stage):
         return CheckpointInfo(
             encoder=ModelReference(encoder, weights_digest(encoder)),
             clip=ModelReference(clip, weights_digest(clip)),
-            vocabulary=self.vocabulary,
+            vocabularies=self.vocabularies,
             templates=config.clip.templates,
             short_side=config.features.short_side,
             inference=config.evaluate.inference,
@@ -146,9 +153,11 @@ class Training(Stage):
             metrics=metrics,
         )
 
-    def _patch_labels(self, features: PublishedFeatures) -> list[npt.NDArray[np.uint8]]:
+    def _patch_labels(
+        self, features: PublishedFeatures, words: Vocabulary
+    ) -> list[npt.NDArray[np.uint8]]:
         # One byte a patch: a vocabulary has at most 255 classes, and they are all kept in memory.
-        read, purity = self.reader(), self.work.config.align.purity
+        read, purity = self.reader(words), self.work.config.align.purity
         labels = []
         with self.work.progress.task(f"labels for {self.row.name}", len(features.grids)) as task:
             for image_id, grid in zip(features.image_ids, features.grids, strict=True):
@@ -164,13 +173,13 @@ class Align(Training):
     labels = "label"
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
         """See `Training`."""
-        return self.work.words
+        return self.work.vocabularies
 
-    def reader(self) -> Callable[[str], Label]:
+    def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """See `Training`."""
-        folder = self.require("label") / "labels"
+        folder = self.require("label") / label_folder(self.vocabularies, words)
         return lambda image_id: load_label(folder / f"{image_id}.png")
 
 
@@ -185,11 +194,11 @@ class Oracle(Training):
     labels = TRUTH
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
         """See `Training`."""
-        return self.work.dataset.vocabulary
+        return (self.work.dataset.vocabulary,)
 
-    def reader(self) -> Callable[[str], Label]:
+    def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """See `Training`."""
         dataset = self.work.dataset
         places = {image_id: index for index, (image_id, _) in enumerate(dataset.image_files)}
@@ -224,7 +233,8 @@ def patch_labels(
     return np.where(share < purity, UNLABELLED, majority)
 
 
-def _metrics(trained: TrainedHead, labels: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
+def _metrics(trained: TrainedHead, targets: Sequence[Target]) -> dict[str, float]:
+    labels = [label for target in targets for label in target.labels]
     patches = sum(label.size for label in labels)
     labelled = sum(int(np.count_nonzero(label != UNLABELLED)) for label in labels)
     return {"loss": trained.curve[-1].loss, "labelled_patches": labelled / patches}

@@ -30,7 +30,24 @@ from fmbseg.machine.progress import Progress
 from fmbseg.store.atomic import write_atomically
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
-PatchLabels = Sequence[npt.NDArray[np.integer]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What patches are drawn to: their labels in one vocabulary, and its text.
+
+    Attributes:
+        labels: of each image [h, w] class indices, 255 = unlabelled.
+        text: [K, D] unit text anchors t_k, frozen.
+    """
+
+    labels: Sequence[npt.NDArray[np.integer]]
+    text: Tensor
+
+    def __contains__(self, image: int) -> bool:
+        """Whether an image has a labelled patch."""
+        return bool((self.labels[image] != UNLABELLED).any())
+
 
 STATE = "state.pt"
 _log = logging.getLogger(__name__)
@@ -68,8 +85,7 @@ class TrainedHead:
 
 def train_head(
     features: StoredFeatures,
-    labels: PatchLabels,
-    text: Tensor,
+    targets: Sequence[Target],
     section: AlignSection,
     seed: int,
     checkpoint_dir: Path,
@@ -79,14 +95,17 @@ def train_head(
 ) -> TrainedHead:
     """Train a head so that patches lie at the text of their label (equations 1-4).
 
+    With several vocabularies a patch has a label in each, so that no two names compete that are
+    never asked together, such as `sofa` and `couch`. Equation (1) then counts the patches and the
+    texts of all: L = sum_v (M_v + K_v) L_v / sum_v (M_v + K_v) for M_v labelled patches and K_v
+    texts of vocabulary v.
+
     After every epoch the state goes to `checkpoint_dir`; a later call with the same directory goes
     on from there. The directory must therefore belong to these very inputs (a content key).
 
     Args:
         features: patch features of n images.
-        labels: n arrays [h, w] of class indices, 255 = unlabelled; images without a labelled
-            patch are left out.
-        text: [K, D] unit text anchors t_k, frozen.
+        targets: one a vocabulary; images without a labelled patch in any are left out.
         section: head, loss and optimiser.
         seed: of the initial weights and of the data order.
         checkpoint_dir: for the state.
@@ -98,23 +117,24 @@ def train_head(
         ConfigError: the head does not fit the features, or the loss is no longer finite.
         DataError: no patch is labelled at all.
     """
-    used = [i for i in range(len(features)) if (labels[i] != UNLABELLED).any()]
+    used = [i for i in range(len(features)) if any(i in target for target in targets)]
     if not used:
         raise DataError(
             "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
             "label`"
         )
     device = device or DeviceChoice(torch.device("cpu"), torch.float32)
-    config = HeadConfig(section.head, features.dim, text.shape[1], section.attention_heads)
+    dim = targets[0].text.shape[1]
+    config = HeadConfig(section.head, features.dim, dim, section.attention_heads)
     run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
     resumed = run.restore(checkpoint_dir / STATE)
-    anchors = text.to(device.device, torch.float32)
+    targets = [Target(t.labels, t.text.to(device.device, torch.float32)) for t in targets]
     with progress.task("align", section.epochs * run.steps) as task:
         task.advance(resumed * run.steps)
         for epoch in range(resumed + 1, section.epochs + 1):
             losses = []
             for members in run.batches(used):
-                losses.append(run.step(features, labels, anchors, members))
+                losses.append(run.step(features, targets, members))
                 task.advance()
             record = EpochRecord(epoch, float(torch.stack(losses).mean()), run.learning_rate)
             if not math.isfinite(record.loss):
@@ -160,7 +180,7 @@ class _Run:
             yield [used[position] for position in order[start : start + size]]
 
     def step(
-        self, features: StoredFeatures, labels: PatchLabels, text: Tensor, members: Sequence[int]
+        self, features: StoredFeatures, targets: Sequence[Target], members: Sequence[int]
     ) -> Tensor:
         """One step of the optimiser; returns its loss, a scalar still on the device."""
         self.learning_rate = self._section.learning_rate * _schedule(
@@ -170,26 +190,36 @@ class _Run:
             group["lr"] = self.learning_rate
         # float16 is for inference: its gradients would need scaling.
         mixed = self._device.dtype == torch.bfloat16
-        embedded, targets = [], []
+        groups, embedded = _by_grid(features, members), []
         with torch.autocast(self._device.device.type, dtype=torch.bfloat16, enabled=mixed):
-            for part in _by_grid(features, members):
+            for part in groups:
                 stacked = np.stack([features.load(i) for i in part])
                 x = torch.from_numpy(stacked).to(self._device.device).float()
                 embedded.append(self.head(x).flatten(0, 2))
-                targets.append(np.stack([labels[i] for i in part]).astype(np.int64).ravel())
-        labelled = np.concatenate(targets)
-        chosen = torch.from_numpy(self._sample(labelled)).to(self._device.device)
-        loss = LOSSES[self._section.loss](
-            torch.cat(embedded)[chosen],
-            torch.from_numpy(labelled).to(self._device.device)[chosen],
-            text,
-            self._section.temperature,
-        )
+        z, order = torch.cat(embedded), [i for part in groups for i in part]
+        loss, total = z.new_zeros(()), 0
+        for target in targets:
+            found, count = self._loss(z, target, order)
+            loss, total = loss + count * found, total + count
+        loss = loss / total
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._optimizer.step()
         self._done += 1
         return loss.detach()
+
+    def _loss(self, z: Tensor, target: Target, images: Sequence[int]) -> tuple[Tensor, int]:
+        """The loss of the patches [M, D] of some images in one vocabulary, and its M + K."""
+        labels = np.concatenate([target.labels[i].ravel() for i in images]).astype(np.int64)
+        sampled = self._sample(labels)
+        chosen = torch.from_numpy(sampled).to(self._device.device)
+        loss = LOSSES[self._section.loss](
+            z[chosen],
+            torch.from_numpy(labels).to(self._device.device)[chosen],
+            target.text,
+            self._section.temperature,
+        )
+        return loss, int((labels[sampled] != UNLABELLED).sum()) + len(target.text)
 
     def _sample(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Indices of the patches of a batch that enter the loss, ascending.

@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -130,6 +130,15 @@ class Vocabulary:
                 words.append(word)
                 owners.append(index)
         return words, owners
+
+    def unknown_to(self, others: Iterable[Vocabulary]) -> tuple[str, ...]:
+        """Names of the classes that share no word with any class of other vocabularies."""
+        known = {_compared(word) for other in others for word in other.queries[0]}
+        words, owners = self.queries
+        shared = {
+            owner for word, owner in zip(words, owners, strict=True) if _compared(word) in known
+        }
+        return tuple(name for index, name in enumerate(self.names) if index not in shared)
 
     @property
     def digest(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from statistics import harmonic_mean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -196,6 +197,7 @@ def benchmark_result(
     protocol: dict[str, Any],
     checkpoint_sha256: str | None,
     scenes: bool,
+    unseen: Sequence[str] | None = None,
 ) -> Result:
     """The content of a result file: percent, and null where nothing was counted.
 
@@ -207,11 +209,14 @@ def benchmark_result(
         protocol: what the numbers depend on, JSON values.
         checkpoint_sha256: of the trained head; None: nothing was trained.
         scenes: whether `counts.seen` means something.
+        unseen: names of classes whose words the head was not trained with; None: nothing was
+            trained.
 
     Returns:
         benchmark, method, miou, miou_present, pixel_accuracy, mean_accuracy, boundary_iou,
         per_class_iou, per_class_boundary_iou, confusions (percent of all scored pixels), images,
         protocol, checkpoint_sha256, vocabulary_sha256; of scenes also without_held_out_glyphs;
+        of a trained head also names (see `names_apart`);
         where a background threshold decides also threshold_oracle, which is no result: its
         threshold is chosen on the truth.
     """
@@ -240,9 +245,35 @@ def benchmark_result(
     if scenes:
         seen = _number(counts.seen.miou())
         result["without_held_out_glyphs"] = {"miou": seen, "images": counts.seen_images}
+    if unseen is not None:
+        result["names"] = names_apart(result["per_class_iou"], unseen)
     if counts.sweep is not None:
         result["threshold_oracle"] = _oracle(counts.sweep)
     return result
+
+
+def names_apart(iou: Mapping[str, float | None], unseen: Collection[str]) -> dict[str, Any]:
+    """Scores over the names a head was trained with, and over the others.
+
+    Args:
+        iou: of each class, percent; None: it does not occur.
+        unseen: names that it was not trained with.
+
+    Returns:
+        `seen` and `unseen`: mean IoU, percent, None where no class occurs; `harmonic`: their
+        harmonic mean, None where one is missing; `unseen_names`.
+    """
+    means: dict[str, float | None] = {}
+    for part in ("seen", "unseen"):
+        found = [
+            value
+            for name, value in iou.items()
+            if value is not None and (name in unseen) == (part == "unseen")
+        ]
+        means[part] = sum(found) / len(found) if found else None
+    seen, other = means["seen"], means["unseen"]
+    harmonic = None if seen is None or other is None else harmonic_mean((seen, other))
+    return {**means, "harmonic": harmonic, "unseen_names": list(unseen)}
 
 
 def _confusions(matrix: ConfusionMatrix, vocabulary: Vocabulary) -> dict[str, float]:

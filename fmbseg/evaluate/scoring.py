@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from fmbseg.align.checkpoint import load_checkpoint
+from fmbseg.align.checkpoint import Checkpoint, load_checkpoint
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.truth import truth_digest
@@ -72,6 +72,11 @@ class Candidate:
         return load_predictor(self.method.name, self.config, self.checkpoint, encodings)
 
     @cached_property
+    def head(self) -> Checkpoint | None:
+        """Its trained head; None: it has none. Raises CheckpointError as `load_checkpoint`."""
+        return None if self.checkpoint is None else load_checkpoint(self.checkpoint)
+
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """What of its head and the head's models decides labels, for content keys.
 
@@ -79,12 +84,13 @@ class Candidate:
             CheckpointError: the head is missing or damaged.
             WeightsError: the weights of one of its models are missing.
         """
-        if self.checkpoint is None:
+        if self.head is None:
             return {}
-        head = load_checkpoint(self.checkpoint)
+        head = self.head
         models = (head.info.encoder.name, head.info.clip.name)
+        trained_on = [[words.name, words.digest] for words in head.info.vocabularies]
         return {
-            "head": [head.sha256, asdict(head.head.config), head.info.templates],
+            "head": [head.sha256, asdict(head.head.config), head.info.templates, trained_on],
             "models": {name: model_digest(name) for name in models},
         }
 
@@ -178,6 +184,11 @@ class Scoring:
     def _held_out(self) -> frozenset[str] | None:
         return held_out_images(self.dataset.root)
 
+    @property
+    def _unseen(self) -> tuple[str, ...] | None:
+        head = self.candidate.head
+        return None if head is None else self.vocabulary.unknown_to(head.info.vocabularies)
+
     def _count(self, samples: Sequence[Sample], directory: Path) -> None:
         predictor = self.candidate.predictor
         counts = count_pixels(
@@ -208,6 +219,7 @@ class Scoring:
             protocol=scored_as(self.dataset, self.limit, self.vocabulary) | record["protocol"],
             checkpoint_sha256=record["checkpoint_sha256"],
             scenes=self._held_out is not None,
+            unseen=self._unseen,
         )
         return result | {"samples_sha256": self.samples_sha256, "key": self.key}
 

@@ -108,7 +108,7 @@ class Segmenter:
                 grey [H, W] or RGBA); or a file, whose EXIF orientation is applied.
             classes: names of the classes; or
             vocabulary: a vocabulary, its name or its YAML file. None of both: the classes the head
-                was trained on.
+                was trained on, of several vocabularies the first.
             benchmark: see `DenseInference.segment`.
 
         Raises:
@@ -139,7 +139,7 @@ class Segmenter:
         if classes is not None:
             return vocabulary_from_names(classes)
         if vocabulary is None:
-            return self.checkpoint.info.vocabulary
+            return self.checkpoint.info.vocabularies[0]
         return vocabulary if isinstance(vocabulary, Vocabulary) else load_vocabulary(vocabulary)
 
 

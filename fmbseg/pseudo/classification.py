@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,6 +16,24 @@ from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
 
 Masks = Sequence[npt.NDArray[np.bool_]] | npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Masks of an image with what CLIP sees in them.
+
+    Attributes:
+        masks: M masks [H, W] bool.
+        features: [M, D] float32, see `mask_features`.
+    """
+
+    masks: Masks
+    features: npt.NDArray[np.float32]
+
+
+def regions(dense: npt.NDArray[np.floating], masks: Masks) -> Regions:
+    """Masks with their features, see `mask_features`."""
+    return Regions(masks, mask_features(dense, masks))
 
 
 def mask_features(dense: npt.NDArray[np.floating], masks: Masks) -> npt.NDArray[np.float32]:

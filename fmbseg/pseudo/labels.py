@@ -1,9 +1,10 @@
-"""The file of a label map."""
+"""Files of label maps, and where they lie."""
 
 from __future__ import annotations
 
 import colorsys
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,14 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import write_atomically
+
+
+def label_folder(vocabularies: Sequence[Vocabulary], words: Vocabulary) -> Path:
+    """Where the label maps `<image_id>.png` in one of some vocabularies lie, below the out."""
+    return Path("labels") if len(vocabularies) == 1 else Path("labels") / words.name
 
 
 def save_label(path: Path, label: npt.NDArray[np.uint8]) -> None:

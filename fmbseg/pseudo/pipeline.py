@@ -15,7 +15,7 @@ from fmbseg.config import Config, LabelSection
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.models.mask_model import MaskModel
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.pseudo.classification import Masks, classify_masks, mask_features
+from fmbseg.pseudo.classification import Masks, Regions, classify_masks, regions
 from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
 from fmbseg.pseudo.encodings import ImageEncodings
 from fmbseg.pseudo.querying import query_masks, query_points
@@ -56,17 +56,22 @@ def label_image(
     points = query_points(dense, text, classes, config.query.points, (width, height))
     queried, _ = query_masks(sam, encodings.sam, points, config.sam.batch_size)
     return classify_and_compose(
-        dense, text, classes, queried, classes, automatic.masks, config.label, (height, width)
+        regions(dense, queried),
+        classes,
+        regions(dense, automatic.masks),
+        classes,
+        text,
+        config.label,
+        (height, width),
     )
 
 
 def classify_and_compose(
-    dense: npt.NDArray[np.floating],
-    text: TextEmbeddings,
-    detected: npt.NDArray[np.int64],
-    queried: Masks,
+    queried: Regions,
     query_classes: npt.NDArray[np.int64],
-    masks: Masks,
+    automatic: Regions,
+    detected: npt.NDArray[np.int64],
+    text: TextEmbeddings,
     section: LabelSection,
     size: tuple[int, int],
 ) -> Classification:
@@ -76,24 +81,23 @@ def classify_and_compose(
     but stays out of the label map.
 
     Args:
-        dense: [h, w, D] unit CLIP patch features of the image.
+        queried: q query masks of the image.
+        query_classes: [q] their classes.
+        automatic: M automatic masks of the image.
+        detected: [c] detected classes, which the automatic masks may have.
         text: embeddings of the vocabulary.
-        detected: [c] detected classes.
-        queried: query masks [H, W] bool.
-        query_classes: their classes.
-        masks: M automatic masks [H, W] bool.
         section: which masks are used, and the least similarity.
         size: (height, width) of the image.
     """
-    of_queries = similarity_to_classes(mask_features(dense, queried), text)
+    of_queries = similarity_to_classes(queried.features, text)
     query_similarity = of_queries[np.arange(len(query_classes)), query_classes]
-    classes, similarity = classify_masks(mask_features(dense, masks), text, detected)
+    classes, similarity = classify_masks(automatic.features, text, detected)
     query_used = section.use_queries & (query_similarity >= section.min_similarity)
     used = section.use_masks & (similarity >= section.min_similarity)
     label = compose(
-        queried,
+        queried.masks,
         np.where(query_used, query_classes, UNLABELLED),
-        masks,
+        automatic.masks,
         np.where(used, classes, UNLABELLED),
         size,
     )

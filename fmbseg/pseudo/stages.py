@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.models.clip import ClipEncoding
 from fmbseg.models.text import TextEmbeddings
+from fmbseg.pseudo.classification import regions
 from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
-from fmbseg.pseudo.labels import label_png
-from fmbseg.pseudo.pipeline import classify_and_compose
+from fmbseg.pseudo.labels import label_folder, label_png
+from fmbseg.pseudo.pipeline import Classification, classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.tables import (
     DETECTIONS,
@@ -30,6 +34,8 @@ from fmbseg.pseudo.tables import (
 from fmbseg.stage.stage import ShardedStage
 
 Row = dict[str, Any]
+# What a mask of 1.1 has from its detection.
+_NAMED = ("vocabulary", "class_index", "class_name", "similarity")
 
 
 class _PseudoStage(ShardedStage):
@@ -44,8 +50,13 @@ class _PseudoStage(ShardedStage):
         return MaskEncodings(self.work.config, self.work.paths.encodings, self.device)
 
     @cached_property
-    def text(self) -> TextEmbeddings:
-        return self.clip.model.text_embeddings(self.work.words, self.work.templates)
+    def texts(self) -> dict[str, TextEmbeddings]:
+        """Of each vocabulary; the template set that one was made for comes first."""
+        templates = self.work.config.clip.templates
+        return {
+            words.name: self.clip.model.text_embeddings(words, words.templates or templates)
+            for words in self.work.vocabularies
+        }
 
     def rows(self, stage: str, table: str, records: Sequence[ImageRecord]) -> dict[str, list[Row]]:
         """What an earlier stage says of some images."""
@@ -54,40 +65,44 @@ class _PseudoStage(ShardedStage):
 
 
 class Detect(_PseudoStage):
-    """1.1 Detection: classes of every image and their query points.
+    """1.1 Detection: classes of every image and their query points, in each vocabulary.
 
-    Out: `detections.parquet`, a row per image and detected class.
+    Out: `detections.parquet`, a row per image, vocabulary and detected class.
     """
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
         """See `ShardedStage`."""
-        config = self.work.config
         rows: list[Row] = []
         for record in records:
             encoding = self.clip.encode(record)
-            found = detect_classes(encoding.windows, encoding.dense, self.text, config.detection)
-            size = (record.width, record.height)
-            points = query_points(
-                encoding.dense, self.text, found.classes, config.query.points, size
-            )
-            rows += [
-                {
-                    "image_id": record.image_id,
-                    "class_index": int(index),
-                    "class_name": self.work.words.names[index],
-                    "votes": int(found.votes[row]),
-                    "similarity": float(found.similarity[row]),
-                    "points": points[row].reshape(-1).tolist(),
-                }
-                for row, index in enumerate(found.classes)
-            ]
+            for words in self.work.vocabularies:
+                rows += self._detect(record, encoding, words)
         write_table(directory / DETECTIONS, rows, DETECTIONS_SCHEMA)
+
+    def _detect(self, record: ImageRecord, encoding: ClipEncoding, words: Vocabulary) -> list[Row]:
+        config, text = self.work.config, self.texts[words.name]
+        found = detect_classes(encoding.windows, encoding.dense, text, config.detection)
+        size = (record.width, record.height)
+        points = query_points(encoding.dense, text, found.classes, config.query.points, size)
+        return [
+            {
+                "image_id": record.image_id,
+                "vocabulary": words.name,
+                "class_index": int(index),
+                "class_name": words.names[index],
+                "votes": int(found.votes[row]),
+                "similarity": float(found.similarity[row]),
+                "points": points[row].reshape(-1).tolist(),
+            }
+            for row, index in enumerate(found.classes)
+        ]
 
 
 class Query(_PseudoStage):
     """1.1 Querying: SAM's most confident mask for the points of every detected class.
 
-    Out: `masks.parquet`, a row per image and detected class; `similarity` is the detection's.
+    Out: `masks.parquet`, a row per image, vocabulary and detected class; `similarity` is the
+    detection's. Vocabularies share words: classes with the same points share a prompt.
     """
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
@@ -98,18 +113,17 @@ class Query(_PseudoStage):
             found = detections[record.image_id]
             if not found:
                 continue
-            points = np.array([row["points"] for row in found], dtype=np.float32)
+            prompts = {tuple(row["points"]): None for row in found}
             queried, iou = query_masks(
                 self.sam.model,
                 self.sam.encode(record),
-                points.reshape(len(found), -1, 2),
+                np.array(list(prompts), dtype=np.float32).reshape(len(prompts), -1, 2),
                 self.work.config.sam.batch_size,
             )
-            named = ("class_index", "class_name", "similarity")
-            for row, detection in zip(
-                _mask_rows(record, "query", queried, iou, None), found, strict=True
-            ):
-                rows.append(row | {name: detection[name] for name in named})
+            masks = dict(zip(prompts, _mask_rows(record, "query", queried, iou, None), strict=True))
+            for number, detection in enumerate(found):
+                named = {name: detection[name] for name in _NAMED}
+                rows.append(masks[tuple(detection["points"])] | named | {"mask_id": number})
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
 
 
@@ -138,12 +152,12 @@ class Masks(_PseudoStage):
 
 
 class Label(_PseudoStage):
-    """1.2 Classification and composition: one label map an image.
+    """1.2 Classification and composition: one label map an image and vocabulary.
 
-    Out: `labels/<image_id>.png` (indexed, 255 unlabelled) and `masks.parquet` with all masks,
+    Out: the label maps (see `label_folder`), and `masks.parquet` with all masks in each vocabulary,
     their class and `similarity`: the cosine between the class's text and the mean CLIP patch
     feature under the mask, for masks of both sources. A mask's id counts on from the query masks
-    of its image to the automatic ones.
+    of its image to the automatic ones; an automatic mask has one id in all vocabularies.
     """
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
@@ -152,48 +166,56 @@ class Label(_PseudoStage):
         queried = self.rows("query", MASKS, records)
         automatic = self.rows("masks", MASKS, records)
         rows: list[Row] = []
-        (directory / "labels").mkdir()
+        vocabularies = self.work.vocabularies
+        folders = [directory / label_folder(vocabularies, words) for words in vocabularies]
+        for folder in folders:
+            folder.mkdir(parents=True)
         for record in records:
             name = record.image_id
-            rows += self._label(record, directory, detections[name], queried[name], automatic[name])
+            dense = self.clip.encode(record).dense
+            masks = regions(dense, StoredMasks(automatic[name]))
+            for words, folder in zip(vocabularies, folders, strict=True):
+                own = [row for row in queried[name] if row["vocabulary"] == words.name]
+                detected = [row for row in detections[name] if row["vocabulary"] == words.name]
+                found = classify_and_compose(
+                    regions(dense, StoredMasks(own)),
+                    _class_indices(own),
+                    masks,
+                    _class_indices(detected),
+                    self.texts[words.name],
+                    self.work.config.label,
+                    (record.height, record.width),
+                )
+                # Whole or not at all, as the shard is.
+                (folder / f"{name}.png").write_bytes(label_png(found.label))
+                rows += _query_rows(own, found)
+                rows += _automatic_rows(automatic[name], found, words, first=len(queried[name]))
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
 
     def finish(self) -> None:
         """See `ShardedStage`."""
         self.clip.say_made_again(self.row.name, self.work.config.clip.model)
 
-    def _label(
-        self,
-        record: ImageRecord,
-        directory: Path,
-        detections: list[Row],
-        queried: list[Row],
-        automatic: list[Row],
-    ) -> list[Row]:
-        found = classify_and_compose(
-            self.clip.encode(record).dense,
-            self.text,
-            _class_indices(detections),
-            StoredMasks(queried),
-            _class_indices(queried),
-            StoredMasks(automatic),
-            self.work.config.label,
-            (record.height, record.width),
-        )
-        path = directory / "labels" / f"{record.image_id}.png"
-        path.write_bytes(label_png(found.label))  # the shard appears as a whole
-        rows = [
-            row | {"similarity": float(value)}
-            for row, value in zip(queried, found.query_similarity, strict=True)
-        ]
-        for row, index, value in zip(automatic, found.classes, found.similarity, strict=True):
-            row["mask_id"] += len(queried)
-            if detections:
-                row["class_index"] = int(index)
-                row["class_name"] = self.work.words.names[index]
-                row["similarity"] = float(value)
-            rows.append(row)
-        return rows
+
+def _query_rows(rows: list[Row], found: Classification) -> list[Row]:
+    return [
+        row | {"similarity": float(value)}
+        for row, value in zip(rows, found.query_similarity, strict=True)
+    ]
+
+
+def _automatic_rows(
+    rows: list[Row], found: Classification, words: Vocabulary, first: int
+) -> list[Row]:
+    """The automatic masks with their classes; ids from `first` on."""
+    labelled = []
+    for row, index, value in zip(rows, found.classes, found.similarity, strict=True):
+        named: Row = {"vocabulary": words.name, "mask_id": first + row["mask_id"]}
+        if index != UNLABELLED:
+            named |= {"class_index": int(index), "class_name": words.names[index]}
+            named["similarity"] = float(value)
+        labelled.append(row | named)
+    return labelled
 
 
 def _mask_rows(

@@ -22,6 +22,7 @@ MASKS = "masks.parquet"
 DETECTIONS_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
+        pa.field("vocabulary", pa.string(), nullable=False),
         pa.field("class_index", pa.int32(), nullable=False),
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("votes", pa.int32(), nullable=False),
@@ -42,6 +43,7 @@ MASKS_SCHEMA = pa.schema(
         pa.field("predicted_iou", pa.float32(), nullable=False),
         pa.field("stability", pa.float32()),
         pa.field("source", pa.string(), nullable=False),
+        pa.field("vocabulary", pa.string()),
         pa.field("class_index", pa.int32()),
         pa.field("class_name", pa.string()),
         pa.field("similarity", pa.float32()),

@@ -13,7 +13,7 @@ from fmbseg.data.datasets import SegmentationDataset, load_dataset
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
-from fmbseg.errors import StoreError
+from fmbseg.errors import StoreError, VocabularyError
 from fmbseg.machine.progress import Progress
 from fmbseg.stage.depends import content_key
 from fmbseg.stage.row import IMAGES, TRUTH, WORDS, Row
@@ -57,19 +57,22 @@ class Workplace:
         return build_manifest(chosen, self.progress, self.paths.manifests)
 
     @cached_property
-    def words(self) -> Vocabulary:
-        """The configured vocabulary, or the data set's own.
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """The configured vocabularies, or the data set's own.
 
         Raises:
-            VocabularyError, DataError: it is missing or damaged.
+            VocabularyError, DataError: one is missing or damaged, or two have one name.
         """
         wanted = self.config.data.vocabulary
-        return self.dataset.vocabulary if wanted is None else load_vocabulary(wanted)
-
-    @property
-    def templates(self) -> str:
-        """The template set of the prompts: one that a vocabulary was made for comes first."""
-        return self.words.templates or self.config.clip.templates
+        if wanted is None:
+            return (self.dataset.vocabulary,)
+        names = (wanted,) if isinstance(wanted, str) else wanted
+        found = {vocabulary.name: vocabulary for vocabulary in map(load_vocabulary, names)}
+        if len(found) < len(names):
+            raise VocabularyError(
+                f"data.vocabulary: two of {', '.join(names)} have the same `name`: rename one"
+            )
+        return tuple(found.values())
 
     @cached_property
     def dataset(self) -> SegmentationDataset:
@@ -146,7 +149,7 @@ class Out:
         if name == IMAGES:
             return work.images.digest
         if name == WORDS:
-            return work.words.digest
+            return json_digest([[words.name, words.digest] for words in work.vocabularies])
         if name == TRUTH:
             work.dataset.require_labels()
             samples = work.dataset[: work.config.data.limit]

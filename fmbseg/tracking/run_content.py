@@ -127,7 +127,8 @@ def stage_figures(config: Config, paths: Paths) -> dict[str, float]:
     To be asked where the present head has the present pseudo labels, see `trained_labels`.
 
     `images_per_second/<stage>` and `peak_memory_mb/<stage>` are of the machine that computed the
-    stage, and absent where that was another one; `pseudo_labels/...` are averages over the images,
+    stage, and absent where that was another one; `pseudo_labels/...` are averages over the
+    images and vocabularies,
     the share of labelled patches that of the training. `pseudo_labels/similarity` (cosine of a
     mask with the text of its class) and `pseudo_labels/predicted_iou` (SAM's, 0 to 1) are means
     over the masks that were painted; absent where there is none.
@@ -141,10 +142,11 @@ def stage_figures(config: Config, paths: Paths) -> dict[str, float]:
         figures[f"peak_memory_mb/{stage}"] = found.peak_memory_mb
         if found.peak_gpu_memory_mb:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
-    columns = ["source", "class_index", "similarity", "predicted_iou"]
+    columns = ["source", "vocabulary", "class_index", "similarity", "predicted_iou"]
     table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
     queried = table["source"] == "query"
-    images, _ = labelled_images(paths)
+    # An image is labelled once in each vocabulary.
+    images = labelled_images(paths)[0] * max(1, table["vocabulary"].nunique())
     figures["pseudo_labels/classes_per_image"] = int(queried.sum()) / images
     figures["pseudo_labels/masks_per_image"] = len(table) / images
     section = config.label

@@ -59,7 +59,7 @@ def test_trains_and_publishes(ready: Paths, make_config: MakeConfig) -> None:
         (epoch, values["loss"], values["lr"]) for epoch, values in rows
     ]
     checkpoint = load_checkpoint(ready.align)
-    assert checkpoint.info.vocabulary == load_vocabulary("coco_stuff")
+    assert checkpoint.info.vocabularies == (load_vocabulary("coco_stuff"),)
     assert checkpoint.info.encoder.name == "tiny-encoder"
     assert checkpoint.info.short_side == 64
     assert 0 < checkpoint.info.metrics["labelled_patches"] <= 1
@@ -180,7 +180,8 @@ def test_oracle_learns_from_truth_without_pseudo_labels(
     shutil.rmtree(ready.pseudo)
     report = run("oracle", make_config(), ready)
     assert (report.stage, report.computed) == ("oracle", 3)
-    assert load_checkpoint(ready.oracle).info.vocabulary.name == "coco_stuff"
+    (words,) = load_checkpoint(ready.oracle).info.vocabularies
+    assert words.name == "coco_stuff"
     # A quarter of each image is unlabelled; a patch on the border of two rows is half so.
     labelled = load_checkpoint(ready.oracle).info.metrics["labelled_patches"]
     assert 0.7 < labelled < 0.85

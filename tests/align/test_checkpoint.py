@@ -35,7 +35,7 @@ def info() -> CheckpointInfo:
     return CheckpointInfo(
         encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
         clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabulary=vocabulary,
+        vocabularies=(vocabulary, load_vocabulary("voc20")),
         templates="single",
         short_side=96,
         inference=InferenceSection(background_threshold=0.9),
@@ -63,19 +63,19 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_the_words_asked_with_come_back(tmp_path: Path) -> None:
     for name in ("sclip/voc21", "proxyclip/voc21", "voc21", "coco_stuff"):
-        trained = replace(info(), vocabulary=load_vocabulary(name))
+        trained = replace(info(), vocabularies=(load_vocabulary(name),))
         save_checkpoint(tmp_path, head(), trained)
-        found = load_checkpoint(tmp_path).info.vocabulary
-        assert found == trained.vocabulary
-        assert found.queries == trained.vocabulary.queries
+        found = load_checkpoint(tmp_path).info.vocabularies
+        assert found == trained.vocabularies
+        assert found[0].queries == trained.vocabularies[0].queries
 
 
 def test_a_record_without_all_its_words_is_refused(tmp_path: Path) -> None:
-    trained = replace(info(), vocabulary=load_vocabulary("sclip/voc21"))
+    trained = replace(info(), vocabularies=(load_vocabulary("sclip/voc21"),))
     save_checkpoint(tmp_path, head(), trained)
     path = tmp_path / "checkpoint.json"
     record = json.loads(path.read_text())
-    for entry in record["vocabulary"]["classes"]:
+    for entry in record["vocabularies"][0]["classes"]:
         entry.pop("ask", None)
     path.write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="is damaged or was changed by hand") as e:
@@ -86,10 +86,10 @@ def test_a_record_without_all_its_words_is_refused(tmp_path: Path) -> None:
 def test_record_says_what_it_fits(tmp_path: Path) -> None:
     sha256 = save_checkpoint(tmp_path, head(), info())
     record = json.loads((tmp_path / "checkpoint.json").read_text())
-    assert record["format"] == 2
+    assert record["format"] == 3
     assert record["sha256"] == sha256
     assert record["head"] == {"kind": "transformer", "in_dim": 16, "out_dim": 8, "heads": 2}
-    assert record["vocabulary"]["digest"] == info().vocabulary.digest
+    assert record["vocabularies"][0]["digest"] == info().vocabularies[0].digest
     assert record["encoder"]["name"] == "tiny-encoder"
 
 
@@ -119,7 +119,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
     record.write_text(text[: len(text) // 2])
     refused("is damaged")
-    record.write_text(text.replace('"format": 2', '"format": 1'))
+    record.write_text(text.replace('"format": 3', '"format": 1'))
     refused("has format 1")
     for old, new in (
         ('"in_dim": 16', '"in_dim": 32'),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fmbseg.align import losses, training
 from fmbseg.align.feature_store import Float16
-from fmbseg.align.training import STATE, TrainedHead, train_head
+from fmbseg.align.training import STATE, Target, TrainedHead, train_head
 from fmbseg.config import AlignSection
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.machine.progress import silent_progress
@@ -65,7 +65,7 @@ def section(**values: Any) -> AlignSection:
 
 def train(directory: Path, data: ClusteredPatches, **values: Any) -> TrainedHead:
     return train_head(
-        data, data.labels, anchors(), section(**values), 0, directory, silent_progress()
+        data, [Target(data.labels, anchors())], section(**values), 0, directory, silent_progress()
     )
 
 
@@ -120,7 +120,8 @@ def test_resumes_to_the_byte(tmp_path: Path, after: int, most: int) -> None:
             raise Killed
 
     chosen = section(patches_per_class=most)
-    arguments = (data, data.labels, anchors(), chosen, 0, tmp_path / "cut", silent_progress())
+    targets = [Target(data.labels, anchors())]
+    arguments = (data, targets, chosen, 0, tmp_path / "cut", silent_progress())
     with pytest.raises(Killed):
         train_head(*arguments, on_metrics=kill)
     torch.manual_seed(99)  # what the process drew meanwhile does not matter
@@ -160,7 +161,7 @@ def test_seed_matters(tmp_path: Path) -> None:
     data = ClusteredPatches()
     one = train(tmp_path / "a", data)
     other = train_head(
-        data, data.labels, anchors(), section(), 1, tmp_path / "b", silent_progress()
+        data, [Target(data.labels, anchors())], section(), 1, tmp_path / "b", silent_progress()
     )
     assert one.curve != other.curve
 
@@ -180,8 +181,7 @@ def test_curve_and_metrics(tmp_path: Path) -> None:
     rows: list[tuple[int, Mapping[str, float]]] = []
     trained = train_head(
         data,
-        data.labels,
-        anchors(),
+        [Target(data.labels, anchors())],
         section(),
         0,
         tmp_path,
@@ -215,8 +215,40 @@ def test_images_without_labels_are_left_out(tmp_path: Path) -> None:
             loaded.add(index)
             return super().load(index)
 
-    train_head(Watched(), data.labels, anchors(), section(), 0, tmp_path, silent_progress())
+    targets = [Target(data.labels, anchors())]
+    train_head(Watched(), targets, section(), 0, tmp_path, silent_progress())
     assert loaded == set(range(9)) - {2, 5}
+
+
+def test_patches_and_texts_of_all_vocabularies_count_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step's loss is that of equation (1) over the patches and texts of all vocabularies."""
+    data = ClusteredPatches()
+    few = [np.where(label == 0, 0, 255) for label in data.labels]  # the first class alone
+    targets = [Target(data.labels, anchors()), Target(few, anchors()[:1])]
+    seen: list[tuple[float, int]] = []
+    real = losses.LOSSES["tsupcon"]
+
+    def watching(z: Tensor, labels: Tensor, text: Tensor, temperature: float) -> Tensor:
+        found = real(z, labels, text, temperature)
+        seen.append((float(found.detach()), int((labels != 255).sum()) + len(text)))
+        return found
+
+    monkeypatch.setitem(losses.LOSSES, "tsupcon", watching)  # type: ignore[arg-type]
+    trained = train_head(data, targets, section(epochs=1), 0, tmp_path, silent_progress())
+    pairs = list(zip(seen[0::2], seen[1::2], strict=True))
+    steps = [(one * m + other * n) / (m + n) for (one, m), (other, n) in pairs]
+    assert any(m != n for (_, m), (_, n) in pairs)
+    assert trained.curve[0].loss == pytest.approx(sum(steps) / len(steps), rel=1e-5)
+
+
+def test_an_image_counts_that_is_labelled_in_one_vocabulary(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    nothing = [np.full_like(label, 255) for label in data.labels]
+    targets = [Target(nothing, anchors()), Target(data.labels, anchors())]
+    trained = train_head(data, targets, section(epochs=1), 0, tmp_path, silent_progress())
+    assert trained.curve[0].loss > 0
 
 
 def test_nothing_labelled(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = CheckpointInfo(
         encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
         clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabulary=vocabulary_from_names(["dog", "cat"]),
+        vocabularies=(vocabulary_from_names(["dog", "cat"]),),
         templates="single",
         short_side=64,
         inference=InferenceSection(short_side=64),

@@ -374,3 +374,20 @@ def test_import_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert load_vocabulary(out).queries == (["wall", "person", "people"], [0, 1, 1])
     assert _main([*command, ", "]) == 2
     assert "line 1 holds ';'" in capsys.readouterr().err
+
+
+def test_classes_that_share_no_word_with_other_vocabularies() -> None:
+    own = Vocabulary(
+        "own",
+        (
+            VocabularyClass("rest", ("wall", "Grass ")),
+            VocabularyClass("sofa", ("couch",)),
+            VocabularyClass("unicorn"),
+            VocabularyClass("dog", ask=("puppy",)),
+        ),
+        background=0,
+    )
+    coco = Vocabulary("coco", tuple(map(VocabularyClass, ("couch", "dog", "rest"))))
+    assert own.unknown_to([coco]) == ("rest", "unicorn", "dog")
+    grass = Vocabulary("grass", (VocabularyClass("grass"), VocabularyClass("PUPPY")))
+    assert own.unknown_to([coco, grass]) == ("unicorn",)

@@ -20,6 +20,7 @@ from fmbseg.evaluate.benchmark import (
     benchmark_result,
     count_pixels,
     held_out_images,
+    names_apart,
     scored_as,
 )
 from fmbseg.evaluate.results import read_result, write_result
@@ -236,3 +237,20 @@ def test_real_scenes_go_by_their_images_ids(layout: str, benchmark: str, tmp_pat
     counts = count_pixels(EveryPixel(0), dataset, dataset.vocabulary, held_out_images(tmp_path))
     shown = table[table["held_out"] & (table["visible_pixels"] > 0)]["image_id"].nunique()
     assert counts.seen_images == 6 - shown
+
+
+def test_names_that_a_head_was_not_trained_with_stand_apart() -> None:
+    iou = {"dog": 80.0, "cat": 40.0, "unicorn": 30.0, "gone": None}
+    assert names_apart(iou, ("unicorn", "gone")) == {
+        "seen": 60.0,
+        "unseen": 30.0,
+        "harmonic": pytest.approx(40.0),
+        "unseen_names": ["unicorn", "gone"],
+    }
+    assert names_apart(iou, ()) == {
+        "seen": 50.0,
+        "unseen": None,
+        "harmonic": None,
+        "unseen_names": [],
+    }
+    assert names_apart({"dog": 0.0, "cat": 50.0}, ("cat",))["harmonic"] == 0.0

@@ -56,7 +56,9 @@ def in_one_go(
     """The result without shards, keys and files."""
     dataset = load_dataset("coco_stuff", paths.root / "coco", SPLIT)
     vocabulary = load_vocabulary(words) if words else dataset.vocabulary
-    predictor = load_predictor(method, config, METHODS[method].head_folder(paths))
+    folder = METHODS[method].head_folder(paths)
+    predictor = load_predictor(method, config, folder)
+    trained_on = None if folder is None else load_checkpoint(folder).info.vocabularies
     return benchmark_result(
         "coco_stuff",
         method,
@@ -65,6 +67,7 @@ def in_one_go(
         protocol=scored_as(dataset, None, vocabulary) | predictor.protocol(vocabulary),
         checkpoint_sha256=predictor.checkpoint_sha256,
         scenes=False,
+        unseen=None if trained_on is None else vocabulary.unknown_to(trained_on),
     )
 
 

@@ -34,7 +34,7 @@ def checkpoint(random_weights: Path, tmp_path_factory: pytest.TempPathFactory) -
     info = CheckpointInfo(
         encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder", random_weights)),
         clip=ModelReference("tiny-clip", weights_digest("tiny-clip", random_weights)),
-        vocabulary=Vocabulary("three", tuple(map(VocabularyClass, ("dog", "cat", "grass")))),
+        vocabularies=(Vocabulary("three", tuple(map(VocabularyClass, ("dog", "cat", "grass")))),),
         templates="single",
         short_side=64,
         inference=InferenceSection(short_side=64, background_threshold=0.9),

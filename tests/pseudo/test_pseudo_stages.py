@@ -226,6 +226,33 @@ def test_stages_give_the_label_of_the_pipeline_in_memory(
     assert any((stored != 255).any() for stored in labels)
 
 
+def test_each_vocabulary_gets_the_labels_that_it_gets_alone(
+    coco: Path, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    names = ["coco_stuff", "voc21", "cityscapes"]
+    together = Paths(tmp_path / "together")
+    with count_encodings() as counts:
+        run_all(make_config(data={"vocabulary": names}), together)
+    assert counts["sam"] == len(SIZES)
+    columns = ["image_id", "class_name", "source", "rle", "similarity"]
+    for name in names:
+        alone = Paths(tmp_path / name)
+        run_all(make_config(data={"vocabulary": name}), alone)
+        assert files_of(alone.label / "labels") == files_of(together.label / "labels" / name)
+        for table in ("detect/detections", "label/masks"):
+            found = pq.read_table(together.pseudo / f"{table}.parquet").to_pylist()
+            own = [row for row in found if row["vocabulary"] == name]
+            expected = pq.read_table(alone.pseudo / f"{table}.parquet").to_pylist()
+            wanted = [column for column in columns if column in expected[0]]
+            assert [[row[c] for c in wanted] for row in own] == [
+                [row[c] for c in wanted] for row in expected
+            ]
+    # `person` stands in all three, `car` too: their points are one prompt.
+    rows = pq.read_table(together.label / "masks.parquet").to_pylist()
+    ids = {(row["image_id"], row["vocabulary"], row["mask_id"]) for row in rows}
+    assert len(ids) == len(rows)
+
+
 @pytest.mark.parametrize("switch", ["use_queries", "use_masks"])
 def test_each_source_of_masks_can_be_left_out(
     switch: str, tmp_path: Path, make_config: MakeConfig

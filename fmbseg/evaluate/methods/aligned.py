@@ -59,6 +59,7 @@ class Aligned:
             "encoder": info.encoder.name,
             "clip": info.clip.name,
             **segmenter.dense.protocol.record(),
+            "trained_on": [words.name for words in info.vocabularies],
             "templates": vocabulary.templates or info.templates,
             **rule_record(segmenter.inference),
             **computation(self._config, segmenter.device.dtype),
