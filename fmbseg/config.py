@@ -24,6 +24,7 @@ HeadName = Literal["transformer", "mlp", "linear"]
 LossName = Literal["tsupcon", "supcon", "text"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
+RefineName = Literal["none", "masks", "pamr", "propagate"]
 
 
 class Section(BaseModel):
@@ -208,6 +209,7 @@ class EvaluateSection(InferenceSection):
 
     benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
     batch_size: int = Field(8, ge=1)
+    refine: RefineName = Field("none", description="of label maps, when they are scored")
 
     @property
     def inference(self) -> InferenceSection:

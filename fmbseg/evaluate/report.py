@@ -10,7 +10,16 @@ from pathlib import Path
 
 from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
-from fmbseg.evaluate.published import COLUMNS, CONTEXT_NOTE, PUBLISHED, TABLE_1, Row
+from fmbseg.evaluate.published import (
+    COLUMNS,
+    CONTEXT_NOTE,
+    PEER_COLUMNS,
+    PEERS,
+    PEERS_NOTE,
+    PUBLISHED,
+    TABLE_1,
+    Row,
+)
 from fmbseg.evaluate.results import OWN_WORDS, Result, current_results, read_results
 from fmbseg.evaluate.table import ORACLE, TINY, is_tiny, ordered, percent
 from fmbseg.store.atomic import write_atomically
@@ -29,6 +38,8 @@ _SCENES_NOTE = (
     "their numbers stand for nothing in the published columns"
 )
 _SWEEP_TITLE = "Oracle, not a result: background threshold chosen on the benchmark's own truth"
+_PEERS_TITLE = "Peers as published, by what they may use; nothing of them was measured here"
+_PEERS_HEADS = ("Method", "May use", "Source")
 _SWEEP_HEADS = ("Method", "Benchmark", "mIoU as measured", "best mIoU", "at threshold")
 
 
@@ -80,11 +91,12 @@ def build_report(metrics: Path) -> Report:
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write table.md, table.csv, table.tex and, where there is one, threshold_oracle.csv."""
+    """Write table.md, .csv and .tex, peers.csv and, if there is one, threshold_oracle.csv."""
     files = {
         "table.md": markdown(report),
         "table.csv": comma_separated(report),
         "table.tex": latex(report),
+        "peers.csv": peers_csv(),
     }
     if report.sweeps:
         files[_SWEEPS] = sweep_csv(report)
@@ -96,12 +108,17 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 
 def markdown(report: Report) -> str:
-    """The table, the notes and the threshold oracle as Markdown."""
+    """The table, the notes, the published peers and the threshold oracle as Markdown."""
     heads = ["Method", "Source", "Protocol and weights / training data"]
     heads += [_heading(name) for name in report.benchmarks]
     body = [_cells(row, report.benchmarks, "-") for row in report.rows]
     lines = _markdown_table(heads, body)
-    lines += ["", *(f"- {note}" for note in report.notes)]
+    lines += ["", *(f"- {note}" for note in report.notes), "", f"**{_PEERS_TITLE}**"]
+    for group in PEERS:
+        body = [_peer_cells(row) for row in group.rows]
+        heads = [*_PEERS_HEADS, *PEER_COLUMNS.values()]
+        lines += ["", f"{group.title}:", "", *_markdown_table(heads, body)]
+    lines += ["", f"- {PEERS_NOTE}"]
     if report.sweeps:
         body = _sweep_rows(report)
         lines += ["", f"**{_SWEEP_TITLE}**", "", *_markdown_table(_SWEEP_HEADS, body)]
@@ -116,6 +133,13 @@ def comma_separated(report: Report) -> str:
         [*_cells(row, report.benchmarks, ""), *(row.images.get(b, "") for b in report.benchmarks)]
         for row in report.rows
     ]
+    return _csv([heads, *body])
+
+
+def peers_csv() -> str:
+    """The published peers as CSV."""
+    heads = ["may use", "method", "weights and data", "source", *PEER_COLUMNS]
+    body = [[group.title, *_peer_cells(row)] for group in PEERS for row in group.rows]
     return _csv([heads, *body])
 
 
@@ -143,11 +167,22 @@ def latex(report: Report) -> str:
         lines.append(r"\hline")
     lines += [r"\end{tabular}", ""]
     lines += [_escaped(note) + r".\\" for note in report.notes]
+    lines += ["", *_latex_peers()]
     if report.sweeps:
         lines += ["", rf"\textbf{{{_escaped(_SWEEP_TITLE)}}}\\", r"\begin{tabular}{llrrr}"]
         lines += [r"\hline", _latex_row(_SWEEP_HEADS), r"\hline"]
         lines += [*map(_latex_row, _sweep_rows(report)), r"\hline", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
+
+
+def _latex_peers() -> list[str]:
+    heads = [*_PEERS_HEADS, *PEER_COLUMNS.values()]
+    lines = [rf"\textbf{{{_escaped(_PEERS_TITLE)}}}\\"]
+    lines += [rf"\begin{{tabular}}{{lll{'r' * len(PEER_COLUMNS)}}}", r"\hline", _latex_row(heads)]
+    for group in PEERS:
+        title = rf"\multicolumn{{{len(heads)}}}{{l}}{{{_escaped(group.title)}}} \\"
+        lines += [r"\hline", title, *(_latex_row(_peer_cells(row)) for row in group.rows)]
+    return [*lines, r"\hline", r"\end{tabular}", "", _escaped(PEERS_NOTE) + r".\\"]
 
 
 def _measured(results: Sequence[Result]) -> list[Row]:
@@ -176,6 +211,8 @@ def _basis(result: Result) -> str:
     names = [str(protocol.get("name", "")), *sorted(protocol.get("weights", {}))]
     if words != OWN_WORDS:
         names.append(f"words of {words}")
+    if (refine := protocol.get("refine", "none")) != "none":
+        names.append(f"refined: {refine}")
     return ", ".join(name for name in names if name)
 
 
@@ -205,6 +242,10 @@ def _heading(benchmark: str) -> str:
 def _cells(row: Row, benchmarks: Sequence[str], missing: str) -> list[str]:
     values = [row.miou.get(benchmark, missing) for benchmark in benchmarks]
     return [row.method, row.source, row.basis, *values]
+
+
+def _peer_cells(row: Row) -> list[str]:
+    return [row.method, row.basis, row.source, *(row.miou[name] for name in PEER_COLUMNS)]
 
 
 def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

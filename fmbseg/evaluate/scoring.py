@@ -139,7 +139,7 @@ class Scoring:
             "vocabulary": [vocabulary.name, vocabulary.digest],
             "samples": self.samples_sha256,
         }
-        depends = SCORING + method.depends
+        depends = SCORING + method.depends_with(candidate.config)
         return content_key(f"evaluate-{method.name}", depends, candidate.config, inputs)
 
     @cached_property

@@ -8,7 +8,7 @@ result.label_map  # [H, W] int64, indices into result.classes
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,12 +124,11 @@ class Segmenter:
         kept = Maps(maps.values.cpu(), maps.classes.cpu())
         return Segmentation(decision.labels, chosen.names, kept)
 
-    def decide(
+    def segment(
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
-    ) -> list[Decision]:
-        """The decisions behind the label maps that `predict` gives, for several RGB images."""
-        found = self.dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
-        return [decision for _, decision in found]
+    ) -> Iterator[tuple[Maps, Decision]]:
+        """What is behind the label maps that `predict` gives, for several RGB images."""
+        return self.dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
 
     def _vocabulary(
         self, classes: Sequence[str] | None, vocabulary: Vocabulary | Path | str | None

@@ -109,6 +109,11 @@ def resize_for_encoder(
     return np.array(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
 
 
+def image_features(image: Image.Image, short_side: int, encoder: Backbone) -> Tensor:
+    """Patch features [h, w, D] float32 of one RGB image, resized as in `resize_for_encoder`."""
+    return encoder.features(resize_for_encoder(image, short_side, encoder)[None])[0]
+
+
 def encoder_size(size: tuple[int, int], short_side: int, encoder: Backbone) -> tuple[int, int]:
     """(width, height) of an image, in pixels, as the encoder takes it; see `resize_for_encoder`."""
     return resize_to_short_side(*size, short_side, encoder.patch_size)

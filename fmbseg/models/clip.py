@@ -20,12 +20,13 @@ from torch import Tensor
 from fmbseg.config import ClipSection, Dense
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import ConfigError
 from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
-from fmbseg.models.dense import visual_tokens
+from fmbseg.models.dense import joint_projection, last_tokens, visual_tokens
+from fmbseg.models.image_windows import ImageWindows
+from fmbseg.models.last_block import LastBlock
 from fmbseg.models.loading import load_module
 from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.text import TextEmbeddings
@@ -181,42 +182,49 @@ class ClipModel:
         Raises:
             ConfigError: window or stride is not a multiple of the patch size.
         """
-        patch = self.patch_size
-        for name in ("window", "stride"):
-            if (length := getattr(section, name)) % patch:
-                raise ConfigError(
-                    f"clip.{name} is {length}: take a multiple of the model's patch, {patch} px"
-                )
-        width, height = resize_to_short_side(*image.size, section.short_side, patch)
-        resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        offsets = sliding_windows(height, width, section.window, section.stride)
-        crop = (min(section.window, height), min(section.window, width))
-        rows, columns = (side // patch for side in crop)
-        total = torch.zeros(height // patch, width // patch, self.embed_dim, device=self.device)
+        cut = ImageWindows.cut(image, section, self.image_size, self.patch_size)
+        total = torch.zeros(*cut.grid, self.embed_dim, device=self.device)
         windows = []
 
         def encode(part: slice) -> tuple[Tensor, Tensor]:
-            pixels = np.stack([self._crop(resized, offset, crop) for offset in offsets[part]])
-            embeddings, dense = self.encode_windows(pixels, section.dense)
-            return embeddings, _regrid(dense, rows, columns)
+            embeddings, dense = self.encode_windows(cut.pixels(part), section.dense)
+            return embeddings, F.normalize(cut.regridded(dense), dim=-1)
 
-        batches = batches_with_backoff(len(offsets), section.batch_size, encode)
+        batches = batches_with_backoff(len(cut.offsets), section.batch_size, encode)
         for part, (embeddings, dense) in batches:
             windows.append(embeddings)
-            for (top, left), features in zip(offsets[part], dense, strict=True):
-                i, j = top // patch, left // patch
-                total[i : i + rows, j : j + columns] += features
+            cut.add(total, part, dense)
         # Normalising the sum of overlapping windows is normalising their mean.
         return ClipEncoding(_half(torch.cat(windows)), _half(F.normalize(total, dim=-1)))
 
-    def _crop(
-        self, image: Image.Image, offset: tuple[int, int], crop: tuple[int, int]
-    ) -> npt.NDArray[np.uint8]:
-        (top, left), (height, width) = offset, crop
-        window = image.crop((left, top, left + width, top + height))
-        if crop != (self.image_size, self.image_size):
-            window = window.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return np.asarray(window)
+    @torch.no_grad()
+    def last_block(self, image: Image.Image, section: ClipSection) -> LastBlock:
+        """What the last block's attention has of one image, joined over its sliding windows.
+
+        Args:
+            image: RGB, cut as in `encode_image_windows`.
+            section: sizes in pixels and batch size.
+
+        Raises:
+            ConfigError: window or stride is not a multiple of the patch size.
+        """
+        cut = ImageWindows.cut(image, section, self.image_size, self.patch_size)
+        visual = self.module.visual
+        grid = (self.image_size // self.patch_size,) * 2
+
+        def project(part: slice) -> Tensor:
+            with autocast(self.device, self.dtype):
+                tokens = last_tokens(visual, self._normalised(torch.as_tensor(cut.pixels(part))))[1]
+                joint = joint_projection(visual.transformer.resblocks[-1], tokens[:, 1:])
+            return cut.regridded(joint.float().view(len(joint), *grid, -1))
+
+        total: Tensor | None = None
+        for part, joint in batches_with_backoff(len(cut.offsets), section.batch_size, project):
+            if total is None:
+                total = joint.new_zeros(*cut.grid, joint.shape[-1])
+            cut.add(total, part, joint)
+        assert total is not None  # at least one window covers every image
+        return LastBlock(visual, total / cut.counts(total.device))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         pixels = pixels.to(self.device)
@@ -258,14 +266,6 @@ def load_clip(
     if text_cache is not None:
         model.text_cache = TextCache(text_cache, model_digest(name, weights_dir))
     return model
-
-
-def _regrid(dense: Tensor, rows: int, columns: int) -> Tensor:
-    """Unit features [n, h, w, D] on a grid of another size, bilinear."""
-    if dense.shape[1:3] == (rows, columns):
-        return dense
-    moved = F.interpolate(dense.permute(0, 3, 1, 2), (rows, columns), mode="bilinear")
-    return F.normalize(moved.permute(0, 2, 3, 1), dim=-1)
 
 
 def _half(x: Tensor) -> npt.NDArray[np.float16]:

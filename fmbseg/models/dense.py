@@ -140,7 +140,7 @@ def naclip(block: Any, tokens: Tensor, grid: Grid) -> Tensor:
     Arguments and result as in `value`.
     """
     _, k, v = _projected(block, tokens)
-    bias = F.pad(_neighbourhood(grid, tokens.device), (1, 0, 1, 0))
+    bias = F.pad(neighbourhood(grid, tokens.device), (1, 0, 1, 0))
     return _output(block, _attend(k, v, bias))[:, 1:]
 
 
@@ -153,11 +153,16 @@ _VARIANTS: dict[Dense, Callable[[Any, Tensor, Grid], Tensor]] = {
 assert tuple(_VARIANTS) == get_args(Dense)
 
 
+def joint_projection(block: Any, tokens: Tensor) -> Tensor:
+    """Queries, keys and values of a block's tokens [N, T, C], side by side: [N, T, 3 * C]."""
+    attention = block.attn
+    return F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
+
+
 def _projected(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of each head, [N, heads, T, C / heads]."""
-    attention = block.attn
-    joint = F.linear(block.ln_1(tokens), attention.in_proj_weight, attention.in_proj_bias)
-    heads = joint.view(*joint.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    joint = joint_projection(block, tokens)
+    heads = joint.view(*joint.shape[:2], 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4)
     return heads[0], heads[1], heads[2]
 
 
@@ -172,7 +177,7 @@ def _output(block: Any, heads: Tensor) -> Tensor:
     return joined
 
 
-def _neighbourhood(grid: Grid, device: torch.device) -> Tensor:
+def neighbourhood(grid: Grid, device: torch.device) -> Tensor:
     """Gaussian of the distance between every two patches, [h * w, h * w], 1 on the diagonal."""
     rows, columns = (torch.arange(length, device=device) for length in grid)
     places = torch.cartesian_prod(rows, columns).float()

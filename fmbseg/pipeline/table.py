@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.stage.depends import (
     CLIP,
     INFERENCE,
@@ -38,7 +39,12 @@ _TRAINING = (
 
 
 def _scored(*methods: str) -> Depends:
-    return sum((METHODS[name].depends for name in methods), start=SCORING)
+    """Of all refinements, whichever is asked for: the rows stand in files."""
+    found = [METHODS[name] for name in methods]
+    own = sum((method.depends for method in found), start=SCORING)
+    if any(method.refined for method in found):
+        own = sum((row.depends for row in REFINEMENTS.values()), start=own)
+    return own
 
 
 def _results(*methods: str) -> tuple[str, ...]:

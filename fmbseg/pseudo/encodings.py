@@ -125,12 +125,19 @@ class MaskEncodings(Encodings[MaskEncoding]):
 
     def automatic_masks(self, sha256: str, encoding: MaskEncoding) -> AutomaticMasks:
         """The automatic masks of an encoded image; the same bits, stored or made now."""
+        return self._automatic(sha256, lambda: encoding)
+
+    def masks_of(self, image: Image.Image, sha256: str) -> AutomaticMasks:
+        """The automatic masks of an image in memory; it is encoded only where they are not kept."""
+        return self._automatic(sha256, lambda: self.encode_image(image, sha256))
+
+    def _automatic(self, sha256: str, encoding: Callable[[], MaskEncoding]) -> AutomaticMasks:
         section, batch_size = self._config.masks, self._config.sam.batch_size
         return cached(
             self._masks_cache,
             sha256,
             AutomaticMasks,
-            lambda: self.model.automatic_masks(encoding, section, batch_size),
+            lambda: self.model.automatic_masks(encoding(), section, batch_size),
         )
 
     @cached_property

@@ -38,7 +38,7 @@ def run_params(config: Config, method: str) -> dict[str, str]:
     Of a method with a head those of all stages before it, too.
     """
     found = METHODS[method]
-    own = (SCORING + found.depends).params
+    own = (SCORING + found.depends_with(config)).params
     names = (*_ALWAYS, *own) if found.head is None else tuple(Config.model_fields)
     params = flat_params(config, names)
     return {name: str(v) for name, v in params.items() if not within(name, _NOT_PARAMS)}

@@ -144,7 +144,7 @@ def test_table_limit_protocol_and_predictions(project: Path) -> None:
         ("--all --vocabulary voc21", "vocabulary 'voc21' does not have the classes of"),
         ("--all --set evaluate.benchmarks={}", "evaluate.benchmarks is empty"),
         ("--all --method oracle", "no checkpoint in data/oracle"),
-        ("--all --method sam", "'sam' is not one of fmbseg, maskclip, pseudo, oracle"),
+        ("--all --method sam", "'sam' is not one of fmbseg, maskclip, sclip"),
         ("--all --checkpoint data/align", "--checkpoint does not go with --all"),
         (
             "--benchmark coco_stuff --method oracle --json m.json",

@@ -12,16 +12,18 @@ from PIL import Image
 
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.methods.maskclip import MaskClip
 from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
 from fmbseg.evaluate.methods.pseudo import PseudoLabels
+from fmbseg.evaluate.regions import paint, vote
 from fmbseg.inference.decision import Labels
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.device import choose_device
 from fmbseg.models.clip import ClipModel, load_clip
 from fmbseg.models.sam import SamModel
 from fmbseg.models.text import class_similarity
-from fmbseg.pseudo.encodings import ImageEncoder
+from fmbseg.pseudo.encodings import ImageEncoder, MaskEncodings, pixels_digest
 from fmbseg.pseudo.pipeline import label_image
 from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig
@@ -44,7 +46,7 @@ def labelled(predictor: Predictor, image: Image.Image, vocabulary: Vocabulary) -
     return predictor.decide([image], vocabulary)[0].labels
 
 
-@pytest.mark.parametrize("method", ["fmbseg", "maskclip", "pseudo"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "oracle"])
 def test_labels_have_the_images_size_and_the_protocol_is_json(
     method: str, workspace: Paths, make_config: MakeConfig
 ) -> None:
@@ -71,6 +73,47 @@ def test_labels_have_the_images_size_and_the_protocol_is_json(
     # No benchmark or vocabulary is part of it: results of one run are told by equal protocols.
     assert predictor.protocol(load_vocabulary("voc21")) == protocol
     assert (predictor.checkpoint_sha256 is None) == (method != "fmbseg")
+
+
+@pytest.mark.parametrize("method", ["stitch", "proxyclip", "corrclip"])
+def test_what_joins_windows_takes_none_from_a_protocol(
+    method: str, make_config: MakeConfig
+) -> None:
+    found, image = [], pictures()[1]
+    for protocol in ("fmbseg", "tcl"):
+        predictor = load_predictor(method, make_config(evaluate={"protocol": protocol}))
+        # The protocol's rule for a background is left aside with its windows.
+        found.append((predictor.protocol(PLAIN), labelled(predictor, image, WITH_BACKGROUND)))
+    (first, labels), (second, again) = found
+    assert first == second and (labels == again).all()
+    assert "evaluate.protocol does not apply" in first["windows"] and "dense" not in first
+    assert not METHODS[method].follows_protocol and METHODS["naclip"].follows_protocol
+
+
+def test_the_peers_are_told_apart(make_config: MakeConfig) -> None:
+    """No two of them label a picture alike, whatever way stage 1 goes (`clip.dense`)."""
+    image = pictures()[1]
+    peers = [name for name, each in METHODS.items() if each.head is None and name != "pseudo"]
+    other = make_config(clip={"short_side": 64, "dense": "sclip"})
+    found = {name: labelled(load_predictor(name, make_config()), image, PLAIN) for name in peers}
+    for name, labels in found.items():
+        assert (labelled(load_predictor(name, other), image, PLAIN) == labels).all()
+        assert all((labels != found[one]).any() for one in peers if one != name)
+
+
+def test_corrclip_gives_a_region_one_label(make_config: MakeConfig) -> None:
+    config = make_config()
+    predictor = load_predictor("corrclip", config)
+    assert {"tiny-clip", "tiny-encoder", "tiny-sam"} == set(predictor.protocol(PLAIN)["weights"])
+    image = pictures()[0]
+    labels = labelled(predictor, image, PLAIN)
+    encodings = MaskEncodings(config, None, choose_device(config.run))
+    regions = paint(encodings.masks_of(image, pixels_digest(image)).masks)
+    assert regions.max() > 0
+    for region in range(1, int(regions.max()) + 1):
+        assert len(np.unique(labels[regions == region])) <= 1
+    proxy = labelled(load_predictor("proxyclip", config), image, PLAIN)
+    assert (vote(proxy, regions) != labels).any(), "the masks restrict the attention, too"
 
 
 def test_aligned_is_the_segmenter(workspace: Paths, make_config: MakeConfig) -> None:

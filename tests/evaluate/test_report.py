@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fmbseg.errors import DataError
-from fmbseg.evaluate.published import COLUMNS, TABLE_1
+from fmbseg.evaluate.published import COLUMNS, PEER_COLUMNS, PEERS, TABLE_1
 from fmbseg.evaluate.report import build_report, comma_separated, latex, markdown, write_report
 from fmbseg.evaluate.results import OWN_WORDS, write_result
 
@@ -114,7 +114,8 @@ def test_scenes_are_never_mistaken_for_the_benchmark(results: Path) -> None:
 
 def test_markdown_says_what_is_published_and_what_is_an_oracle(results: Path) -> None:
     text = markdown(build_report(results))
-    table, _, oracle = text.partition("**Oracle, not a result")
+    table, _, rest = text.partition("**Peers as published")
+    _, _, oracle = rest.partition("**Oracle, not a result")
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert all("published" in line for line in lines[5:])
@@ -125,14 +126,47 @@ def test_markdown_says_what_is_published_and_what_is_an_oracle(results: Path) ->
     assert "33.33" in oracle and "0.35" in oracle and "33.33" not in table
 
 
+def test_peers_stand_apart_by_what_they_may_use(results: Path) -> None:
+    report = build_report(results)
+    write_report(report, results)
+    rows = rows_of((results / "peers.csv").read_text())
+    assert not {row["method"] for row in rows} & {"fmbseg", "FMbSeg", "maskclip"}
+    by_use = {row["may use"] for row in rows}
+    assert len(by_use) == 4 and any("supervised" in use for use in by_use)
+    found = {row["method"]: row for row in rows}
+    assert all(row["source"] for row in rows)
+    # The order of the figures is that of their sources, with Context-60 and Context-59.
+    assert [found["Talk2DINO"][name] for name in PEER_COLUMNS] == (
+        ["65.8", "37.7", "45.1", "88.5", "42.4", "30.2", "38.1", "22.5"]
+    )
+    assert found["NACLIP + PAMR"]["cityscapes"] == "38.27"
+    assert "supervised" in found["SAM3 as it is"]["may use"]
+    table, _, peers = markdown(report).partition("**Peers as published")
+    assert "ProxyCLIP" not in table and "no ranking" in peers
+    for group in PEERS:
+        assert group.title in peers and group.title in latex(report)
+
+
+def test_what_was_refined_is_a_row_of_its_own(results: Path) -> None:
+    weights = {"tiny-clip": "abc", "tiny-encoder": "def"}
+    put(results, "maskclip", "voc20", 60.0, protocol={"name": "fmbseg", "weights": weights})
+    refined = {"name": "fmbseg", "weights": weights, "refine": "pamr"}
+    put(results, "maskclip", "ade20k", 61.0, protocol=refined)
+    rows = rows_of(comma_separated(build_report(results)))
+    by_basis = {row["basis"]: row["ade20k"] for row in rows if row["method"] == "maskclip"}
+    assert by_basis["fmbseg, tiny-clip, tiny-encoder, refined: pamr"] == "61.00"
+
+
 def test_latex_is_escaped_and_every_row_has_all_cells(results: Path) -> None:
     text = latex(build_report(results))
     assert r"Group\_ViT" in text
     assert "coco_" not in text.replace(r"coco\_", "")
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]
     wide = [line for line in rows if line.replace(r"\&", "").count("&") == 2 + len(COLUMNS) + 1]
-    assert len(wide) == 1 + 3 + len(TABLE_1)
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    # The peers' table is as wide: three columns of text and eight of figures.
+    peers = sum(len(group.rows) for group in PEERS)
+    assert len(wide) == 1 + 3 + len(TABLE_1) + 1 + peers
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
 
 
 def test_files(results: Path) -> None:
@@ -141,6 +175,7 @@ def test_files(results: Path) -> None:
         "table.md",
         "table.csv",
         "table.tex",
+        "peers.csv",
         "threshold_oracle.csv",
     ]
     sweep = rows_of((results / "threshold_oracle.csv").read_text())
@@ -149,7 +184,7 @@ def test_files(results: Path) -> None:
     report = build_report(results)
     write_report(report, results)
     # Of results that are no longer there nothing stays.
-    assert len(write_report(replace(report, sweeps=()), results)) == 3
+    assert len(write_report(replace(report, sweeps=()), results)) == 4
     assert not (results / "threshold_oracle.csv").exists()
 
 

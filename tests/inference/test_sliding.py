@@ -170,14 +170,15 @@ def pictures() -> list[Image.Image]:
 
 @pytest.mark.parametrize("protocol", ["tcl", "sclip", "proxyclip"])
 @pytest.mark.parametrize(
-    ("method", "dense"), [("fmbseg", "value"), ("maskclip", "value"), ("maskclip", "sclip")]
+    ("method", "dense"),
+    [("fmbseg", "value"), ("maskclip", "value"), ("sclip", "sclip"), ("naclip", "naclip")],
 )
 def test_a_method_under_a_protocol_equals_a_plain_reference(
     method: str, dense: Dense, protocol: str, workspace: Paths, make_config: MakeConfig
 ) -> None:
     """Cosines of every word, averaged over windows, upsampled whole, decided pixel by pixel."""
     section = {"protocol": protocol, "background_rule": "probability", "logit_scale": 20.0}
-    config = make_config(evaluate={**section, "background_threshold": 0.2}, clip={"dense": dense})
+    config = make_config(evaluate={**section, "background_threshold": 0.2})
     segmenter = load_segmenter(workspace.align, config.evaluate, config.run)
     clip = load_clip("tiny-clip")
     sizes = {"tcl": (448, 448, 224), "sclip": (336, 224, 112), "proxyclip": (336, 336, 112)}
@@ -194,7 +195,7 @@ def test_a_method_under_a_protocol_equals_a_plain_reference(
         for top, bottom in reference_windows(height, window, stride):
             for left, right in reference_windows(width, window, stride):
                 crop = resized[top:bottom, left:right]
-                if method == "maskclip":
+                if method != "fmbseg":
                     small = Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)
                     patches = clip.encode_windows(np.array(small)[None], dense)[1][0]
                 else:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmbseg.config import Config
 from fmbseg.errors import ConfigError
+from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.stage.depends import CLIP, INFERENCE, SAM, Depends
 from fmbseg.store.paths import Paths
 
@@ -28,6 +30,17 @@ class Method:
     head: str | None = None
 
     @property
+    def refined(self) -> bool:
+        """Whether `evaluate.refine` means anything to it."""
+        return "evaluate.refine" in self.depends.params
+
+    def depends_with(self, config: Config) -> Depends:
+        """What its labels depend on, with the refinement that is asked for."""
+        if not self.refined:
+            return self.depends
+        return self.depends + REFINEMENTS[config.evaluate.refine].depends
+
+    @property
     def follows_protocol(self) -> bool:
         """Whether `evaluate.protocol` means anything to it."""
         return "evaluate.protocol" in self.depends.params
@@ -37,13 +50,30 @@ class Method:
         return None if self.head is None else paths.data / self.head
 
 
-_ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",))
+_REFINED = Depends(("evaluate.refine",))
+_ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",)) + _REFINED
+_DENSE = CLIP + INFERENCE + Depends(sources=("pseudo",)) + _REFINED
+# What gives the whole image to CLIP's last block has no use for a protocol's windows.
+_WHOLE = tuple(name for name in INFERENCE.params if name != "evaluate.protocol")
+_JOINED = CLIP + Depends(_WHOLE, ("pseudo",))
+_ENCODER = Depends(("features.encoder",), (), ("timm",))
 _TABLE = (
     Method("fmbseg", "fmbseg.evaluate.methods.aligned:Aligned", _ALIGNED, head="align"),
     Method(
         "maskclip",
         "fmbseg.evaluate.methods.maskclip:MaskClip",
-        CLIP + INFERENCE + Depends(sources=("pseudo",)),
+        _DENSE,
+    ),
+    *(
+        Method(name.lower(), f"fmbseg.evaluate.methods.self_attention:{name}", _DENSE)
+        for name in ("SClip", "ClearClip", "NaClip")
+    ),
+    Method("stitch", "fmbseg.evaluate.methods.joined:Stitch", _JOINED + _REFINED),
+    Method("proxyclip", "fmbseg.evaluate.methods.joined:ProxyClip", _JOINED + _ENCODER + _REFINED),
+    Method(
+        "corrclip",
+        "fmbseg.evaluate.methods.corrclip:CorrClip",
+        _JOINED + _ENCODER + SAM + Depends(("masks",)),
     ),
     Method(
         "pseudo",

@@ -12,9 +12,11 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.evaluate.methods.predictor import computation
+from fmbseg.evaluate.refine.refiner import load_refiner, refined
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.segmenter import load_segmenter
+from fmbseg.models.weights import weights_digest
 
 
 class Aligned:
@@ -40,6 +42,7 @@ class Aligned:
             batch_size=section.batch_size,
             text_cache=encodings,
         )
+        self._refiner = load_refiner(config, encodings)
         self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
 
     def decide(
@@ -49,7 +52,8 @@ class Aligned:
         benchmark: str | None = None,
     ) -> list[Decision]:
         """See `Predictor`; whole images of one size share batches, windows those of one image."""
-        return self._segmenter.decide(images, vocabulary, benchmark)
+        found = self._segmenter.segment(images, vocabulary, benchmark)
+        return refined(self._refiner, images, found, vocabulary.background)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
@@ -63,5 +67,9 @@ class Aligned:
             "templates": vocabulary.templates or info.templates,
             **rule_record(segmenter.inference),
             **computation(self._config, segmenter.device.dtype),
-            "weights": {each.name: each.sha256 for each in (info.encoder, info.clip)},
+            "refine": self._config.evaluate.refine,
+            "weights": {
+                **{each.name: each.sha256 for each in (info.encoder, info.clip)},
+                **{name: weights_digest(name) for name in self._refiner.models},
+            },
         }

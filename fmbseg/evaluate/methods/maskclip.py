@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fmbseg.config import Config
+from fmbseg.config import Config, Dense
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
+from fmbseg.evaluate.refine.refiner import load_refiner, refined
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.protocol import rule_record
@@ -26,6 +27,8 @@ from fmbseg.pseudo.encodings import ClipEncodings, pixels_digest
 class MaskClip:
     """A `PatchEmbedder` of CLIP's own patches, asked as the aligned encoder is.
 
+    Stage 1 goes its own way through the last block (`clip.dense`); here the method's name says it.
+
     With the protocol `fmbseg` the windows are those of the section `clip`, over the image resized
     to `evaluate.short_side`, and their features are averaged. The other protocols' windows are
     resized to CLIP's own input where they differ from it.
@@ -37,17 +40,21 @@ class MaskClip:
     """
 
     checkpoint_sha256: str | None = None
+    variant: Dense = "value"
+    """The way of the patches through CLIP's last block."""
 
     def __init__(
         self, config: Config, checkpoint: Path | None = None, encodings: Path | None = None
     ) -> None:
         self._config = config
         self._device = choose_device(config.run)
-        self._section = config.clip.model_copy(update={"short_side": config.evaluate.short_side})
+        update = {"short_side": config.evaluate.short_side, "dense": self.variant}
+        self._section = config.clip.model_copy(update=update)
         own = config.model_copy(update={"clip": self._section})
         self._encodings = ClipEncodings(own, encodings, self._device)
         self._words = Words(self._encodings.model, config.clip.templates)
         self._dense = DenseInference(self, config.evaluate, config.clip.batch_size)
+        self._refiner = load_refiner(config, encodings)
 
     def decide(
         self,
@@ -57,7 +64,7 @@ class MaskClip:
     ) -> list[Decision]:
         """See `Predictor`; the windows of one image make batches already."""
         found = self._dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
-        return [decision for _, decision in found]
+        return refined(self._refiner, images, found, vocabulary.background)
 
     def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
         """See `PatchEmbedder`; features stitched over windows."""
@@ -71,6 +78,10 @@ class MaskClip:
         clip = self._encodings.model
         crops = fitted(crops, clip.image_size, clip.image_size)
         return clip.encode_windows(crops, self._section.dense)[1]
+
+    @property
+    def _models(self) -> tuple[str, ...]:
+        return (self._section.model, *self._refiner.models)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
@@ -90,5 +101,6 @@ class MaskClip:
             "templates": vocabulary.templates or section.templates,
             **rule_record(self._config.evaluate),
             **computation(self._config, self._device.dtype),
-            "weights": {section.model: weights_digest(section.model)},
+            "refine": self._config.evaluate.refine,
+            "weights": {name: weights_digest(name) for name in self._models},
         }
