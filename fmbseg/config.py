@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fmbseg.documents import parse_yaml, read_yaml
 from fmbseg.errors import ConfigError
 
 SceneLayoutName = Literal[
@@ -24,6 +24,8 @@ HeadName = Literal["transformer", "mlp", "linear"]
 LossName = Literal["tsupcon", "supcon", "text"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 
 
 class Section(BaseModel):
@@ -42,6 +44,7 @@ class RunSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     shard_size: int = Field(256, ge=1, description="images a shard")
     cache_gb: float = Field(2.0, ge=0, description="disk budget of the encoding cache, GB")
+    strict: bool = Field(False, description="a picture that cannot be read ends the run")
 
 
 class SceneLayout(Section):
@@ -195,9 +198,12 @@ class InferenceSection(Section):
 
 
 class EvaluateSection(InferenceSection):
-    """Scoring: benchmarks, and how the methods that compare patches with words are asked."""
+    """Scoring: benchmarks, and how the methods that compare patches with words are asked.
 
-    benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
+    The benchmarks' names enter names of stages, of files and of runs.
+    """
+
+    benchmarks: dict[BenchmarkName, BenchmarkRoot] = Field(default_factory=dict)
     batch_size: int = Field(8, ge=1)
 
     @property
@@ -280,11 +286,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    raw = read_yaml(path, ConfigError)
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -303,10 +305,35 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
         node = child
+    node[keys[-1]] = _value(keys, text, override)
+
+
+def _value(keys: Sequence[str], text: str, override: str) -> Any:
+    """The value of an override: text is taken as it is written where a text is wanted."""
+    wanted = _types(keys)
     try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+        value = parse_yaml(text, f"--set {override!r}: the value", ConfigError)
+    except ConfigError:
+        if str in wanted:
+            return text
+        raise
+    if str in wanted and not isinstance(value, str) and not (value is None and None in wanted):
+        return text
+    return value
+
+
+def _types(keys: Sequence[str]) -> set[Any]:
+    """The types that the parameter at a path of keys may have; None stands for no value."""
+    wanted: Any = Config
+    for key in keys:
+        if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+            field = wanted.model_fields.get(key)
+            wanted = None if field is None else field.annotation
+        elif get_origin(wanted) is dict:
+            wanted = get_args(wanted)[1]
+        else:
+            return set()
+    return {None if each is type(None) else each for each in get_args(wanted) or (wanted,)}
 
 
 def _describe(item: Any) -> str:

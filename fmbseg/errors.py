@@ -51,6 +51,18 @@ def may_pass(error: object) -> bool:
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
+def shown(name: object) -> str:
+    """A name as text for a terminal, a page or a record.
+
+    Bytes of another encoding and control characters, which a file's name may hold, are escaped.
+    """
+    text = str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(
+        each if each.isprintable() or each == " " else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
 def one_line(error: Exception) -> str:
     """What an error says, in one line; its type where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -139,3 +139,29 @@ def test_empty_section_in_the_file(tmp_path: Path) -> None:
     # `clip:` with all keys commented out is null in YAML.
     with pytest.raises(ConfigError, match="clip"):
         load_config(params(tmp_path, "clip:\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-11-27", "2024", "1e3", "007", "on", "12:30", "[draft]", "a: b", "@home", "*x", "~"],
+)
+def test_a_text_is_taken_as_it_is_written(text: str) -> None:
+    entry = f"evaluate.benchmarks.voc21.root={text}"
+    split = "evaluate.benchmarks.voc21.split=val"
+    config = load_config(None, [f"data.root={text}", entry, split])
+    assert (config.data.root, config.evaluate.benchmarks["voc21"].root) == (text, text)
+
+
+def test_quotes_and_null_mean_what_they_do_in_yaml() -> None:
+    config = load_config(None, ["data.root='2024'", "data.vocabulary=null", "data.limit=3"])
+    assert (config.data.root, config.data.vocabulary, config.data.limit) == ("2024", None, 3)
+    assert load_config(None, ["data.vocabulary=7"]).data.vocabulary == "7"
+
+
+@pytest.mark.parametrize(
+    "name", ["voc21; touch PWNED #", "$(touch PWNED)", "a\nb", "../voc21", "-v", "", "v" * 65]
+)
+def test_a_benchmarks_name_is_a_plain_word(name: str) -> None:
+    entry = {"root": "a", "split": "val"}
+    with pytest.raises(ConfigError, match="should match pattern"):
+        parse_config({"evaluate": {"benchmarks": {name: entry}}})

@@ -35,8 +35,10 @@ from typing import Any, ClassVar, Self
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from fmbseg.data.class_list import class_lines, read_text
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.templates import TEMPLATES
+from fmbseg.documents import parse_yaml
 from fmbseg.errors import VocabularyError
 from fmbseg.store.digest import json_digest
 
@@ -213,12 +215,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         )
     if path.suffix == ".txt":
         return vocabulary_from_text(path, separator=None)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise VocabularyError(f"{path} is not valid YAML: {reason}") from error
-    return _parse(raw, path)
+    text = read_text(path, "vocabulary")
+    return _parse(parse_yaml(text, path, VocabularyError), path)
 
 
 def reworded(own: Vocabulary, wanted: str | None) -> Vocabulary:
@@ -279,7 +277,7 @@ def vocabulary_from_text(
     with `of` for a word that stands in two classes, which is kept as its authors asked with it.
 
     Args:
-        path: text file, UTF-8; blank lines are skipped.
+        path: text file, see `class_lines`.
         separator: between the words of one class, e.g. "; "; None: a line is one name.
         background: name of the class that is the background, if any.
         of: name of the vocabulary whose classes the lines are, in its order; it also says which
@@ -290,17 +288,11 @@ def vocabulary_from_text(
             number of lines than `of` has classes.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"cannot read the class list {path}: give a text file") from error
     mark = separator.strip() if separator is not None else None
     if mark == "":
         raise VocabularyError("the separator is blank: give a mark such as ',' or ';'")
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in class_lines(path, plain=mark is None):
         _warn_of_blanks(f"{path} line {number}", line, separator)
         words = [_clean(word) for word in (line.split(mark) if mark else [line])]
         left_over = [found for found in (",", ";", "|") if any(found in word for word in words)]
