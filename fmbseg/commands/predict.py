@@ -26,10 +26,11 @@ from fmbseg.store.ledger import Ledger
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from fmbseg.data.vocabulary import Vocabulary
-    from fmbseg.inference.segmenter import Segmentation
 
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
@@ -101,7 +102,9 @@ def predict(
             try:
                 image = read_image(path)
                 found = segmenter.predict(image, vocabulary=words)
-                _write(ledger, name, path, image, found, words.background)
+                label, names = found.label_map.astype("uint8"), [*found.classes]
+                del found  # eight times the label map, and more
+                _write(ledger, name, path, image, label, names, words.background)
             except (DataError, StoreError) as error:
                 if strict:
                     raise
@@ -196,17 +199,14 @@ def _write(
     name: str,
     path: Path,
     image: Image.Image,
-    found: Segmentation,
+    label: NDArray[np.uint8],
+    names: Sequence[str],
     background: int | None,
 ) -> None:
     """Write the three results of the picture `path`."""
-    import numpy as np
-
     from fmbseg.pseudo.labels import label_png
     from fmbseg.view.overlay import area_shares, overlay, png
 
-    names = [*found.classes]
-    label = found.label_map.astype(np.uint8)
     shown_picture = overlay(image, label, names, background=background)
     areas = [
         {
@@ -222,7 +222,7 @@ def _write(
         "image": shown(path),
         "width": label.shape[1],
         "height": label.shape[0],
-        "classes": names,
+        "classes": [*names],
         "areas": areas,
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"

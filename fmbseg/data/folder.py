@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fmbseg.data.formats import IMAGE_EXTENSIONS, OTHER_PICTURES
-from fmbseg.errors import DataError, shown
+from fmbseg.errors import DataError, is_control, shown
 from fmbseg.store.ledger import LEDGER, Ledger
 from fmbseg.store.shards import published_key
 
@@ -110,7 +110,7 @@ def name_problem(identity: str) -> str | None:
         encoded = identity.encode()
     except UnicodeEncodeError:
         return "has a name that is not UTF-8 (packed on another system?): rename it"
-    if any(not each.isprintable() for each in identity):
+    if any(map(is_control, identity)):
         return "has a control character in its name: rename it"
     if len(encoded) + _LONGEST_ENDING > _LONGEST_NAME:
         return f"has a name of {len(encoded)} bytes, too long to name results after it: shorten it"

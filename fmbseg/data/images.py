@@ -22,8 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from fmbseg.data.formats import FORMATS, what_it_is
 from fmbseg.errors import DataError, FmbsegError, may_pass, shown
 
-#: Largest picture, in pixels: the largest sensors in use have about as many.
-MAX_PIXELS = 64_000_000
+#: Largest picture, in pixels: `predict` holds it in less than 2 GB, with its models.
+MAX_PIXELS = 50_000_000
 #: Longest side over shortest. Images are resized to a short side: the long one follows.
 MAX_ASPECT = 16
 #: Largest file, in bytes: `MAX_PIXELS` without any compression, twice.
@@ -104,6 +104,8 @@ def open_picture(
             raise UnidentifiedImageError("no picture's content") from error
         with image:
             refuse_sides(image.size, called)
+            if image.format in ("JPEG", "MPO"):
+                _refuse_lie(image.size, stream, called)
             yield image
 
 
@@ -234,6 +236,21 @@ def refuse_sides(size: tuple[int, int], name: Path | str) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(
             f"{called}: one side is more than {MAX_ASPECT} times the other, cut it into pieces"
+        )
+
+
+def _refuse_lie(size: tuple[int, int], stream: BinaryIO, name: str) -> None:
+    """Raise DataError for a JPEG whose few bytes cannot hold its pixels: Pillow makes the rest up.
+
+    One bit for each block of 8 x 8 px is the least, and that only where nothing is to be seen.
+    """
+    position = stream.tell()
+    length = stream.seek(0, os.SEEK_END)
+    stream.seek(position)
+    if size[0] * size[1] > 8 * 64 * (length + 1024):
+        raise DataError(
+            f"{name} is broken, truncated or no image ({length} bytes for {size[0]} x {size[1]} "
+            "px): replace or remove it"
         )
 
 

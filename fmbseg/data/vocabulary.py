@@ -39,7 +39,7 @@ from fmbseg.data.class_list import class_lines, read_text
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.templates import TEMPLATES
 from fmbseg.documents import parse_yaml
-from fmbseg.errors import VocabularyError
+from fmbseg.errors import VocabularyError, is_control, shown
 from fmbseg.store.digest import json_digest
 
 _FOLDER = Path(__file__).parent / "vocabularies"
@@ -47,6 +47,7 @@ _KEYS = {"name", "description", "background", "templates", "classes"}
 _VARIANT_KEYS = {"name", "description", "templates", "of", "ask"}
 _VARIANTS = ("sclip", "proxyclip")
 _log = logging.getLogger(__name__)
+_LONGEST = 200  # characters of a name: CLIP reads some 70 words, and names are drawn
 _FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
 
 
@@ -78,7 +79,8 @@ class Vocabulary:
 
     Raises:
         VocabularyError: no class, an empty name, a word that stands twice (case and blanks do not
-            count), more than 255 classes, or a background that is not a class.
+            count), one that is too long or holds control characters, more than 255 classes, or a
+            background that is not a class.
     """
 
     name: str
@@ -169,11 +171,26 @@ class Vocabulary:
             )
         return found
 
+    def _refuse_odd(self, word: str) -> None:
+        if len(word) > _LONGEST:
+            raise VocabularyError(
+                f"vocabulary {shown(self.name)!r}: {shown(word[:40])!r}... has {len(word)} "
+                f"characters: shorten it to {_LONGEST}"
+            )
+        if any(map(is_control, word)):
+            raise VocabularyError(
+                f"vocabulary {shown(self.name)!r}: {shown(word)!r} holds a control character: "
+                "remove it"
+            )
+
     def _refuse_duplicates(self) -> None:
         seen: dict[str, str] = {}
+        for word in (word for entry in self.classes for word in entry.ask):
+            self._refuse_odd(word)
         for entry in self.classes:
             for word in (entry.name, *entry.synonyms):  # `ask` is as it was published
                 key = _compared(word)
+                self._refuse_odd(word)
                 if not key:
                     raise VocabularyError(
                         f"vocabulary {self.name!r} has an empty name: remove it or name the class"

@@ -374,3 +374,21 @@ def test_import_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert load_vocabulary(out).queries == (["wall", "person", "people"], [0, 1, 1])
     assert _main([*command, ", "]) == 2
     assert "line 1 holds ';'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 10_000, "has 10000 characters: shorten it to 200"),
+        ("e" + "\u0301" * 3000, "has 3001 characters"),
+        ("dog\x1b[31m", "holds a control character"),
+        ("caf\udce9", "holds a control character"),
+    ],
+)
+def test_names_that_cannot_be_shown_are_refused(name: str, reason: str) -> None:
+    for words in (("cat", name), (name,)):
+        with pytest.raises(VocabularyError, match=reason) as caught:
+            vocabulary_from_names(words)
+        assert len(str(caught.value)) < 200 and str(caught.value).isprintable()
+    with pytest.raises(VocabularyError, match=reason):
+        Vocabulary("mine", (VocabularyClass("dog", ask=(name,)),))
