@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -25,9 +26,10 @@ import httpx
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkPoolStatus
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.common import slot_name
+from flows.server import LOOPBACK
 from fmbseg.errors import ConfigError, FmbsegError, one_line
 
 HOST = "127.0.0.1"
@@ -67,6 +69,15 @@ class Stack:
         """MLflow."""
         return f"http://{HOST}:{self.mlflow_port}"
 
+    @property
+    def login(self) -> str:
+        """`user:password` that Prefect's server asks for; made with the stack's folder."""
+        place = self.folder / "login"
+        if not place.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_secret(place, f"fmbseg:{secrets.token_urlsafe(24)}\n")
+        return place.read_text(encoding="utf-8").strip()
+
     def log(self, part: str) -> Path:
         """What a part prints."""
         return self.folder / f"{part}.log"
@@ -82,10 +93,10 @@ class Stack:
         mlflow = ["--host", HOST, "--port", str(self.mlflow_port), "--workers", "1"]
         prefect = ["--host", HOST, "--port", str(self.prefect_port)]
         return {
-            "prefect": ["prefect", "server", "start", *prefect],
+            "prefect": ["flows.server", "start", *prefect],
             "mlflow": ["mlflow", "server", *places, "--no-serve-artifacts", *mlflow],
             # One run at a time: all of them work in this one folder.
-            "worker": f"prefect worker start --pool {POOL} --type process --limit 1".split(),
+            "worker": f"flows.worker start --pool {POOL} --type process --limit 1".split(),
         }
 
     @property
@@ -115,9 +126,14 @@ class Stack:
             "FMBSEG_PREFECT_PORT": str(self.prefect_port),
             "MLFLOW_TRACKING_URI": self.tracking,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PREFECT_API_AUTH_STRING": self.login,
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(self.folder / "prefect"),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "fmbseg",
+            "PREFECT_SERVER_API_AUTH_STRING": self.login,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+                f"http://{name}:{self.prefect_port}" for name in LOOPBACK
+            ),
             # Every ten seconds is long to wait for a run that takes half a minute.
             "PREFECT_WORKER_QUERY_SECONDS": "5",
             "PYTHONPATH": os.pathsep.join(filter(None, places)),
@@ -168,7 +184,7 @@ def start(stack: Stack) -> None:
         spawn(stack, "mlflow")
         wait(stack, "prefect", lambda: serves(stack, stack.prefect_port, f"{stack.api}/health"))
         with (
-            temporary_settings({PREFECT_API_URL: stack.api}),
+            temporary_settings({PREFECT_API_URL: stack.api, PREFECT_API_AUTH_STRING: stack.login}),
             get_client(sync_client=True) as client,
         ):
             if name := slot_name():
@@ -181,13 +197,14 @@ def start(stack: Stack) -> None:
     except BaseException:
         stop(stack)
         raise
-    (stack.root / "prefect.toml").write_text(
+    _write_secret(
+        stack.root / "prefect.toml",
         "# Written by `make stack`, removed by `make stack-stop`.\n"
         f"home = {json.dumps(str(stack.folder / 'prefect'))}\n"
-        f"[api]\nurl = {json.dumps(stack.api)}\n",
-        encoding="utf-8",
+        f"[api]\nurl = {json.dumps(stack.api)}\nauth_string = {json.dumps(stack.login)}\n",
     )
     print(f"{addresses}, pool {POOL}")
+    print(f"Prefect's pages ask for the line in {stack.folder / 'login'}")
     if os.environ.get("PREFECT_API_URL", stack.api).rstrip("/") != stack.api:
         print("PREFECT_API_URL names another server, and `prefect` asks that one: unset it")
 
@@ -273,6 +290,14 @@ def serves(stack: Stack, port: int, url: str) -> bool:
         # No proxy stands between this machine and itself.
         return port in listening and httpx.get(url, timeout=10, trust_env=False).is_success
     return False
+
+
+def _write_secret(place: Path, text: str) -> None:
+    """Write a file that nobody but this user may read."""
+    place.unlink(missing_ok=True)
+    descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def _family(root: Path) -> list[psutil.Process]:

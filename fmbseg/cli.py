@@ -10,13 +10,14 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from fmbseg import __version__
 from fmbseg.commands import data, evaluate, models, predict, preset, run, table
-from fmbseg.errors import FmbsegError, may_pass
+from fmbseg.errors import FmbsegError, may_pass, shown
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -61,6 +62,10 @@ def main() -> None:
     # Before torch starts its threads: those that wait must not spin, which on a busy machine costs
     # many times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A file's name may hold what the terminal has no characters for.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # Damaged pictures are named in a line of their own.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(_main(sys.argv[1:]))
 
 
@@ -107,5 +112,5 @@ def _command(error: Exception) -> str:
 
 
 def _say(message: str, code: int = USER_MISTAKE) -> int:
-    print("fmbseg: " + " ".join(message.split()), file=sys.stderr)
+    print("fmbseg: " + shown(" ".join(message.split())), file=sys.stderr)
     return code

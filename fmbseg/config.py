@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from fmbseg.errors import ConfigError
+from fmbseg.documents import parse_yaml, read_yaml
+from fmbseg.errors import ConfigError, is_control
 
 SceneLayoutName = Literal[
     "voc2012", "pascal_context", "coco_stuff164k", "cityscapes", "ade20k", "camvid", "folder"
@@ -25,37 +32,62 @@ LossName = Literal["tsupcon", "supcon", "text"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
 RefineName = Literal["none", "masks", "pamr", "propagate"]
+_SHOWN = 80  # characters of a name or a value in a message
+
+# Bounds beyond which a number is a slip of the hand: what it asks for would not end, or not fit.
+_SEED = 2**32 - 1
+_MANY = 1_000_000
+_IMAGES = 1_000_000_000
+_PIXELS = 4096
+_BATCH = 65_536
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 
 
 class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        str_max_length=4096,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and any(map(is_control, value)):
+            raise ValueError("holds a control character, or bytes that are not UTF-8")
+        return value
 
 
 class RunSection(Section):
     """What holds for every stage; threads are part of every content key (sums depend on them)."""
 
     preset: str = "tiny"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=_SEED)
     threads: int = Field(2, ge=1, le=256)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    shard_size: int = Field(256, ge=1, description="images a shard")
-    cache_gb: float = Field(2.0, ge=0, description="disk budget of the encoding cache, GB")
+    shard_size: int = Field(256, ge=1, le=_MANY, description="images a shard")
+    cache_gb: float = Field(
+        2.0, ge=0, le=_MANY, description="disk budget of the encoding cache, GB"
+    )
+    strict: bool = Field(False, description="a picture that cannot be read ends the run")
 
 
 class SceneLayout(Section):
     """How many scenes one layout gets."""
 
-    train: int = Field(0, ge=0)
-    val: int = Field(0, ge=0)
+    train: int = Field(0, ge=0, le=_MANY)
+    val: int = Field(0, ge=0, le=_MANY)
 
 
 class ScenesSection(Section):
     """Synthetic scenes, written in the benchmarks' own layouts under `root`/<layout folder>."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=_SEED)
     layouts: dict[SceneLayoutName, SceneLayout] = Field(default_factory=dict)
 
 
@@ -68,7 +100,7 @@ class DataSection(Section):
     vocabulary: str | tuple[str, ...] | None = Field(
         None, description="name or YAML path, or several of them; None: the data set's own"
     )
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=_IMAGES)
 
     @field_validator("vocabulary")
     @classmethod
@@ -82,19 +114,19 @@ class ClipSection(Section):
     """CLIP: sliding windows over the image resized to `short_side`, all in pixels."""
 
     model: str = "tiny-clip"
-    short_side: int = Field(128, ge=8)
-    window: int = Field(64, ge=8)
-    stride: int = Field(32, ge=1)
+    short_side: int = Field(128, ge=8, le=_PIXELS)
+    window: int = Field(64, ge=8, le=_PIXELS)
+    stride: int = Field(32, ge=1, le=_PIXELS)
     dense: Dense = "value"
     templates: Templates = "single"
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=_BATCH)
 
 
 class DetectionSection(Section):
     """Stage 1.1, detection: which classes are in the image."""
 
     rule: Literal["votes", "similarity", "patches"] = "votes"
-    min_votes: int = Field(1, ge=1)
+    min_votes: int = Field(1, ge=1, le=_MANY)
     min_vote_similarity: float = Field(
         -1.0, ge=-1, le=1, description="a crop whose best similarity is lower does not vote"
     )
@@ -113,7 +145,7 @@ class SamSection(Section):
     """SAM: one encoding an image; prompts decoded in batches."""
 
     model: str = "tiny-sam"
-    batch_size: int = Field(64, ge=1, description="prompts a decoder call")
+    batch_size: int = Field(64, ge=1, le=_BATCH, description="prompts a decoder call")
 
 
 class MasksSection(Section):
@@ -122,7 +154,7 @@ class MasksSection(Section):
     points_per_side: int = Field(12, ge=1, le=128)
     min_predicted_iou: float = Field(0.7, ge=0, le=1)
     min_stability: float = Field(0.8, ge=0, le=1)
-    stability_offset: float = Field(1.0, ge=0)
+    stability_offset: float = Field(1.0, ge=0, le=100)
     max_box_iou: float = Field(0.7, gt=0, le=1, description="box NMS threshold for duplicates")
     min_area: float = Field(0.002, ge=0, le=1, description="share of the image")
     max_area: float = Field(0.95, gt=0, le=1, description="share of the image")
@@ -152,8 +184,8 @@ class FeaturesSection(Section):
     """The frozen encoder whose patch features are aligned; image resized to `short_side`."""
 
     encoder: str = "tiny-encoder"
-    short_side: int = Field(128, ge=8)
-    batch_size: int = Field(16, ge=1)
+    short_side: int = Field(128, ge=8, le=_PIXELS)
+    batch_size: int = Field(16, ge=1, le=_BATCH)
 
 
 class AlignSection(Section):
@@ -161,17 +193,20 @@ class AlignSection(Section):
 
     head: HeadName = "transformer"
     loss: LossName = "tsupcon"
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.1, ge=1e-4, le=1e4)
     purity: float = Field(0.5, ge=0, le=1, description="least share of a patch one label covers")
     patches_per_class: int = Field(
-        0, ge=0, description="labelled patches of one class in a batch, drawn at random; 0: all"
+        0,
+        ge=0,
+        le=_MANY,
+        description="labelled patches of one class in a batch, drawn at random; 0: all",
     )
-    epochs: int = Field(20, ge=1)
-    batch_images: int = Field(8, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
+    epochs: int = Field(20, ge=1, le=100_000)
+    batch_images: int = Field(8, ge=1, le=_BATCH)
+    learning_rate: float = Field(1e-3, gt=0, le=100)
+    weight_decay: float = Field(0.05, ge=0, le=100)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    attention_heads: int = Field(4, ge=1)
+    attention_heads: int = Field(4, ge=1, le=256)
 
 
 class BenchmarkRoot(Section):
@@ -179,17 +214,17 @@ class BenchmarkRoot(Section):
 
     root: str
     split: str
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=_IMAGES)
 
 
 class InferenceSection(Section):
     """How a head is asked: the protocol and the background rule. A checkpoint carries it."""
 
     protocol: ProtocolName = "fmbseg"
-    short_side: int = Field(128, ge=8, description="of the protocol fmbseg")
+    short_side: int = Field(128, ge=8, le=_PIXELS, description="of the protocol fmbseg")
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
-    logit_scale: float = Field(40.0, gt=0)
+    logit_scale: float = Field(40.0, gt=0, le=1e4)
     background_threshold: float = Field(
         0.1, ge=0, le=1, description="where a vocabulary has a background: below it, background"
     )
@@ -205,10 +240,13 @@ class InferenceSection(Section):
 
 
 class EvaluateSection(InferenceSection):
-    """Scoring: benchmarks, and how the methods that compare patches with words are asked."""
+    """Scoring: benchmarks, and how the methods that compare patches with words are asked.
 
-    benchmarks: dict[str, BenchmarkRoot] = Field(default_factory=dict)
-    batch_size: int = Field(8, ge=1)
+    The benchmarks' names enter names of stages, of files and of runs.
+    """
+
+    benchmarks: dict[BenchmarkName, BenchmarkRoot] = Field(default_factory=dict)
+    batch_size: int = Field(8, ge=1, le=_BATCH)
     refine: RefineName = Field("none", description="of label maps, when they are scored")
 
     @property
@@ -291,11 +329,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    raw = read_yaml(path, ConfigError)
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -314,10 +348,35 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
         node = child
+    node[keys[-1]] = _value(keys, text, override)
+
+
+def _value(keys: Sequence[str], text: str, override: str) -> Any:
+    """The value of an override: text is taken as it is written where a text is wanted."""
+    wanted = _types(keys)
     try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+        value = parse_yaml(text, f"--set {override!r}: the value", ConfigError)
+    except ConfigError:
+        if str in wanted:
+            return text
+        raise
+    if str in wanted and not isinstance(value, str) and not (value is None and None in wanted):
+        return text
+    return value
+
+
+def _types(keys: Sequence[str]) -> set[Any]:
+    """The types that the parameter at a path of keys may have; None stands for no value."""
+    wanted: Any = Config
+    for key in keys:
+        if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+            field = wanted.model_fields.get(key)
+            wanted = None if field is None else field.annotation
+        elif get_origin(wanted) is dict:
+            wanted = get_args(wanted)[1]
+        else:
+            return set()
+    return {None if each is type(None) else each for each in get_args(wanted) or (wanted,)}
 
 
 def _describe(item: Any) -> str:
@@ -326,5 +385,5 @@ def _describe(item: Any) -> str:
         return f"{where}: unknown parameter"
     message = str(item["msg"]).removeprefix("Value error, ")
     value = item.get("input")
-    shown = f" (got {value!r})" if isinstance(value, int | float | str | bool) else ""
-    return f"{where}: {message}{shown}"
+    got = repr(value)[:_SHOWN] if isinstance(value, int | float | str | bool) else ""
+    return f"{where[:_SHOWN]}: {message}" + (f" (got {got})" if got else "")

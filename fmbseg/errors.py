@@ -6,6 +6,7 @@ The command line turns every `FmbsegError` into that one line on stderr and exit
 from __future__ import annotations
 
 import errno
+import unicodedata
 
 # Disks, network file systems and sockets that may answer the next time. A missing file, missing
 # rights and a full disk stay as they are.
@@ -49,6 +50,22 @@ def may_pass(error: object) -> bool:
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def shown(name: object) -> str:
+    """A name as text for a terminal, a page or a record.
+
+    Bytes of another encoding and control characters, which a file's name may hold, are escaped.
+    """
+    return "".join(
+        each.encode("unicode_escape").decode() if is_control(each) else each for each in str(name)
+    )
+
+
+def is_control(character: str) -> bool:
+    """Whether a character steers a terminal or a line of text, or is a byte that is no UTF-8."""
+    turns = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return turns or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def one_line(error: Exception) -> str:

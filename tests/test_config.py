@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fmbseg.config import Config, load_config, parse_config
 from fmbseg.errors import ConfigError
@@ -145,3 +147,65 @@ def test_empty_section_in_the_file(tmp_path: Path) -> None:
 def test_vocabularies_are_named_once(written: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.vocabulary.*: name at least one vocabulary"):
         load_config(None, [f"data.vocabulary={written}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-11-27", "2024", "1e3", "007", "on", "12:30", "[draft]", "a: b", "@home", "*x", "~"],
+)
+def test_a_text_is_taken_as_it_is_written(text: str) -> None:
+    entry = f"evaluate.benchmarks.voc21.root={text}"
+    split = "evaluate.benchmarks.voc21.split=val"
+    config = load_config(None, [f"data.root={text}", entry, split])
+    assert (config.data.root, config.evaluate.benchmarks["voc21"].root) == (text, text)
+
+
+def test_quotes_and_null_mean_what_they_do_in_yaml() -> None:
+    config = load_config(None, ["data.root='2024'", "data.vocabulary=null", "data.limit=3"])
+    assert (config.data.root, config.data.vocabulary, config.data.limit) == ("2024", None, 3)
+    assert load_config(None, ["data.vocabulary=7"]).data.vocabulary == "7"
+
+
+def numbers(section: type[BaseModel], place: str = "") -> Iterator[str]:
+    """The place of every number of the configuration."""
+    for name, field in section.model_fields.items():
+        types = get_args(field.annotation) or (field.annotation,)
+        inner = [each for each in types if isinstance(each, type) and issubclass(each, BaseModel)]
+        if inner:
+            # Of mappings one entry: its key is a name that may stand there.
+            key = {"layouts": ".voc2012", "benchmarks": ".voc21"}.get(name, "")
+            yield from numbers(inner[0], f"{place}{name}{key}.")
+        elif {int, float} & {*types}:
+            yield f"{place}{name}"
+
+
+def test_every_number_is_found() -> None:
+    found = {*numbers(Config)}
+    assert {"run.seed", "data.limit", "scenes.layouts.voc2012.val", "clip.window"} <= found
+    assert {"evaluate.benchmarks.voc21.limit", "evaluate.logit_scale"} <= found and len(found) > 35
+
+
+@pytest.mark.parametrize("place", [*numbers(Config)])
+def test_every_number_has_finite_bounds(place: str) -> None:
+    values = (".inf", "-.inf", ".nan", "1e300", "-1e300", str(2**64), str(-(10**30)), "9" * 4000)
+    for value in values:
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, [f"{place}={value}"])
+        assert place in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\x07b", "caf\udce9", "x" * 5000])
+def test_texts_are_plain(text: str) -> None:
+    for place in ("data.root", "run.preset", "features.encoder"):
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, [f"{place}={text}"])
+        assert place in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "name", ["voc21; touch PWNED #", "$(touch PWNED)", "a\nb", "../voc21", "-v", "", "v" * 65]
+)
+def test_a_benchmarks_name_is_a_plain_word(name: str) -> None:
+    entry = {"root": "a", "split": "val"}
+    with pytest.raises(ConfigError, match="should match pattern"):
+        parse_config({"evaluate": {"benchmarks": {name: entry}}})

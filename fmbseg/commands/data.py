@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmbseg.config import SceneLayoutName
-from fmbseg.errors import DataError
+from fmbseg.errors import DataError, VocabularyError, shown
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.paths import Paths
 
@@ -80,7 +80,7 @@ def doctor(
     that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken.
     """
     from fmbseg.data.datasets import dataset_layout, own_vocabulary
-    from fmbseg.data.doctor import examine
+    from fmbseg.data.doctor import Problem, examine
     from fmbseg.machine.progress import console_progress
 
     layout = dataset_layout(name)
@@ -89,22 +89,26 @@ def doctor(
     print(f"  not scored: {layout.ignored}")
     for report in reports:
         print(f"  {report.split}: {_counted(report)}")
+        for note in report.notes:
+            print(f"    {note}")
     if any(report.images < (report.full or 0) for report in reports):
         print(f"  the full set: {layout.source}")
+    problems = [problem for report in reports for problem in report.problems]
     try:
         words = own_vocabulary(name, root)
     except DataError as error:
         print(f"  classes: {error}")
+    except VocabularyError as error:
+        problems.append(Problem(root, str(error)))
     else:
         _print_classes(reports, words.names)
         _draw_sheet(reports, words, sheet or Paths().data / "doctor" / f"{name}.png")
-    problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
-        print(f"  broken: {problem.reason}")
+        print(f"  broken: {shown(problem.reason)}")
     if not problems:
         print("  no file is broken")
         return
-    files = list(dict.fromkeys(str(problem.path) for problem in problems))
+    files = list(dict.fromkeys(shown(problem.path) for problem in problems))
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
     raise DataError(
         f"{name}: {len(files)} files are missing or broken (reasons above): "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,19 +21,23 @@ from fmbseg.commands.options import (
     use_weights,
 )
 from fmbseg.config import Config, RunSection
-from fmbseg.errors import DataError, VocabularyError, may_pass
-from fmbseg.store.atomic import write_atomically
+from fmbseg.errors import DataError, StoreError, VocabularyError, may_pass, shown
+from fmbseg.store.ledger import Ledger
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     from fmbseg.data.vocabulary import Vocabulary
-    from fmbseg.inference.segmenter import Segmentation
 
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
 _CHECKPOINT = Paths().align
+_ENDINGS = (".overlay.png", ".label.png", ".json")
+# Files or pictures that one line names; more have a line each.
+_NAMED = 5
 
 
 def predict(
@@ -51,21 +55,29 @@ def predict(
     checkpoint: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
     ] = _CHECKPOINT,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")
+    ] = False,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Segment pictures into the classes you name.
 
-    Each picture gets NAME.overlay.png (with a legend), NAME.label.png (indexed PNG, the value is
-    the class index) and NAME.json (classes and areas). A picture that cannot be read is named at
-    the end; the others are done. The head is asked as its checkpoint says, but for what --set
-    names.
+    Folders are searched with their sub-folders. Each picture gets NAME.overlay.png (with a legend),
+    NAME.label.png (indexed PNG, the value is the class index) and NAME.json (classes and areas); of
+    trip/a.jpg in a folder NAME is trip__a. Files that fmbseg did not write are never replaced. A
+    picture that cannot be read is named at the end, with exit code 2; the others are done. The head
+    is asked as its checkpoint says, but for what --set names.
     """
     use_weights(weights_dir)
     config = lenient_config(params, overrides)
     words = _vocabulary(classes, vocabulary)
-    jobs = _jobs(images)
+    jobs, failures = _jobs(images)
+    unread = len(failures)
+    if strict and failures:
+        raise DataError(failures[0])
+    _refuse_others_files(out, jobs)
     out.mkdir(parents=True, exist_ok=True)
 
     from fmbseg.data.images import read_image
@@ -82,24 +94,28 @@ def predict(
         batch_size=section.batch_size,
         text_cache=paths.encodings if paths.work.is_dir() else None,
     )
-    shown = sys.stderr.isatty() or len(jobs) >= _MANY
-    progress = console_progress() if shown else silent_progress()
-    failures: list[str] = []
+    told = sys.stderr.isatty() or len(jobs) >= _MANY
+    progress = console_progress() if told else silent_progress()
+    ledger = Ledger(out)
     with progress.task("predict", len(jobs)) as task:
         for name, path in jobs.items():
             try:
                 image = read_image(path)
                 found = segmenter.predict(image, vocabulary=words)
-                _write(out / name, path, image, found, words.background)
-            except DataError as error:
+                label, names = found.label_map.astype("uint8"), [*found.classes]
+                del found  # eight times the label map, and more
+                _write(ledger, name, path, image, label, names, words.background)
+            except (DataError, StoreError) as error:
+                if strict:
+                    raise
                 failures.append(str(error))
             except OSError as error:
-                if not may_pass(error):
+                if strict or not may_pass(error):
                     raise
                 failures.append(f"{path}: {error.strerror or error}, run it again")
             task.advance()
     if failures:
-        raise DataError(f"{len(failures)} of {len(jobs)} not done: {'; '.join(failures)}")
+        _tell(failures, len(jobs) + unread)
 
 
 def _run_section(config: Config, params: Path, overrides: Sequence[str]) -> RunSection:
@@ -121,40 +137,77 @@ def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
     return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
 
 
-def _jobs(images: Sequence[Path]) -> dict[str, Path]:
-    """Pictures by the name of their results; equal file names are numbered."""
-    from fmbseg.data.images import IMAGE_EXTENSIONS
+def _jobs(images: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Pictures by the name of their results, and what cannot be one; equal names are numbered."""
+    from fmbseg.data.folder import find_pictures, name_problem, picture_id, said
+    from fmbseg.data.formats import IMAGE_EXTENSIONS
 
-    paths: list[Path] = []
+    named: list[tuple[str, Path]] = []
+    failures: list[str] = []
     for path in images:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_dir():
-            inside = [each for each in inside if each.suffix.lower()[1:] in IMAGE_EXTENSIONS]
-        if not inside:
-            raise DataError(f"{path} holds no picture ({', '.join(IMAGE_EXTENSIONS)})")
-        paths += inside
-    if not any(path.exists() for path in paths):
-        names = ", ".join(map(str, paths))
+        if not path.is_dir():
+            named.append((path.stem, path))
+            continue
+        found = find_pictures(path)
+        for line in said(found):
+            print(f"fmbseg: {line}", file=sys.stderr)
+        failures += map(str, found.unusable)
+        if not found.files:
+            reasons = "".join(f"; {each}" for each in failures[:3])
+            raise DataError(
+                f"{shown(path)} holds no picture ({', '.join(IMAGE_EXTENSIONS)}){reasons}"
+            )
+        named += [(picture_id(each.relative_to(path)), each) for each in found.files]
+    if not any(path.exists() for _, path in named):
+        names = ", ".join(shown(path) for _, path in named)
         raise DataError(f"{names} does not exist: name a picture or a folder of pictures")
     jobs: dict[str, Path] = {}
-    for path in paths:
-        numbered = (f"{path.stem}-{number}" for number in count(2))
-        jobs[next(name for name in chain([path.stem], numbered) if name not in jobs)] = path
-    return jobs
+    for first, path in named:
+        if problem := name_problem(first):
+            failures.append(f"{shown(path)} {problem}")
+            continue
+        numbered = (f"{first}-{number}" for number in count(2))
+        jobs[next(name for name in chain([first], numbered) if name not in jobs)] = path
+    return jobs, failures
+
+
+def _refuse_others_files(out: Path, jobs: Mapping[str, Path]) -> None:
+    """Refuse, before any work, a folder where results would replace what fmbseg did not write."""
+    ledger = Ledger(out)
+    names = [f"{name}{ending}" for name in jobs for ending in _ENDINGS]
+    others = [name for name in names if not ledger.may_write(name)]
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise DataError(
+            f"{shown(out)} holds files that fmbseg did not write, or that were changed since: "
+            f"{', '.join(others[:_NAMED])}{more}: choose another --out, nothing is replaced"
+        )
+
+
+def _tell(failures: Sequence[str], pictures: int) -> None:
+    """Raise DataError for the pictures that were not done; where they are many, each has a line."""
+    reasons = "; ".join(failures)
+    if len(failures) > _NAMED:
+        for failure in failures:
+            print(f"fmbseg: not done: {failure}", file=sys.stderr)
+        reasons = "reasons above"
+    raise DataError(f"{len(failures)} of {pictures} not done: {reasons}")
 
 
 def _write(
-    target: Path, path: Path, image: Image.Image, found: Segmentation, background: int | None
+    ledger: Ledger,
+    name: str,
+    path: Path,
+    image: Image.Image,
+    label: NDArray[np.uint8],
+    names: Sequence[str],
+    background: int | None,
 ) -> None:
     """Write the three results of the picture `path`."""
-    import numpy as np
-
-    from fmbseg.pseudo.labels import save_label
+    from fmbseg.pseudo.labels import label_png
     from fmbseg.view.overlay import area_shares, overlay, png
 
-    names = [*found.classes]
-    label = found.label_map.astype(np.uint8)
-    shown = overlay(image, label, names, background=background)
+    shown_picture = overlay(image, label, names, background=background)
     areas = [
         {
             "class": names[index],
@@ -166,14 +219,13 @@ def _write(
         if index < len(names)
     ]
     record = {
-        "image": str(path),
+        "image": shown(path),
         "width": label.shape[1],
         "height": label.shape[0],
-        "classes": names,
+        "classes": [*names],
         "areas": areas,
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-    # Not Path.with_suffix: a picture's name may hold dots.
-    write_atomically(target.with_name(f"{target.name}.overlay.png"), png(shown))
-    save_label(target.with_name(f"{target.name}.label.png"), label)
-    write_atomically(target.with_name(f"{target.name}.json"), text.encode())
+    contents = (png(shown_picture), label_png(label), text.encode())
+    for ending, data in zip(_ENDINGS, contents, strict=True):
+        ledger.write(f"{name}{ending}", data)

@@ -5,7 +5,8 @@ What differs between data sets is data (`layouts.py`); the code here is the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.detail import load_detail
-from fmbseg.data.images import naming_damage, read_annotation, read_image, upright_size
+from fmbseg.data.folder import LeftOut
+from fmbseg.data.images import read_annotation, read_image, upright_size
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import (
     DETAIL_FILE,
@@ -30,6 +32,8 @@ from fmbseg.data.layouts import (
 from fmbseg.data.listing import ImageFile, list_images
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,18 @@ class Sample:
         # One JSON file holds the masks of all images, and gives them as the pictures would.
         together = path.name == DETAIL_FILE
         values = load_detail(path).mask(self._stem) if together else read_annotation(path)
-        with naming_damage(self.image_path), Image.open(self.image_path) as image:
-            width, height = upright_size(image)
+        (width, height), hidden = upright_size(self.image_path)
         if values.shape != (height, width):
             raise DataError(
                 f"{path} is {values.shape[1]} x {values.shape[0]} px, expected the size "
                 f"of its image {self.image_path.name}, {width} x {height} px"
+            )
+        if hidden:
+            _log.warning(
+                "%s is turned by its EXIF orientation, and %s is taken to be turned already: its "
+                "size cannot tell",
+                self.image_path,
+                path,
             )
         annotation = dict(self._candidates)[path]
         label = annotation.table(self.num_classes)[values]
@@ -107,10 +117,30 @@ class SegmentationDataset(Sequence[Sample]):
         name: of the data set.
         root: its folder.
         split: name of the split.
+        unusable: files that should be images of the split and cannot be.
     """
 
-    def __init__(self, name: str, root: Path, split: str, files: Sequence[ImageFile]) -> None:
-        """Use `load_dataset`, which checks its arguments."""
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        split: str,
+        files: Sequence[ImageFile],
+        unusable: Sequence[LeftOut] = (),
+        num_classes: int | None = None,
+    ) -> None:
+        """Use `load_dataset`, which checks its arguments.
+
+        Args:
+            name: see the attributes.
+            root: see the attributes.
+            split: see the attributes.
+            files: the images.
+            unusable: see the attributes.
+            num_classes: of the label maps; None: the vocabulary's.
+        """
+        self.unusable = tuple(unusable)
+        self._own_num_classes = num_classes
         self.name = name
         self.root = root
         self.split = split
@@ -128,7 +158,7 @@ class SegmentationDataset(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | SegmentationDataset:
         """Give one sample, or the data set of a slice."""
         if isinstance(index, slice):
-            return SegmentationDataset(self.name, self.root, self.split, self._files[index])
+            return self._with(self._files[index], self.unusable)
         file = self._files[index]
         classes = self._num_classes if self.has_labels else 0
         candidates = self._candidates(file) if self.has_labels else ()
@@ -154,8 +184,21 @@ class SegmentationDataset(Sequence[Sample]):
         """
         return own_vocabulary(self.name, self.root)
 
+    def of(self, image_ids: Set[str]) -> SegmentationDataset:
+        """The samples of some ids, in the same order; what is unusable is left out for good."""
+        kept = [file for file in self._files if file.image_id in image_ids]
+        return self._with(kept, ())
+
     def require_labels(self) -> None:
-        """Raise DataError, saying which file was expected, if the split has no truth at all."""
+        """Raise DataError if the split has no truth at all, or lacks images that it should have.
+
+        A score of the images that are left would be another one.
+        """
+        if self.unusable:
+            raise DataError(
+                f"{self.name}: {len(self.unusable)} images of split {self.split!r} cannot be "
+                f"scored, the first: {self.unusable[0]}"
+            )
         if not self.has_labels:
             examples = [_either(self._candidates(file)) for file in self._files[:1]]
             raise DataError(
@@ -163,14 +206,21 @@ class SegmentationDataset(Sequence[Sample]):
                 f"example {', '.join(examples)}"
             )
 
+    def _with(self, files: Sequence[ImageFile], unusable: Sequence[LeftOut]) -> SegmentationDataset:
+        return SegmentationDataset(
+            self.name, self.root, self.split, files, unusable, self._own_num_classes
+        )
+
     def _candidates(self, file: ImageFile) -> tuple[tuple[Path, Annotation], ...]:
         return tuple(
-            (self.root / entry.pattern.format_map(file.fields), entry)
+            (_any_case(self.root / entry.pattern.format_map(file.fields)), entry)
             for entry in self._layout.annotations
         )
 
     @cached_property
     def _num_classes(self) -> int:
+        if self._own_num_classes is not None:
+            return self._own_num_classes
         try:
             return len(self.vocabulary)
         except DataError:
@@ -193,7 +243,8 @@ def load_dataset(name: str, root: str | Path, split: str | None = None) -> Segme
     root, split = Path(root), split or layout.splits[0]
     if layout.splits == ("all",) and split != "all":
         raise DataError(f"{name} has no split {split!r}: it is not divided, use the split 'all'")
-    return SegmentationDataset(name, root, split, list_images(name, layout, root, split))
+    listing = list_images(name, layout, root, split)
+    return SegmentationDataset(name, root, split, listing.files, listing.unusable)
 
 
 def own_vocabulary(name: str, root: Path) -> Vocabulary:
@@ -220,6 +271,12 @@ def dataset_layout(name: str) -> DatasetLayout:
     if name not in LAYOUTS:
         raise DataError(f"no data set {name!r}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def _any_case(path: Path) -> Path:
+    """The path, with an upper-case suffix where that alone is there."""
+    upper = path.with_suffix(path.suffix.upper())
+    return upper if not path.is_file() and upper.is_file() else path
 
 
 def _either(candidates: Sequence[tuple[Path, Annotation]]) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout
+from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout, own_vocabulary
+from fmbseg.data.folder import said
 from fmbseg.data.images import check_image
+from fmbseg.data.labels import UNLABELLED, odd_values
 from fmbseg.data.layouts import DatasetLayout
 from fmbseg.data.listing import Listing, find_images, orphans
-from fmbseg.errors import DataError
+from fmbseg.errors import DataError, VocabularyError
 from fmbseg.machine.progress import Progress
 
 _READERS = 4
@@ -46,6 +48,7 @@ class SplitReport:
         occurrences: [256] annotations in which a class index occurs.
         problems: in order of the images.
         examples: a few undamaged samples, spread over the split.
+        notes: what was left out and why, and what is odd about the labels; a line each.
         absent: why the split cannot be listed; None: it can.
     """
 
@@ -57,6 +60,7 @@ class SplitReport:
     occurrences: Counts = field(default_factory=lambda: np.zeros(256, np.int64))
     problems: tuple[Problem, ...] = ()
     examples: tuple[Sample, ...] = ()
+    notes: tuple[str, ...] = ()
     absent: str | None = None
 
 
@@ -73,13 +77,14 @@ def examine(
 
     Raises:
         DataError: unknown name, or no split is there at all; says what to download then.
-        VocabularyError: the folder's own class list is broken.
     """
     layout = dataset_layout(name)
     if unknown := [split for split in splits if layout.splits == ("all",) and split != "all"]:
         raise DataError(f"{name} has no split {unknown[0]!r}: it is not divided, leave it out")
+    classes = _num_classes(name, root)
     reports = [
-        _examine_split(name, layout, root, split, progress) for split in splits or layout.splits
+        _examine_split(name, layout, root, split, progress, classes)
+        for split in splits or layout.splits
     ]
     if all(report.images == 0 and not report.problems for report in reports):
         reason = reports[0].absent or f"{name}: {root} holds no image"
@@ -87,15 +92,23 @@ def examine(
     return reports
 
 
+def _num_classes(name: str, root: Path) -> int:
+    """Classes of the label maps; without a sound class list as many as there can be."""
+    try:
+        return len(own_vocabulary(name, root))
+    except (DataError, VocabularyError):
+        return UNLABELLED
+
+
 def _examine_split(
-    name: str, layout: DatasetLayout, root: Path, split: str, progress: Progress
+    name: str, layout: DatasetLayout, root: Path, split: str, progress: Progress, classes: int
 ) -> SplitReport:
     full = layout.full.get(split)
     try:
         listing = find_images(name, layout, root, split)
     except DataError as error:
         return SplitReport(split, full, absent=str(error))
-    dataset = SegmentationDataset(name, root, split, listing.files)
+    dataset = SegmentationDataset(name, root, split, listing.files, num_classes=classes)
     problems = _listing_problems(layout, root, split, listing)
     pixels, occurrences = np.zeros(256, np.int64), np.zeros(256, np.int64)
     sound: list[int] = []
@@ -108,13 +121,14 @@ def _examine_split(
             if counts is not None:
                 pixels += counts
                 occurrences += counts > 0
-                if not found:
-                    sound.append(index)
+            if not found:
+                sound.append(index)
             task.advance()
     annotated = sum(sample.annotation_path is not None for sample in dataset)
-    # Without any annotation there are still pictures to look at.
-    shown = sound if dataset.has_labels else list(range(len(dataset)))
-    chosen = sorted({shown[k * len(shown) // _EXAMPLES] for k in range(_EXAMPLES)} if shown else ())
+    chosen = sorted({sound[k * len(sound) // _EXAMPLES] for k in range(_EXAMPLES)} if sound else ())
+    notes = [] if listing.pictures is None else [*said(listing.pictures)]
+    if layout.vocabulary is None and (odd := odd_values(np.flatnonzero(pixels[:-1]), classes)):
+        notes.append(f"look at the labels: {odd}")
     return SplitReport(
         split,
         full,
@@ -124,6 +138,7 @@ def _examine_split(
         occurrences,
         tuple(problems),
         tuple(dataset[index] for index in chosen),
+        tuple(notes),
     )
 
 
@@ -138,6 +153,7 @@ def _listing_problems(
         Problem(file.path, f"{file.path} has the same id as {other.path}")
         for file, other in listing.same_ids()
     ]
+    problems += [Problem(each.path, str(each)) for each in listing.unusable]
     return problems + [
         Problem(path, f"{path} is an annotation without an image")
         for path in orphans(layout, root, split, listing.files)

@@ -9,6 +9,28 @@ UNLABELLED = 255
 """The value of a pixel or a patch without a label: a label map holds at most 255 classes."""
 
 
+def odd_values(values: npt.NDArray[np.integer], classes: int) -> str | None:
+    """What is odd about the class indices that a user's label maps hold; None: nothing.
+
+    Each file may be sound, and yet all scores be wrong: nothing in it says what its values mean.
+
+    Args:
+        values: all that occur, sorted, without 255.
+        classes: number of classes.
+    """
+    if classes > 1 and values.tolist() == [0]:
+        return (
+            "of all classes they hold 0 alone (and 255, which is not scored): are they masks of "
+            "one object? the value is the class index"
+        )
+    if classes > 2 and len(values) and values[0] > 0:
+        return (
+            f"they hold the values {values[0]} to {values[-1]} and never 0: are classes counted "
+            "from 1? class indices are counted from 0, 255 is not scored"
+        )
+    return None
+
+
 def patch_overlaps(pixels: int, patches: int) -> npt.NDArray[np.float64]:
     """How much of each pixel of a line lies in each of the equal patches it is divided into.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fmbseg.data.detail import load_detail
-from fmbseg.data.images import IMAGE_EXTENSIONS
+from fmbseg.data.folder import LeftOut, Pictures, find_pictures, name_problem, picture_id
+from fmbseg.data.formats import IMAGE_EXTENSIONS
 from fmbseg.data.layouts import DETAIL_FILE, DatasetLayout
 from fmbseg.errors import DataError
 
@@ -32,11 +33,15 @@ class Listing:
         source: the list, None where the folders say what the split is.
         files: in the list's order, or by path.
         missing: expected paths of images that are not there.
+        pictures: what the folder holds besides; None where a list says what the split is.
+        unusable: what should be an image of the split and cannot be.
     """
 
     source: Path | None
     files: tuple[ImageFile, ...]
     missing: tuple[Path, ...] = ()
+    pictures: Pictures | None = None
+    unusable: tuple[LeftOut, ...] = ()
 
     def same_ids(self) -> Iterator[tuple[ImageFile, ImageFile]]:
         """Images with the id of an earlier one, and that one."""
@@ -47,14 +52,14 @@ class Listing:
             seen[file.image_id] = file
 
 
-def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:
+def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> Listing:
     """List the images of a split, without a look at any annotation.
 
     Order: the split list's, or by path.
 
     Raises:
         DataError: a folder, a list or an image is not where the layout has it, the split is empty,
-            or two images have the same id.
+            or a list names two images with the same id.
     """
     listing = find_images(name, layout, root, split)
     if listing.missing:
@@ -62,13 +67,14 @@ def list_images(name: str, layout: DatasetLayout, root: Path, split: str) -> lis
         raise DataError(f"{name}: {listing.source} lists {path.stem}, but {path} does not exist")
     if not listing.files:
         expected = re.sub(r"\{(\w+)\}", r"<\1>", layout.images[0].replace("{split}", split))
-        raise DataError(f"{name}: no image in split {split!r}, expected {root / expected}")
+        reasons = "".join(f"; {each}" for each in listing.unusable[:3])
+        raise DataError(f"{name}: no image in split {split!r}, expected {root / expected}{reasons}")
     for file, other in listing.same_ids():
         raise DataError(
             f"{name}: {file.path} and {other.path} have the same id {file.image_id!r}: "
             "rename or remove one (in a split list: one of the lines)"
         )
-    return list(listing.files)
+    return listing
 
 
 def find_images(name: str, layout: DatasetLayout, root: Path, split: str) -> Listing:
@@ -79,7 +85,7 @@ def find_images(name: str, layout: DatasetLayout, root: Path, split: str) -> Lis
     """
     if layout.split_list:
         return _listed_files(name, layout, root, split)
-    return Listing(None, tuple(_matching_files(name, layout, root, split)))
+    return _matching_files(name, layout, root, split)
 
 
 def orphans(
@@ -87,7 +93,8 @@ def orphans(
 ) -> list[Path]:
     """Annotation files of a split that belong to no image.
 
-    A list may leave files out on purpose, so there are none in a data set with split lists.
+    A list may leave files out on purpose, so there are none in a data set with split lists. In a
+    folder of the user's own every picture in the place of annotations that is none counts.
     """
     patterns = [entry.pattern for entry in layout.annotations if "{stem}" in entry.pattern]
     if layout.split_list:
@@ -99,7 +106,10 @@ def orphans(
         expression = _expression(pattern, split)
         for path in folder.rglob("*") if folder.is_dir() else ():
             relative = path.relative_to(root).as_posix()
-            if expression.fullmatch(relative) and relative not in known:
+            lower = path.with_suffix(path.suffix.lower()).relative_to(root).as_posix()
+            fits = expression.fullmatch(lower)
+            own = layout.vocabulary is None and _EXTENSION.search(path.name)
+            if (fits or own) and not {relative, lower} & known and not path.name.startswith("._"):
                 found.add(path)
     return sorted(found)
 
@@ -132,7 +142,7 @@ def _stems(listing: Path) -> list[str]:
     return [_EXTENSION.sub("", name) for name in names]
 
 
-def _matching_files(name: str, layout: DatasetLayout, root: Path, split: str) -> list[ImageFile]:
+def _matching_files(name: str, layout: DatasetLayout, root: Path, split: str) -> Listing:
     leading = [root / _leading_folder(pattern, split) for pattern in layout.images]
     usable = [number for number, folder in enumerate(leading) if folder.is_dir()]
     if not usable:
@@ -141,19 +151,27 @@ def _matching_files(name: str, layout: DatasetLayout, root: Path, split: str) ->
     expression = _expression(pattern, split)
     # Where images lie in the root itself, its folder of annotations is not one of images.
     closed = {entry.pattern.partition("/")[0] for entry in layout.annotations}
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        relative = path.relative_to(root)
-        match = expression.fullmatch(relative.as_posix())
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if match is None or hidden or relative.parts[0] in closed:
+    pictures = find_pictures(folder, closed if folder == root else set())
+    files: dict[str, ImageFile] = {}
+    unusable, left_out = [*pictures.unusable], [*pictures.left_out]
+    for path in pictures.files:
+        match = expression.fullmatch(path.relative_to(root).as_posix())
+        if match is None:
+            left_out.append(LeftOut(path, f"is not named as {pattern} is"))
             continue
         fields = {"split": split, **match.groupdict()}
         # A stem may go through sub-folders (data set "folder"); an id is also a file's name.
         depth = fields["stem"].count("/") + 1
-        image_id = "__".join((*path.parts[-depth:-1], path.stem))
-        files.append(ImageFile(image_id, path, fields))
-    return files
+        image_id = picture_id(Path(*path.parts[-depth:]))
+        if problem := name_problem(image_id):
+            unusable.append(LeftOut(path, problem))
+        elif image_id in files:
+            same = f"has the same id {image_id!r} as {files[image_id].path}: rename or remove one"
+            unusable.append(LeftOut(path, same))
+        else:
+            files[image_id] = ImageFile(image_id, path, fields)
+    pictures = replace(pictures, left_out=tuple(left_out))
+    return Listing(None, (*files.values(),), pictures=pictures, unusable=tuple(unusable))
 
 
 def _expression(pattern: str, split: str) -> re.Pattern[str]:
@@ -161,7 +179,7 @@ def _expression(pattern: str, split: str) -> re.Pattern[str]:
     parts = {
         "{split}": re.escape(split),
         "{group}": "(?P<group>[^/]+)",
-        "{stem}": "(?P<stem>.+)" if deep else "(?P<stem>[^/]+)",
+        "{stem}": "(?P<stem>(?s:.+))" if deep else "(?P<stem>[^/]+)",
         "{extension}": f"(?i:{'|'.join(IMAGE_EXTENSIONS)})",
     }
     pieces = re.split(r"(\{\w+\})", pattern)

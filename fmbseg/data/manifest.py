@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from fmbseg.data.datasets import SegmentationDataset
-from fmbseg.data.images import check_image, naming_damage
+from fmbseg.data.folder import LeftOut
+from fmbseg.data.images import check_image, read_bytes
+from fmbseg.errors import DataError, shown
 from fmbseg.machine.progress import Progress, silent_progress
 from fmbseg.store.digest import json_digest
 from fmbseg.store.file_memory import remembered
@@ -34,9 +36,11 @@ class Manifest:
 
     Attributes:
         records: one per image.
+        left_out: pictures that cannot be read, and why; they are no part of the run.
     """
 
     records: tuple[ImageRecord, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -48,6 +52,8 @@ def build_manifest(
     dataset: SegmentationDataset,
     progress: Progress | None = None,
     memory: Path | None = None,
+    *,
+    strict: bool = True,
 ) -> Manifest:
     """Read and digest every image of a data set.
 
@@ -58,29 +64,49 @@ def build_manifest(
         dataset: a split, or a slice of one.
         progress: where progress is shown.
         memory: folder where it is remembered what unchanged files hold; None: all are read.
+        strict: a broken image ends it; otherwise it is left out.
 
     Raises:
-        DataError: an image is broken (its file is named).
+        DataError: an image is broken (its file is named); without `strict`: all are.
     """
+    if strict and dataset.unusable:
+        raise DataError(str(dataset.unusable[0]))
     files = dataset.image_files
+    broken: dict[int, LeftOut] = {}
+
+    def examine(index: int) -> str:
+        path = files[index][1]
+        try:
+            return _examine(path)
+        except DataError as error:
+            if strict:
+                raise
+            broken[index] = LeftOut(path, str(error).removeprefix(f"{shown(path)} "))
+            return ""
+
     values = remembered(
         memory,
         f"manifest {_MEMORY} of {dataset.root.resolve()}",
         [(path,) for _, path in files],
-        lambda index: _examine(files[index][1]),
+        examine,
         silent_progress() if progress is None else progress,
         "manifest",
     )
     records = []
-    for (image_id, path), value in zip(files, values, strict=True):
+    for index, ((image_id, path), value) in enumerate(zip(files, values, strict=True)):
+        if index in broken:
+            continue
         sha256, width, height = value.split()
         records.append(ImageRecord(image_id, path, sha256, int(width), int(height)))
-    return Manifest(tuple(records))
+    left_out = (*dataset.unusable, *(broken[index] for index in sorted(broken)))
+    if not records and left_out:
+        reasons = "; ".join(map(str, left_out[:3]))
+        raise DataError(f"{dataset.name}: none of {len(left_out)} images can be read: {reasons}")
+    return Manifest(tuple(records), left_out)
 
 
 def _examine(path: Path) -> str:
     """sha256 of a picture's file, and width and height in pixels when upright."""
-    with naming_damage(path):
-        data = path.read_bytes()
+    data = read_bytes(path)
     width, height = check_image(path, data)
     return f"{hashlib.sha256(data).hexdigest()} {width} {height}"

@@ -13,7 +13,7 @@ from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.file_memory import remembered
 
 # What turns an annotation file into class indices; what it said is asked anew when it changes.
-_READING = ("datasets.py", "detail.py", "images.py", "layouts.py", "truth.py")
+_READING = ("datasets.py", "detail.py", "formats.py", "images.py", "layouts.py", "truth.py")
 
 
 def truth_digest(

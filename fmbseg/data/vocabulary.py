@@ -35,9 +35,11 @@ from typing import Any, ClassVar, Self
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from fmbseg.data.class_list import class_lines, read_text
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.templates import TEMPLATES
-from fmbseg.errors import VocabularyError
+from fmbseg.documents import parse_yaml
+from fmbseg.errors import VocabularyError, is_control, shown
 from fmbseg.store.digest import json_digest
 
 _FOLDER = Path(__file__).parent / "vocabularies"
@@ -45,6 +47,7 @@ _KEYS = {"name", "description", "background", "templates", "classes"}
 _VARIANT_KEYS = {"name", "description", "templates", "of", "ask"}
 _VARIANTS = ("sclip", "proxyclip")
 _log = logging.getLogger(__name__)
+_LONGEST = 200  # characters of a name: CLIP reads some 70 words, and names are drawn
 _FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
 
 
@@ -76,7 +79,8 @@ class Vocabulary:
 
     Raises:
         VocabularyError: no class, an empty name, a word that stands twice (case and blanks do not
-            count), more than 255 classes, or a background that is not a class.
+            count), one that is too long or holds control characters, more than 255 classes, or a
+            background that is not a class.
     """
 
     name: str
@@ -176,11 +180,26 @@ class Vocabulary:
             )
         return found
 
+    def _refuse_odd(self, word: str) -> None:
+        if len(word) > _LONGEST:
+            raise VocabularyError(
+                f"vocabulary {shown(self.name)!r}: {shown(word[:40])!r}... has {len(word)} "
+                f"characters: shorten it to {_LONGEST}"
+            )
+        if any(map(is_control, word)):
+            raise VocabularyError(
+                f"vocabulary {shown(self.name)!r}: {shown(word)!r} holds a control character: "
+                "remove it"
+            )
+
     def _refuse_duplicates(self) -> None:
         seen: dict[str, str] = {}
+        for word in (word for entry in self.classes for word in entry.ask):
+            self._refuse_odd(word)
         for entry in self.classes:
             for word in (entry.name, *entry.synonyms):  # `ask` is as it was published
                 key = _compared(word)
+                self._refuse_odd(word)
                 if not key:
                     raise VocabularyError(
                         f"vocabulary {self.name!r} has an empty name: remove it or name the class"
@@ -222,12 +241,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
         )
     if path.suffix == ".txt":
         return vocabulary_from_text(path, separator=None)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise VocabularyError(f"{path} is not valid YAML: {reason}") from error
-    return _parse(raw, path)
+    text = read_text(path, "vocabulary")
+    return _parse(parse_yaml(text, path, VocabularyError), path)
 
 
 def reworded(own: Vocabulary, wanted: str | None) -> Vocabulary:
@@ -288,7 +303,7 @@ def vocabulary_from_text(
     with `of` for a word that stands in two classes, which is kept as its authors asked with it.
 
     Args:
-        path: text file, UTF-8; blank lines are skipped.
+        path: text file, see `class_lines`.
         separator: between the words of one class, e.g. "; "; None: a line is one name.
         background: name of the class that is the background, if any.
         of: name of the vocabulary whose classes the lines are, in its order; it also says which
@@ -299,17 +314,11 @@ def vocabulary_from_text(
             number of lines than `of` has classes.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError(f"cannot read the class list {path}: give a text file") from error
     mark = separator.strip() if separator is not None else None
     if mark == "":
         raise VocabularyError("the separator is blank: give a mark such as ',' or ';'")
     rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in class_lines(path, plain=mark is None):
         _warn_of_blanks(f"{path} line {number}", line, separator)
         words = [_clean(word) for word in (line.split(mark) if mark else [line])]
         left_over = [found for found in (",", ";", "|") if any(found in word for word in words)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from fmbseg.data.datasets import Sample, SegmentationDataset
+from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout
+from fmbseg.data.labels import odd_values
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
@@ -29,6 +31,7 @@ SCENE_OBJECTS = "scenes.parquet"  # beside scene data sets: one row an object
 _READERS = 4
 _CONFUSIONS = 20  # as many as a plot shows
 Read = TypeVar("Read")
+_log = logging.getLogger(__name__)
 
 
 class PixelCounts:
@@ -221,6 +224,10 @@ def benchmark_result(
         threshold is chosen on the truth.
     """
     matrix = counts.all
+    if dataset_layout(benchmark).vocabulary is None:
+        odd = odd_values(np.flatnonzero(matrix.target_pixels), len(vocabulary))
+        if odd is not None:
+            _log.warning("%s: look at the labels: %s", benchmark, odd)
 
     def by_class(values: npt.NDArray[np.float64]) -> dict[str, float | None]:
         named = zip(vocabulary.names, values.tolist(), strict=True)

@@ -71,7 +71,10 @@ def decide(
             return Decision(np.full(size, background, dtype=np.int64))
     # The most probable word belongs to the class whose most probable word it is.
     best, sure = best_map(maps.values, size, section.logit_scale if rule == "probability" else None)
-    labels: Labels = maps.classes[best].cpu().numpy()
+    labels: Labels = best.cpu().numpy()
+    classes = maps.classes.cpu().numpy()
+    for row in labels:  # in place: the whole again is eight bytes a pixel
+        row[:] = classes[row]
     if background is None or rule == "words":
         return Decision(labels)
     confidence = sure.cpu().numpy()

@@ -13,11 +13,15 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from fmbseg.errors import WeightsError
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import file_digest
 
+# Bytes: of a file whose size nobody states, larger than the largest encoder's; and of a disk.
+_LARGEST = 10_000_000_000
+_SPARED = 1_000_000_000
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -33,7 +37,8 @@ def fetch(url: str, path: Path, sha256: str | None, megabytes: float | None = No
         path: of the finished file; its folder is made.
         sha256: of the file, hex, or its first digits; None: the one the server states, if it does
             (the hub does).
-        megabytes: size of the file, 10^6 bytes, where it is known: a larger one is not begun.
+        megabytes: size of the file, 10^6 bytes, where it is known: a larger one is not begun, and
+            no more is taken of an answer that does not state its length.
 
     Returns:
         The sha256 the file was checked against; None: nobody stated one.
@@ -55,7 +60,8 @@ def fetch(url: str, path: Path, sha256: str | None, megabytes: float | None = No
         wanted = sha256 or stated
         if megabytes and about.size and about.size > (megabytes + 1) * 1e6:
             raise _not_wanted(url, path, f"{about.size / 1e6:.0f} MB instead of {megabytes:.0f}")
-        _receive(url, path, partial, about.size, known=wanted is not None)
+        most = int((megabytes + 1) * 1e6) if megabytes else _LARGEST
+        _receive(url, path, partial, about.size, most, known=wanted is not None)
         if wanted is not None and not (found := file_digest(partial)).startswith(wanted):
             partial.unlink()
             raise _not_wanted(url, path, f"sha256 {found[:12]}... instead of {wanted[:12]}...")
@@ -79,7 +85,32 @@ def stated_digest(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _receive(url: str, path: Path, partial: Path, size: int | None, known: bool) -> None:
+class _Bounded:
+    """A file that takes a number of bytes and no more; an answer may have no end.
+
+    Args:
+        stream: is written to.
+        most: its largest size.
+    """
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        self._stream, self._most = stream, most
+
+    def write(self, data: bytes) -> int:
+        """Write; raises _EndlessError where the file would become too large."""
+        if self._stream.seek(0, os.SEEK_END) + len(data) > self._most:
+            raise _EndlessError
+        return self._stream.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _EndlessError(Exception):
+    """More came than the file can have."""
+
+
+def _receive(url: str, path: Path, partial: Path, size: int | None, most: int, known: bool) -> None:
     """Bring the partial file to its full size, if it is known; by one process at a time."""
     with partial.open("ab") as stream:
         try:
@@ -91,11 +122,19 @@ def _receive(url: str, path: Path, partial: Path, size: int | None, known: bool)
         here = stream.tell()
         if not known or size is None or here > size:
             here = stream.truncate(0)  # nothing would tell that two versions were joined
-        if size is not None and shutil.disk_usage(path.parent).free < size - here:
+        free = shutil.disk_usage(path.parent).free
+        if size is not None and free < size - here:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         from huggingface_hub.file_download import http_get
 
-        http_get(url, stream, resume_size=here, expected_size=size, displayed_filename=path.name)
+        # Of a file whose size nobody states, room for other work is left on the disk.
+        bound = size if size is not None else min(most, here + max(0, free - _SPARED))
+        into = cast(BinaryIO, _Bounded(stream, bound))
+        try:
+            http_get(url, into, resume_size=here, expected_size=size, displayed_filename=path.name)
+        except _EndlessError as error:
+            stream.truncate(0)
+            raise _not_wanted(url, path, f"more than {bound / 1e6:.0f} MB came") from error
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -23,7 +23,12 @@ _HEAD = """\
 # Code dependencies are whole folders: a stage that is called again without need finds its shards
 # under .fmbseg/ and takes a second or two. Outs hold no time, host or path, and none is
 # `persist: true`, which would switch DVC's run-cache off.
+#
+# DVC writes parameters into commands as they are, and a shell runs those: a benchmark's name, which
+# is whatever params.yaml says, reaches its stage in DVC's variable instead (`evaluate@voc21`).
 """
+# What follows the last colon: called in a sub-folder, DVC puts its file before the name.
+_OWN_NAME = '"\\${DVC_STAGE##*:}"'
 _PLACES = {IMAGES: "${data.root}", TRUTH: "${data.root}", BENCHMARK: "${item.root}"}
 # What `dvc plots show` draws of the stage plots and of the training.
 _PLOTS = """\
@@ -64,10 +69,9 @@ def libraries_yaml() -> str:
 
 
 def _stage(row: Row) -> dict[str, Any]:
-    benchmark = "@${key}" if row.each_benchmark else ""
     stage: dict[str, Any] = {
         "desc": row.summary,
-        "cmd": f"fmbseg run {row.name}{benchmark}",
+        "cmd": f"fmbseg run {_OWN_NAME if row.each_benchmark else row.name}",
         "deps": [*dict.fromkeys(_deps(row))],
         "params": [*sorted(row.depends.params), {LIBRARIES: sorted(row.depends.libraries)}],
     }

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from fmbseg.data.images import read_annotation
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
@@ -40,17 +41,12 @@ def load_label(path: Path) -> npt.NDArray[np.uint8]:
     """Read a label map: [H, W] uint8 class indices, 255 unlabelled.
 
     Raises:
-        DataError: the file is missing, broken or not an indexed (or grey) PNG.
+        DataError: the file is missing, or as `read_annotation`.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{path} is no label map (mode {image.mode}): make it again")
-            return np.array(image, dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: run `fmbseg run label`") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"{path} is broken: run `fmbseg run label` again") from error
+        return read_annotation(path)
+    except DataError as error:
+        raise DataError(f"{error}; run `fmbseg run label` to make it again") from error
 
 
 def _palette() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,9 @@ from fmbseg.stage.tracker import Tracker
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, is_published, once, published_digest, published_key
+
+_log = logging.getLogger(__name__)
+_NAMED = 5  # pictures that a line of the log names
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,25 @@ class Workplace:
     def images(self) -> Manifest:
         """The images, digested; no annotation is read.
 
+        Those that cannot be read are left out, and the log says which.
+
         Raises:
-            DataError: the layout is not as it should be, or an image is broken.
+            DataError: the layout is not as it should be, or no image can be read; with
+                `run.strict`: one cannot.
         """
         chosen = self.dataset[: self.config.data.limit]
-        return build_manifest(chosen, self.progress, self.paths.manifests)
+        strict = self.config.run.strict
+        found = build_manifest(chosen, self.progress, self.paths.manifests, strict=strict)
+        if found.left_out:
+            first = "; ".join(map(str, found.left_out[:_NAMED]))
+            _log.warning(
+                "%d of %d images are left out: %s%s (all of them: `fmbseg data doctor`)",
+                len(found.left_out),
+                len(found.left_out) + len(found.records),
+                first,
+                "; ..." if len(found.left_out) > _NAMED else "",
+            )
+        return found
 
     @cached_property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
@@ -151,8 +169,8 @@ class Out:
         if name == WORDS:
             return json_digest([[words.name, words.digest] for words in work.vocabularies])
         if name == TRUTH:
-            work.dataset.require_labels()
-            samples = work.dataset[: work.config.data.limit]
+            samples = work.dataset.of({record.image_id for record in work.images.records})
+            samples.require_labels()
             truth = truth_digest(samples, work.progress, work.paths.manifests)
             return json_digest([truth, work.dataset.vocabulary.digest])
         return published_digest(self.require(name))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fmbseg.errors import shown
 from fmbseg.machine.progress import Progress
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import json_digest
@@ -42,7 +43,8 @@ def remembered(
         folder: of all such memories; None: everything is read.
         name: of what is read and how, such as "manifest" and a digest of code; a memory each.
         items: the files that each answer depends on.
-        read: position of an item -> what is to be known of it; raises what it likes.
+        read: position of an item -> what is to be known of it; raises what it likes. An empty
+            answer is not remembered.
         progress: shown only where something is read.
         description: of the work, for the bar.
     """
@@ -50,7 +52,7 @@ def remembered(
     known = _load(place)
     # Before the reading: a change during it must not go unnoticed.
     signatures = [_signature(files) for files in items]
-    keys = ["\n".join(os.path.abspath(file) for file in files) for files in items]
+    keys = ["\n".join(shown(os.path.abspath(file)) for file in files) for files in items]
     found: list[str | None] = [
         known[key][1] if known.get(key, ("", ""))[0] == signature else None
         for key, signature in zip(keys, signatures, strict=True)
@@ -66,7 +68,7 @@ def remembered(
                 answers = zip(missing, pool.map(read, missing), strict=True)
                 for count, (index, value) in enumerate(answers, start=1):
                     found[index] = value
-                    if not _is_recent(items[index]):
+                    if value and not _is_recent(items[index]):
                         known[keys[index]] = signatures[index], value
                     task.advance()
                     if count % _SAVED_EVERY == 0:

@@ -27,7 +27,7 @@ Point = tuple[int, str, float]  # epoch, metric, value
 
 # Where things are logged, and what never changes a result. The benchmarks are tags of a run, not
 # parameters: one can be added to a run that is already there.
-_NOT_PARAMS = ("tracking", "run.cache_gb", "evaluate.benchmarks")
+_NOT_PARAMS = ("tracking", "run.cache_gb", "run.strict", "evaluate.benchmarks")
 _ALWAYS = ("run.preset",)  # a label that runs are found by
 _IMAGES = {"split", "limit"}
 

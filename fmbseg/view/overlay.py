@@ -19,6 +19,7 @@ MIN_LONG_SIDE = 512
 
 INK = (32, 32, 32)
 PAPER = (255, 255, 255)
+_BAND_PIXELS = 2**21
 _OPACITY = 0.55  # of a class's colour over the image
 _SWATCH_EMPTY = (170, 170, 170)
 
@@ -84,18 +85,36 @@ def blend(
     # Whole, so that pixels of the label map stay squares.
     factor = max(1, round(MIN_LONG_SIDE / max(image.size)))
     size = (image.width * factor, image.height * factor)
-    picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    label = label.repeat(factor, axis=0).repeat(factor, axis=1)
+    picture = np.asarray(image.convert("RGB"))
+    if factor > 1:
+        enlarged = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        picture = np.asarray(enlarged)
+        label = label.repeat(factor, axis=0).repeat(factor, axis=1)
+    line = max(1, max(picture.shape) // 1000)
+    mixed = np.empty_like(picture)
+    # In bands with the rows around them that a border reaches: the whole needs ten times as much.
+    rows, reach = max(1, _BAND_PIXELS // picture.shape[1]), 3 * line + 1
+    for top in range(0, len(picture), rows):
+        first = max(0, top - reach)
+        band = slice(first, top + rows + reach)
+        found = _blended(picture[band], label[band], colours, line)
+        mixed[top : top + rows] = found[top - first :][:rows]
+    return Image.fromarray(mixed)
+
+
+def _blended(
+    picture: NDArray[np.uint8], label: NDArray[np.integer], colours: NDArray[np.uint8], line: int
+) -> NDArray[np.uint8]:
+    """Picture [H, W, 3] and label map [H, W] of one size; lines are `line` pixels wide."""
     coloured = (label >= 0) & (label < len(colours))
     tint = colours[np.where(coloured, label, 0)]
     mixed = picture.copy()
     mixed[coloured] = cv2.addWeighted(picture, 1 - _OPACITY, tint, _OPACITY, 0)[coloured]
-    line = max(1, max(picture.shape) // 1000)
     # The outline has the pure colour of the legend, which the blend inside can only resemble.
     outline = _borders(label, 3 * line) & coloured
     mixed[outline] = tint[outline]
     mixed[_borders(label, line)] = 255
-    return Image.fromarray(mixed)
+    return mixed
 
 
 def _borders(label: NDArray[np.integer], reach: int) -> NDArray[np.bool_]:

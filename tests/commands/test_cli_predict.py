@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_predict_does_all_pictures_it_can_and_names_the_others(
     out = workplace / "out" / "here"
     endings = (".json", ".label.png", ".overlay.png")
     names = {f"{name}{ending}" for name in ("a.b", "a.b-2", "b") for ending in endings}
+    names.add("fmbseg-results.sha256")
     assert {path.name for path in out.iterdir()} == names
 
     record = json.loads((out / "a.b-2.json").read_text())
@@ -95,6 +97,66 @@ def test_predict_does_all_pictures_it_can_and_names_the_others(
         assert entry["pixels"] == int((label == entry["index"]).sum())
     with Image.open(out / "a.b.overlay.png") as image:
         assert image.mode == "RGB"
+
+
+def test_predict_replaces_nothing_that_it_did_not_write(
+    workplace: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    (workplace / "broken.jpg").unlink()
+    command = f"predict . --classes dog,grass --out . --checkpoint {checkpoint}".split()
+    own = workplace / "a.b.json"
+    own.write_text('{"shapes": []}')  # of a labelling tool
+    assert cli._main(command) == 2
+    assert own.read_text() == '{"shapes": []}'
+    assert not list(workplace.glob("*.overlay.png"))  # nothing was begun
+    own.unlink()
+
+    assert cli._main(command) == 0
+    results = sorted(workplace.glob("*.json"))
+    names = [path.name for path in results]
+    assert names == ["a.b.json", "more__a.b.json", "more__b.json"]
+    made = {path: path.read_bytes() for path in workplace.glob("*") if path.is_file()}
+    # Its own results are no pictures, and may be replaced.
+    assert cli._main(command) == 0
+    assert made == {path: path.read_bytes() for path in workplace.glob("*") if path.is_file()}
+    # Those that somebody worked on since may not.
+    label = workplace / "more__b.label.png"
+    Image.new("L", (70, 50)).save(label)
+    edited = label.read_bytes()
+    assert cli._main(command) == 2
+    assert label.read_bytes() == edited
+
+
+def test_predict_names_many_that_fail_and_stops_where_it_is_told_to(
+    workplace: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(workplace)
+    photos = workplace / "photos"
+    photos.mkdir()
+    for index in range(6):
+        (photos / f"{index}.jpg").write_bytes(b"hello")
+    Image.new("RGB", (2, 800)).save(photos / "thin.png")
+    Image.new("RGB", (40, 30)).save(photos / "sound.png")
+    Image.new("RGB", (40, 30)).save(os.fsencode(photos) + b"/caf\xe9.png")
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "phone.HEIC").write_bytes(b"")
+    command = f"predict photos --classes dog,grass --out out --checkpoint {checkpoint}".split()
+    assert cli._main([*command, "--strict"]) == 2
+    assert not (workplace / "out").exists()
+    capsys.readouterr()
+    assert cli._main(command) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "fmbseg: 9 of 10 not done: reasons above"
+    told = "\n".join(lines)
+    for name in ("thin.png has 2 x 800 px", r"caf\udce9.png has a name that is not UTF-8"):
+        assert f"not done: photos/{name}" in told
+    assert "not done: photos/pipe.jpg is no regular file" in told
+    assert "left out: photos/phone.HEIC is HEIC" in told
+    assert [path.name for path in (workplace / "out").glob("*.json")] == ["sound.json"]
 
 
 def test_predict_with_a_benchmarks_names(workplace: Path, checkpoint: Path) -> None:

@@ -230,3 +230,94 @@ def test_scenes_of_every_layout_are_sound(layout: str, tmp_path: Path) -> None:
         assert sum(r.images for r in reports) == 12
         assert all(r.problems == () and r.annotated == r.images for r in reports)
         assert sum(r.pixels[:255].sum() for r in reports) > 0
+
+
+def photo(path: Path, size: tuple[int, int] = (64, 48)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_all_broken_pictures_are_named_where_there_are_no_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "photos"
+    for name in ("a.jpg", "b.jpg", "c.png", "d.png", "e/f.png"):
+        photo(root / name)
+    photo(root / "thin.png", (4, 800))
+    (root / "classes.txt").write_text("dog\nsky\n")
+    (root / "a.jpg").write_bytes(b"")
+    (root / "b.jpg").write_bytes((root / "b.jpg").read_bytes()[:-500])
+    (root / "c.png").write_bytes(b"hello")
+    (root / "gone.jpg").symlink_to("nowhere")
+    (root / "g.heic").write_bytes(b"x")
+    assert doctor("folder", root, tmp_path / "sheet.png") == 2
+    captured = capsys.readouterr()
+    assert "folder: 5 files are missing or broken" in captured.err
+    for name in ("a.jpg", "b.jpg", "c.png", "thin.png", "gone.jpg"):
+        assert f"{root / name}" in captured.err
+    assert "all: 6 images, 0 annotated" in captured.out
+    assert f"left out: {root / 'g.heic'} is HEIC" in captured.out
+    # The sheet shows the sound ones.
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 100
+
+
+def test_a_broken_class_list_does_not_hide_broken_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"hello")
+    (tmp_path / "classes.txt").write_text("dog\ndog\n")
+    assert doctor("folder", tmp_path, tmp_path / "sheet.png") == 2
+    shown = capsys.readouterr().out
+    assert "b.jpg is broken" in shown and "'dog' stands twice" in shown
+
+
+def test_every_label_file_is_used_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "photos"
+    (root / "labels").mkdir(parents=True)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        photo(root / name)
+    (root / "classes.txt").write_text("background\ndog\ngrass\n")
+    label = Image.fromarray((np.arange(64 * 48).reshape(48, 64) % 3).astype(np.uint8))
+    label.save(root / "labels" / "a.PNG", "PNG")
+    label.save(root / "labels" / "b.png", "JPEG")
+    label.save(root / "labels" / "c.tif")
+    label.save(root / "labels" / "d.png")
+    assert doctor("folder", root, tmp_path / "sheet.png") == 2
+    shown = capsys.readouterr().out
+    assert "all: 3 images, 2 annotated" in shown
+    assert "b.png is JPEG under another name" in shown
+    assert "c.tif is an annotation without an image" in shown
+    assert "d.png is an annotation without an image" in shown
+    assert "a.PNG" not in shown
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "told"),
+    [
+        ([0, 255], 2, "0 alone"),
+        ([1, 2], 3, "never 0: are classes counted from 1"),
+        ([0, 1, 255], 3, None),
+        ([1], 2, None),
+    ],
+)
+def test_odd_label_values_are_told(
+    values: list[int],
+    classes: int,
+    told: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photo(tmp_path / "a.png")
+    (tmp_path / "labels").mkdir()
+    label = np.resize(np.array(values, dtype=np.uint8), (48, 64))
+    Image.fromarray(label).save(tmp_path / "labels" / "a.png")
+    (tmp_path / "classes.txt").write_text("".join(f"class {k}\n" for k in range(classes)))
+    assert doctor("folder", tmp_path, tmp_path / "sheet.png") == 0
+    shown = capsys.readouterr().out
+    assert ("look at the labels" in shown) == (told is not None)
+    assert told is None or told in shown

@@ -391,3 +391,21 @@ def test_classes_that_share_no_word_with_other_vocabularies() -> None:
     assert own.unknown_to([coco]) == ("rest", "unicorn", "dog")
     grass = Vocabulary("grass", (VocabularyClass("grass"), VocabularyClass("PUPPY")))
     assert own.unknown_to([coco, grass]) == ("unicorn",)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 10_000, "has 10000 characters: shorten it to 200"),
+        ("e" + "\u0301" * 3000, "has 3001 characters"),
+        ("dog\x1b[31m", "holds a control character"),
+        ("caf\udce9", "holds a control character"),
+    ],
+)
+def test_names_that_cannot_be_shown_are_refused(name: str, reason: str) -> None:
+    for words in (("cat", name), (name,)):
+        with pytest.raises(VocabularyError, match=reason) as caught:
+            vocabulary_from_names(words)
+        assert len(str(caught.value)) < 200 and str(caught.value).isprintable()
+    with pytest.raises(VocabularyError, match=reason):
+        Vocabulary("mine", (VocabularyClass("dog", ask=(name,)),))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -20,7 +21,11 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    temporary_settings,
+)
 
 from flows.stack import open_stack, parts
 from tests.project import Project
@@ -49,6 +54,21 @@ class Stack(Project):
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}/api"
+
+    @property
+    def login(self) -> str:
+        """`user:password` of the Prefect server."""
+        return open_stack(self.root).login
+
+    @property
+    def address(self) -> dict[str, str]:
+        """Where its server is, and its password, for the environment of a client elsewhere."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.login}
+
+    @property
+    def settings(self) -> dict[Any, str]:
+        """The same for a client in this process."""
+        return {PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.login}
 
     def stack(self, action: str) -> str:
         return self.run("python", "-m", "flows.stack", action)
@@ -127,7 +147,7 @@ class Stack(Project):
         holder = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=self.root,
-            env=self.environment | {"PREFECT_API_URL": self.api},
+            env=self.environment | self.address,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -155,6 +175,5 @@ class Stack(Project):
 
     @contextmanager
     def _client(self) -> Iterator[SyncPrefectClient]:
-        address = {PREFECT_API_URL: self.api}
-        with temporary_settings(address), get_client(sync_client=True) as client:
+        with temporary_settings(self.settings), get_client(sync_client=True) as client:
             yield client

@@ -87,7 +87,7 @@ def test_workers_of_this_machine_compute_under_the_runs_one_slot(
     forget(project.root)
     # With the limit's name in their environment they must not ask for a slot each as well: the run
     # has it, and they would wait for the run and the run for them.
-    environment = project.environment | {"PREFECT_API_URL": project.api, "FMBSEG_GPU_LIMIT": "gpu"}
+    environment = project.environment | project.address | {"FMBSEG_GPU_LIMIT": "gpu"}
     code = PLAIN.replace(f"{[*SHARED_OUT]!r}", "['detect']").replace('"STORAGE"', "None")
     code = code.replace("= fmbseg(", "= fmbseg.with_options(flow_run_name='one-slot')(")
     holder = project.hold_slot()
@@ -127,7 +127,7 @@ def test_workers_without_a_common_disk_exchange_through_storage(
     other = tmp_path / "other" / "fmbseg"
     shutil.copytree(project.root / "data" / "scenes", other / "data" / "scenes")
     driver = Project(project.root)
-    driver.environment |= {"PREFECT_API_URL": project.api, "FMBSEG_PROJECT": str(other)}
+    driver.environment |= {**project.address, "FMBSEG_PROJECT": str(other)}
     said = driver.run("python", "-c", PLAIN.replace("STORAGE", (tmp_path / "shared").as_uri()))
     assert "ended COMPLETED" in said
     assert published(project.root) == expected

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from fmbseg.config import load_config
 from tests.flows.stack import Stack, free_ports
@@ -91,7 +91,7 @@ def test_a_truncated_file_is_noticed_and_made_again(project: Stack) -> None:
 
 
 def test_its_results_are_shown(project: Stack) -> None:
-    with temporary_settings({PREFECT_API_URL: project.api}), get_client(sync_client=True) as api:
+    with temporary_settings(project.settings), get_client(sync_client=True) as api:
         shown = {str(one.key): str(one.data) for one in api.read_artifacts(limit=200)}
     assert "maskclip" in shown["fmbseg-miou"]
     page = f"http://127.0.0.1:{project.ports[1]}/#/experiments/"
@@ -118,7 +118,7 @@ def test_an_ablation_scores_its_variants_and_puts_the_results_back(project: Stac
     head = (project.root / "data" / "align" / "head.safetensors").read_bytes()
     state, message, _ = project.deployment("fmbseg-ablation/heads")
     assert state == "Completed", message
-    with temporary_settings({PREFECT_API_URL: project.api}), get_client(sync_client=True) as api:
+    with temporary_settings(project.settings), get_client(sync_client=True) as api:
         (shown,) = [a for a in api.read_artifacts(limit=200) if a.key == "fmbseg-ablation-heads"]
     rows = json.loads(str(shown.data))
     assert [row["variant"] for row in rows] == ["transformer", "mlp", "linear"]

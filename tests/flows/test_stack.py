@@ -32,8 +32,10 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     """A stack whose parts are processes that do nothing."""
     made = Stack(tmp_path, 4300, 5300)
     made.folder.mkdir()
-    for name in ("prefect", "mlflow"):  # run in this folder, where a module of it comes first
-        (tmp_path / f"{name}.py").write_text(PART)
+    (tmp_path / "flows").mkdir()
+    for name in ("flows/__init__", "flows/server", "flows/worker", "mlflow"):
+        # Run in this folder, where a module of it comes first.
+        (tmp_path / f"{name}.py").write_text("" if name.endswith("__") else PART)
     yield made
     stop(made)
 
@@ -120,7 +122,7 @@ def test_another_stacks_server_on_the_port_is_not_taken_for_our_own(stack: Stack
         port = other.server_address[1]
         url = f"http://127.0.0.1:{port}"
         # Ours, which could not have the port, ends a little later.
-        (stack.root / "prefect.py").write_text("import time; time.sleep(2)")
+        (stack.root / "flows" / "server.py").write_text("import time; time.sleep(2)")
         spawn(stack, "prefect")
         with pytest.raises(ConfigError, match=r"prefect ended when it started: see .*prefect\.log"):
             wait(stack, "prefect", lambda: serves(stack, port, url))
@@ -130,7 +132,7 @@ def test_another_stacks_server_on_the_port_is_not_taken_for_our_own(stack: Stack
 def test_a_server_of_our_own_is_waited_for(stack: Stack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (stack.root / "prefect.py").write_text(
+    (stack.root / "flows" / "server.py").write_text(
         "import time, http.server; time.sleep(1)\n"
         f"server = http.server.HTTPServer(('127.0.0.1', {port}), "
         "http.server.SimpleHTTPRequestHandler)\nserver.serve_forever()"

@@ -59,7 +59,7 @@ def test_its_ports_need_not_be_given_again_and_another_clone_is_refused_them(
 def test_a_worker_says_that_it_asks_for_work(project: Stack, repository: Path) -> None:
     (port,) = free_ports(1)
     environment = project.environment | {
-        "PREFECT_API_URL": project.api,
+        **project.address,
         "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",
         "PREFECT_WORKER_WEBSERVER_PORT": str(port),
     }
@@ -69,7 +69,7 @@ def test_a_worker_says_that_it_asks_for_work(project: Stack, repository: Path) -
     assert subprocess.run(check, capture_output=True).returncode == 1
     options = ["--pool=fmbseg", "--type=process", "--limit=1", "--with-healthcheck"]
     worker = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "worker", "start", *options],
+        [sys.executable, "-m", "flows.worker", "start", *options],
         cwd=project.root,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def test_a_container_works_in_the_project_that_is_mounted(
     # Not deployed from where it will run.
     other = Stack(tmp_path / "other", project.ports)
     copy_project(project.root, other.root)
-    other.environment["PREFECT_API_URL"] = project.api
+    other.environment |= project.address
     given = ("--prefect-file", str(tmp_path / "prefect.yaml"))
     other.run("prefect", "--no-prompt", "deploy", "--all", *given)
     scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
@@ -110,7 +110,7 @@ def test_a_container_works_in_the_project_that_is_mounted(
     # What a container's command is; its own folder is not the project's.
     shutil.rmtree(project.root / "data", ignore_errors=True)
     command = [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)]
-    environment = project.environment | {"PREFECT_API_URL": project.api}
+    environment = project.environment | project.address
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=600)
     state = project.state(run)
     assert state.name == "Completed", state.message

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from huggingface_hub import constants
 
 from fmbseg.errors import WeightsError
+from fmbseg.models import download
 from fmbseg.models.download import NotFoundError, fetch, stated_digest
 from tests.models.local_hub import Hub, running_hub
 
@@ -240,3 +244,34 @@ def test_two_processes_do_not_write_one_file(hub: Hub, target: Path) -> None:
         assert f"another process is fetching {target}: wait for it" in _refused(hub, target)
     _fetch(hub, target)
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("megabytes", "bound"), [(2.0, 3_000_000), (None, 5_000_000)])
+def test_an_answer_without_an_end_is_not_taken_in_for_ever(
+    megabytes: float | None, bound: int, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(PIECE))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", PIECE)
+    monkeypatch.setattr(download, "_LARGEST", 5_000_000)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/sam.pth"
+        with pytest.raises(WeightsError, match=f"more than {bound // 1_000_000} MB came"):
+            fetch(url, target, None, megabytes)
+        server.shutdown()
+    assert not target.exists()
+    assert sum(path.stat().st_size for path in target.parent.iterdir()) == 0

@@ -32,7 +32,7 @@ from fmbseg.store.paths import Paths
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fmbseg"
 # What decides where and how fast a result is made, not what it is; `tracking` is where it is told.
-WITHOUT_EFFECT = {"run.preset", "run.device", "run.cache_gb", "tracking"}
+WITHOUT_EFFECT = {"run.preset", "run.device", "run.cache_gb", "run.strict", "tracking"}
 
 
 @pytest.mark.parametrize(

@@ -92,5 +92,5 @@ def test_broken_label_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cut\.png is broken"):
         load_label(tmp_path / "cut.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match="no label map"):
+    with pytest.raises(DataError, match=r"rgb\.png is a colour picture.*fmbseg run label"):
         load_label(tmp_path / "rgb.png")

@@ -54,6 +54,16 @@ def test_area_shares_are_sorted_and_name_the_unlabelled() -> None:
     assert area_shares(label, 3) == [(2, 0.5), (0, 0.2), (UNLABELLED, 0.3)]
 
 
+@pytest.mark.parametrize("band", [1, 900 * 40, 900 * 333])
+def test_bands_leave_no_trace(band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (600, 900, 3), dtype=np.uint8))
+    label = rng.integers(0, 4, (30, 45), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+    whole = np.asarray(blend(image, label, palette(3)))
+    monkeypatch.setattr("fmbseg.view.overlay._BAND_PIXELS", band)
+    np.testing.assert_array_equal(np.asarray(blend(image, label, palette(3))), whole)
+
+
 def test_small_pictures_are_enlarged_and_large_ones_are_not() -> None:
     small = overlay(Image.new("RGB", (40, 30)), halves(), NAMES)
     assert small.width == 40 * 13

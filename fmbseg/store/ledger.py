@@ -1,0 +1,78 @@
+"""What was written into a user's folder, so that nothing else in it is ever replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from fmbseg.errors import StoreError, shown
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import file_digest
+
+#: The ledger's file; `sha256sum --check` reads it.
+LEDGER = "fmbseg-results.sha256"
+
+
+class Ledger:
+    """The files of one folder that fmbseg wrote: a line for each, as `sha256sum` writes them.
+
+    A file is known by its name and its content: one that was changed since is the user's.
+
+    Attributes:
+        folder: need not be there yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._digests: dict[str, set[str]] = {}
+        try:
+            with (folder / LEDGER).open("rb") as stream:
+                for line in stream:
+                    digest, _, name = os.fsdecode(line.rstrip(b"\n")).partition("  ")
+                    self._digests.setdefault(name, set()).add(digest)
+        except OSError:
+            pass  # there is none: nothing in the folder is known
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the files that were written once."""
+        return {*self._digests}
+
+    def may_write(self, name: str) -> bool:
+        """Whether there is no file of a name, or one that fmbseg wrote and nobody changed."""
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return True
+        known = self._digests.get(name, set())
+        return not path.is_symlink() and path.is_file() and _digest(path) in known
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, atomically, in the place of one that fmbseg wrote or of none.
+
+        Raises:
+            StoreError: there is another file of that name; it stays as it is.
+        """
+        if not self.may_write(name):
+            raise StoreError(
+                f"{shown(self.folder / name)} is not by fmbseg, or was changed since: it stays as "
+                "it is, choose another folder"
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        # Before the file: one that a kill left without its line would be taken for the user's.
+        if digest not in self._digests.setdefault(name, set()):
+            with (self.folder / LEDGER).open("ab+") as stream:
+                if size := stream.tell():
+                    stream.seek(size - 1)
+                    if stream.read() != b"\n":  # a line that was cut off
+                        stream.write(b"\n")
+                stream.write(os.fsencode(f"{digest}  {name}\n"))
+            self._digests[name].add(digest)
+        write_atomically(self.folder / name, data)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return ""

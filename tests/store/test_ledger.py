@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fmbseg.errors import StoreError
+from fmbseg.store.ledger import LEDGER, Ledger
+
+
+def test_what_was_written_may_be_replaced_until_it_is_changed(tmp_path: Path) -> None:
+    Ledger(tmp_path).write("a.json", b"one")
+    Ledger(tmp_path).write("a.json", b"two")
+    assert (tmp_path / "a.json").read_bytes() == b"two"
+    assert Ledger(tmp_path).names == {"a.json"}
+    (tmp_path / "a.json").write_bytes(b"mine")
+    with pytest.raises(StoreError, match=r"a\.json is not by fmbseg, or was changed since"):
+        Ledger(tmp_path).write("a.json", b"three")
+    assert (tmp_path / "a.json").read_bytes() == b"mine"
+
+
+def test_what_others_wrote_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    ledger = Ledger(tmp_path)
+    for name in ("file", "folder", "link", "nowhere"):
+        assert not ledger.may_write(name)
+        with pytest.raises(StoreError):
+            ledger.write(name, b"ours")
+    ledger.write("own", b"ours")
+    (tmp_path / "own").unlink()
+    (tmp_path / "own").symlink_to(tmp_path / "file")
+    assert not Ledger(tmp_path).may_write("own")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_a_kill_before_the_file_was_there_leaves_its_name_free(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("a", b"one")
+    (tmp_path / "a").unlink()
+    assert Ledger(tmp_path).may_write("a")
+    # A line that a kill cut off names nothing.
+    with (tmp_path / LEDGER).open("ab") as stream:
+        stream.write(b"0123")
+    Ledger(tmp_path).write("b", b"two")
+    assert (tmp_path / "b").read_bytes() == b"two"
+    assert Ledger(tmp_path).may_write("b")
+
+
+def test_names_of_other_encodings_are_kept(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Ledger(tmp_path).write(name, b"one")
+    assert Ledger(tmp_path).may_write(name)
+
+
+def test_the_usual_program_checks_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("a.b.json", b"one")
+    ledger.write("c d.png", b"two")
+    subprocess.run(["sha256sum", "--check", "--strict", LEDGER], cwd=tmp_path, check=True)
