@@ -1,10 +1,12 @@
 """Pretrain the tiny self-supervised encoder: `python -m pretraining.encoder`.
 
 Supervision: what the generator knows of its own pasting. The same glyphs are pasted, moved, turned
-and recoloured into two scenes; patches on the same spot of a glyph are positives, and so are all
-patches of one background of one scene; patches on other glyphs, and glyphs and backgrounds, are
-negatives, the rest neither. No class name, no text and no CLIP feature is read. The loss is InfoNCE
-over the patches of a batch (van den Oord et al., 2018), with several positives.
+and recoloured into two scenes, over the same two textures, of which each scene shows another part,
+size and light. Positives are patches on the same spot of a glyph, and patches of one texture (its
+recipe and seed); negatives are patches on other glyphs and of other textures; patches far apart on
+one glyph are neither. No class name, no text and no CLIP feature is read, and neither glyphs of
+one class nor textures of one recipe are known to belong together. The loss is InfoNCE over the
+patches of a batch (van den Oord et al., 2018), with several positives.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fmbseg.models.build import build_encoder
@@ -46,16 +49,14 @@ class Projected(nn.Module):
         return F.normalize(self.projection(tokens).float(), dim=-1)
 
 
-def correspondence_loss(z: Tensor, glyph: Tensor, uv: Tensor) -> Tensor:
-    """InfoNCE over patches: unit z [M, D], glyph id [M] (below 0 background), uv [M, 2]."""
+def correspondence_loss(z: Tensor, region: Tensor, uv: Tensor) -> Tensor:
+    """InfoNCE over patches: unit z [M, D], region [M] (glyph; below 0 texture), uv [M, 2]."""
     similarity = z @ z.T / TEMPERATURE
     itself = torch.eye(len(z), dtype=torch.bool)
-    same = (glyph[:, None] == glyph[None]) & ~itself
-    background = glyph < 0
+    same = (region[:, None] == region[None]) & ~itself
     distance = (uv[:, None] - uv[None]).abs().amax(-1)
-    positive = same & ((distance < NEAR) | background[:, None])
-    # The same glyph far apart, and two different backgrounds: unknown, so neither.
-    unknown = (same & ~positive) | (background[:, None] & background[None] & ~positive)
+    positive = same & ((distance < NEAR) | (region < 0)[:, None])
+    unknown = same & ~positive  # the same glyph far apart: neither
     others = similarity.masked_fill(unknown | itself, float("-inf"))
     log_sum = others.logsumexp(1)
     count = positive.sum(1)
@@ -73,24 +74,28 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20000)
     parser.add_argument("--batch", type=int, default=48, help="pairs a step")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--start", type=Path, help="weights to go on from; default: random ones")
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     data = materialise(corresponding_pair, range(arguments.pairs), arguments.work / "pairs")
     model = Projected()
+    if arguments.start is not None:
+        model.encoder.load_state_dict(load_file(arguments.start))
 
     def loss_of(rng: np.random.Generator, step: int) -> Tensor:
         chosen = np.sort(rng.choice(arguments.pairs, arguments.batch, replace=False))
         pixels = recolour(to_pixels(data["image"][chosen].reshape(-1, 64, 64, 3)))
-        glyph = torch.from_numpy(data["glyph"][chosen].reshape(-1).astype(np.int64))
+        region = torch.from_numpy(data["region"][chosen].reshape(-1).astype(np.int64))
         uv = torch.from_numpy(data["uv"][chosen].reshape(-1, 2).astype(np.float32))
         purity = torch.from_numpy(data["purity"][chosen].reshape(-1).astype(np.float32))
         z = model(pixels)
         pure = torch.nonzero(purity > 0.6).squeeze(1)
-        on, off = pure[glyph[pure] >= 0], pure[glyph[pure] < 0]
+        on, off = pure[region[pure] >= 0], pure[region[pure] < 0]
         keep = torch.cat([on[torch.randperm(len(on))[:1100]], off[torch.randperm(len(off))[:500]]])
         with torch.autocast("cpu", enabled=False):
-            return correspondence_loss(z[keep], glyph[keep], uv[keep])
+            return correspondence_loss(z[keep], region[keep], uv[keep])
 
     def report(step: int) -> str:
         pixels, truth, purity = probe_scenes()
@@ -98,7 +103,7 @@ def main() -> None:
         figures = probe_figures("", maps.flatten(2).transpose(1, 2), truth, purity)
         return "; ".join(f"{figure.name} {figure.shown}" for figure in figures)
 
-    recipe = Recipe(steps=arguments.steps, learning_rate=4e-3)
+    recipe = Recipe(steps=arguments.steps, learning_rate=arguments.learning_rate)
     train(
         model,
         recipe,

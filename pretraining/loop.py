@@ -195,10 +195,12 @@ def origin(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, st
         name: `clip`, `sam` or `encoder`.
         data: folder of `samples.materialise`.
         arguments: of the script; where things lie, how many threads compute and how many steps are
-            done is left out.
+            done is left out. Of weights to go on from (`start`) the digest counts.
     """
     code = [Path(__file__).parents[1] / file for file in (f"pretraining/{name}.py", *_SHARED)]
     settings = {k: v for k, v in vars(arguments).items() if k not in _OUTWARD}
+    if (start := settings.get("start")) is not None:
+        settings["start"] = file_digest(start)
     return {
         "code": code_digest(code),
         "settings": json_digest(settings),

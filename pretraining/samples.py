@@ -7,9 +7,10 @@ from the `pretraining` range, held-out glyphs never appear.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,13 +18,15 @@ from fmbseg import scenes
 from fmbseg.data import labels
 from fmbseg.data.labels import patch_majority
 from fmbseg.machine.processes import process_pool
-from fmbseg.scenes.classes import SCENE_CLASSES
+from fmbseg.scenes.classes import CLASS_INDEX, SCENE_CLASSES, STUFF_CLASSES
 from fmbseg.scenes.render import Scene, render_scene, scene_seed
+from fmbseg.scenes.textures import texture
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import file_digest, json_digest
 
 Arrays = dict[str, NDArray[np.generic]]
 CROP = 64
+_TEXTURE = 96  # px of which a scene shows a part
 PATCH = 8
 GRID = CROP // PATCH
 THINGS = tuple(c for c in SCENE_CLASSES if c.kind == "thing")
@@ -96,15 +99,22 @@ def _captioned(scene: Scene, top: int, left: int) -> Arrays:
 
 
 def corresponding_pair(index: int) -> list[Arrays]:
-    """Two 64 px scenes with the same one or two glyphs, differently placed, on other backgrounds.
+    """Two 64 px scenes with the same one or two glyphs on the same two textures, seen otherwise.
 
-    Returns one record {"image": uint8 [2, 64, 64, 3], "glyph": int32 [2, 64] majority glyph id of
-    each patch (below 0: background, unique to the scene), "uv": float16 [2, 64, 2] mean place on
-    the glyph in 0..1, "purity": float16 [2, 64] share of the patch the glyph covers}.
+    A texture is a recipe and its seed; each scene shows another part of it, in another size and
+    light. Which recipes are of one class is not asked: two seeds of a recipe are two textures.
+
+    Returns one record {"image": uint8 [2, 64, 64, 3], "region": int32 [2, 64] what covers most of
+    each patch: a glyph's id, or -1 - the texture's number, which no other pair has; "uv": float16
+    [2, 64, 2] mean place on the glyph in 0..1, "purity": float16 [2, 64] share of the patch that
+    the region covers}.
     """
     rng = np.random.default_rng((2, index))
     glyphs = pretraining_glyphs()
     chosen = [glyphs[rng.integers(len(glyphs))] for _ in range(1 + int(rng.random() < 0.4))]
+    names = [STUFF_CLASSES[k].name for k in rng.choice(len(STUFF_CLASSES), 2, replace=False)]
+    whole = {name: texture(name, rng, _TEXTURE, _TEXTURE) for name in names}
+    numbers = {CLASS_INDEX[name]: 2 * index + k for k, name in enumerate(names)}
     views = []
     for view in range(2):
         scene = render_scene(
@@ -113,23 +123,43 @@ def corresponding_pair(index: int) -> list[Arrays]:
             objects=chosen,
             scale=(0.4, 1.2),
             include_held_out=False,
+            stuff=names,
+            paint=lambda name, drawn, *size: _seen_otherwise(whole[name], drawn, *size),
             correspondence=True,
         )
-        views.append(_patch_correspondence(scene, 1000 * (2 * index + view + 1)))
+        views.append(_patch_correspondence(scene, numbers))
     return [{key: np.stack([v[key] for v in views]) for key in views[0]}]
 
 
-def _patch_correspondence(scene: Scene, background_offset: int) -> Arrays:
+def _seen_otherwise(
+    whole: NDArray[np.float32], rng: np.random.Generator, height: int, width: int
+) -> NDArray[np.float32]:
+    """A part of a texture [_TEXTURE, _TEXTURE, 3] in another size and light, [height, width, 3]."""
+    scale = rng.uniform(0.75, 1.35)
+    rows, columns = round(height / scale), round(width / scale)
+    top, left = rng.integers(0, _TEXTURE - rows + 1), rng.integers(0, _TEXTURE - columns + 1)
+    part = whole[top : top + rows, left : left + columns]
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    light = rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    resized = cv2.resize(part, (width, height), interpolation=way)
+    return np.asarray(np.clip(resized * light, 0, 255), np.float32)
+
+
+def _patch_correspondence(scene: Scene, numbers: Mapping[int, int]) -> Arrays:
+    """Regions of a scene; `numbers` are those of its textures, by class index."""
     assert scene.glyph is not None and scene.uv is not None
-    ids = scene.glyph.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, -1)
+    regions = scene.glyph.copy()
+    for label, number in numbers.items():
+        regions[(scene.glyph < 0) & (scene.label == label)] = -1 - number
+    ids = regions.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, -1)
     places = scene.uv.reshape(GRID, PATCH, GRID, PATCH, 2).swapaxes(1, 2)
     places = places.reshape(GRID * GRID, -1, 2)
-    majority, share = (found.ravel() for found in patch_majority(scene.glyph, (GRID, GRID)))
+    majority, share = (found.ravel() for found in patch_majority(regions, (GRID, GRID)))
     uv = np.zeros((GRID * GRID, 2), np.float16)
     for k, best in enumerate(majority):
         uv[k] = np.nan_to_num(places[k][ids[k] == best]).mean(0)
-    glyph = np.where(majority >= 0, majority, majority - background_offset).astype(np.int32)
-    return {"image": scene.image, "glyph": glyph, "uv": uv, "purity": share.astype(np.float16)}
+    region = majority.astype(np.int32)
+    return {"image": scene.image, "region": region, "uv": uv, "purity": share.astype(np.float16)}
 
 
 def instance_scene(index: int) -> list[Arrays]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +21,9 @@ from fmbseg.scenes.classes import (
     SceneClass,
 )
 from fmbseg.scenes.textures import texture
+
+# (class name, generator, height, width) -> float32 [height, width, 3] RGB in 0..255.
+Paint = Callable[[str, np.random.Generator, int, int], NDArray[np.float32]]
 
 SPRITE = 128  # px, the largest size a glyph is rendered at
 ROTATION = 25.0  # degrees either way
@@ -93,6 +96,7 @@ def render_scene(
     include_held_out: bool = True,
     classes: Sequence[str] | None = None,
     stuff: Sequence[str] | None = None,
+    paint: Paint = texture,
     correspondence: bool = False,
 ) -> Scene:
     """Render one scene, deterministic from its arguments.
@@ -106,6 +110,7 @@ def render_scene(
         include_held_out: whether random objects may show glyphs held out of pretraining.
         classes: thing classes random objects are drawn from; None: all.
         stuff: stuff classes the two backgrounds are drawn from, at least two; None: all.
+        paint: what gives the texture of a stuff class.
         correspondence: fill `glyph` and `uv`.
 
     Raises:
@@ -121,7 +126,7 @@ def render_scene(
     if objects is None:
         objects = _random_objects(rng, n_objects, include_held_out, classes)
     backgrounds = [c.name for c in STUFF_CLASSES] if stuff is None else list(stuff)
-    canvas, label, instance = _backgrounds(rng, height, width, backgrounds)
+    canvas, label, instance = _backgrounds(rng, height, width, backgrounds, paint)
     glyph = np.where(instance == 1, -1, -2).astype(np.int32) if correspondence else None
     uv = np.zeros((height, width, 2), np.float32) if correspondence else None
     for number, (name, index) in enumerate(objects):
@@ -175,13 +180,13 @@ def _class(name: str) -> SceneClass:
 
 
 def _backgrounds(
-    rng: np.random.Generator, height: int, width: int, stuff: Sequence[str]
+    rng: np.random.Generator, height: int, width: int, stuff: Sequence[str], paint: Paint
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]:
     if len(stuff) < 2 or not {c.name for c in STUFF_CLASSES}.issuperset(stuff):
         raise DataError(f"backgrounds {', '.join(stuff)}: give two stuff classes of scenes or more")
     first, second = rng.choice(len(stuff), 2, replace=False)
     names = [stuff[k] for k in (first, second)]
-    canvas = texture(names[0], rng, height, width)
+    canvas = paint(names[0], rng, height, width).copy()
     label = np.full((height, width), CLASS_INDEX[names[0]], np.int64)
     instance = np.ones((height, width), np.int32)
     if rng.random() < 0.7:
@@ -189,7 +194,7 @@ def _backgrounds(
         line = height * rng.uniform(0.3, 0.7) + (xs - width / 2) * rng.uniform(-0.25, 0.25)
         line += rng.uniform(0, 4) * np.sin(xs / rng.uniform(6, 20))
         below = np.arange(height)[:, None] >= line[None]
-        canvas[below] = texture(names[1], rng, height, width)[below]
+        canvas[below] = paint(names[1], rng, height, width)[below]
         label[below] = CLASS_INDEX[names[1]]
         instance[below] = 2
     return canvas, label, instance

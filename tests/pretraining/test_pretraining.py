@@ -59,13 +59,32 @@ def test_captions_name_what_is_in_the_crop() -> None:
 
 
 def test_corresponding_patches_show_the_same_spot() -> None:
-    shared = 0
+    glyphs, textures, seen = 0, 0, set[int]()
     for index in range(20):
         pair = corresponding_pair(index)[0]
-        first, second = pair["glyph"]
-        assert not set(first[first < 0]) & set(second[second < 0]), "backgrounds are unrelated"
-        shared += bool(set(first[first >= 0]) & set(second[second >= 0]))
-    assert shared >= 15
+        first, second = (set(regions.tolist()) for regions in pair["region"])
+        shared = first & second
+        glyphs += any(region >= 0 for region in shared)
+        textures += any(region < 0 for region in shared)
+        own = {region for region in first | second if region < 0}
+        assert len(own) <= 2 and not own & seen, "no other pair has these textures"
+        seen |= own
+    assert glyphs >= 15
+    assert textures >= 15
+
+
+def test_a_texture_is_seen_in_another_part_size_and_light() -> None:
+    pair = corresponding_pair(5)[0]
+    (number,) = {int(r) for r in pair["region"][0]} & {int(r) for r in pair["region"][1]} - {3}
+    assert number < 0
+    patches = []
+    for view in range(2):
+        place = np.flatnonzero((pair["region"][view] == number) & (pair["purity"][view] == 1))[0]
+        top, left = 8 * (place // 8), 8 * (place % 8)
+        patches.append(pair["image"][view, top : top + 8, left : left + 8].astype(float))
+    difference = abs(patches[0].mean((0, 1)) - patches[1].mean((0, 1)))
+    assert 0 < difference.max() < 60  # of 255: alike, and not the same
+    assert not np.array_equal(patches[0], patches[1])
 
 
 def test_the_teacher_is_the_packages_encoder_whatever_folder_is_named(
@@ -83,7 +102,7 @@ def test_correspondence_loss_equals_loops() -> None:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(14, 8, generator=generator, dtype=torch.float64)
     z = z / z.norm(dim=1, keepdim=True)
-    glyph = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, -5, -5, -9, -9, 3, 0])
+    region = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, -5, -5, -9, -9, 3, 0])
     uv = torch.rand(14, 2, generator=generator, dtype=torch.float64)
     uv[5:8] = 0.5
     terms = []
@@ -93,17 +112,17 @@ def test_correspondence_loss_equals_loops() -> None:
             if i == j:
                 continue
             score = float(z[i] @ z[j]) / TEMPERATURE
-            if glyph[i] == glyph[j]:
+            if region[i] == region[j]:
                 close = float((uv[i] - uv[j]).abs().max()) < NEAR
-                if close or glyph[i] < 0:
+                if close or region[i] < 0:
                     near.append(score)
                     others.append(score)
-            elif not (glyph[i] < 0 and glyph[j] < 0):
+            else:
                 others.append(score)
         if near:
             log_sum = float(np.log(np.sum(np.exp(others))))
             terms.append(log_sum - float(np.mean(near)))
-    assert correspondence_loss(z, glyph, uv).item() == pytest.approx(np.mean(terms), abs=1e-9)
+    assert correspondence_loss(z, region, uv).item() == pytest.approx(np.mean(terms), abs=1e-9)
 
 
 def test_prompts_lie_inside_their_masks() -> None:
