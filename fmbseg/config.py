@@ -360,7 +360,10 @@ def _value(keys: Sequence[str], text: str, override: str) -> Any:
         if str in wanted:
             return text
         raise
-    if str in wanted and not isinstance(value, str) and not (value is None and None in wanted):
+    listed = isinstance(value, list) and tuple in {get_origin(each) for each in wanted}
+    if str in wanted and not (
+        isinstance(value, str) or listed or (value is None and None in wanted)
+    ):
         return text
     return value
 
