@@ -1,13 +1,16 @@
 """Alignment heads: patch features of the frozen encoder -> CLIP's text space (stage 2).
 
-The transformer block is the method's choice, the MLP and the linear map its ablations. A head is a
-function (in_dim, out_dim, attention_heads) -> module that maps [N, T, C] to [N, T, D]; `HEADS` has
-it under its name in `align.head`.
+The transformer block is the method's choice, the MLP and the linear map its ablations. A head has a
+trunk and, for each vocabulary it is trained on, a projection into the text space: a patch of grass
+is `grass` in one vocabulary and `terrain` in another, whose texts lie apart. A head is made by a
+function (in_dim, out_dim, attention_heads) -> (trunk, projection), modules from [N, T, C] to
+[N, T, C'] and on to [..., D]; `HEADS` has it under its name in `align.head`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import get_args
 
@@ -22,8 +25,11 @@ from fmbseg.errors import ConfigError
 _MLP_RATIO = 4  # hidden units for each input, in the MLP and in the block's own
 
 
-def transformer(in_dim: int, out_dim: int, attention_heads: int) -> nn.Module:
-    """One pre-norm block with self-attention over the patches, then norm and projection.
+Parts = tuple[nn.Module, nn.Module]
+
+
+def transformer(in_dim: int, out_dim: int, attention_heads: int) -> Parts:
+    """One pre-norm block with self-attention over the patches; then norm and projection.
 
     Raises:
         ConfigError: C is not a multiple of the attention heads.
@@ -35,25 +41,22 @@ def transformer(in_dim: int, out_dim: int, attention_heads: int) -> nn.Module:
         )
     # No position embedding: the encoder's features carry their place already, and without one the
     # head takes any grid, also those it was not trained on.
-    return nn.Sequential(
-        Block(in_dim, attention_heads, mlp_ratio=_MLP_RATIO, qkv_bias=True),
-        nn.LayerNorm(in_dim),
-        nn.Linear(in_dim, out_dim),
-    )
+    block = Block(in_dim, attention_heads, mlp_ratio=_MLP_RATIO, qkv_bias=True)
+    return block, nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim))
 
 
-def mlp(in_dim: int, out_dim: int, attention_heads: int) -> nn.Module:
+def mlp(in_dim: int, out_dim: int, attention_heads: int) -> Parts:
     """One hidden layer with GELU, patch by patch."""
     hidden = _MLP_RATIO * in_dim
-    return nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU(), nn.Linear(hidden, out_dim))
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.GELU()), nn.Linear(hidden, out_dim)
 
 
-def linear(in_dim: int, out_dim: int, attention_heads: int) -> nn.Module:
+def linear(in_dim: int, out_dim: int, attention_heads: int) -> Parts:
     """One linear map, patch by patch."""
-    return nn.Linear(in_dim, out_dim)
+    return nn.Identity(), nn.Linear(in_dim, out_dim)
 
 
-HEADS: Mapping[HeadName, Callable[[int, int, int], nn.Module]] = {
+HEADS: Mapping[HeadName, Callable[[int, int, int], Parts]] = {
     "transformer": transformer,
     "mlp": mlp,
     "linear": linear,
@@ -70,12 +73,14 @@ class HeadConfig:
         in_dim: C, channels of the encoder's features.
         out_dim: D, dimension of the text space.
         heads: attention heads of the transformer block; the other kinds have none.
+        projections: how many, one a vocabulary.
     """
 
     kind: HeadName
     in_dim: int
     out_dim: int
     heads: int
+    projections: int = 1
 
 
 class AlignmentHead(nn.Module):
@@ -95,21 +100,33 @@ class AlignmentHead(nn.Module):
         if config.kind not in HEADS:
             raise ConfigError(f"unknown head {config.kind!r}: use one of {', '.join(HEADS)}")
         self.config = config
-        self.mapping = HEADS[config.kind](config.in_dim, config.out_dim, config.heads)
+        self.trunk, projection = HEADS[config.kind](config.in_dim, config.out_dim, config.heads)
+        # All begin alike.
+        self.projections = nn.ModuleList(deepcopy(projection) for _ in range(config.projections))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, projection: int = 0) -> Tensor:
         """Map the patches of each image.
 
         Args:
             features: [N, h, w, C] or [N, T, C], floating point; attention sees one image at a
                 time, all its patches.
+            projection: which of them.
 
         Returns:
             [N, h, w, D] or [N, T, D] float32, unit.
         """
-        tokens = features.flatten(1, -2)
-        mapped: Tensor = self.mapping(tokens)
-        return F.normalize(mapped.float(), dim=-1).view(*features.shape[:-1], -1)
+        projected = self.project(self.tokens(features), projection)
+        return projected.view(*features.shape[:-1], -1)
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """The trunk alone: features as `forward` takes them -> [N, T, C']."""
+        tokens: Tensor = self.trunk(features.flatten(1, -2))
+        return tokens
+
+    def project(self, tokens: Tensor, projection: int) -> Tensor:
+        """A projection alone: tokens [..., C'] -> [..., D] float32, unit."""
+        projected: Tensor = self.projections[projection](tokens)
+        return F.normalize(projected.float(), dim=-1)
 
 
 def seeded_head(config: HeadConfig, seed: int) -> AlignmentHead:

@@ -95,10 +95,10 @@ def train_head(
 ) -> TrainedHead:
     """Train a head so that patches lie at the text of their label (equations 1-4).
 
-    With several vocabularies a patch has a label in each, so that no two names compete that are
-    never asked together, such as `sofa` and `couch`. Equation (1) then counts the patches and the
-    texts of all: L = sum_v (M_v + K_v) L_v / sum_v (M_v + K_v) for M_v labelled patches and K_v
-    texts of vocabulary v.
+    With several vocabularies a patch has a label in each, and the head a projection for each, so
+    that no two names compete that are never asked together, such as `grass` and `terrain`. Equation
+    (1) then counts the patches and the texts of all: L = sum_v (M_v + K_v) L_v / sum_v (M_v + K_v)
+    for M_v labelled patches and K_v texts of vocabulary v.
 
     After every epoch the state goes to `checkpoint_dir`; a later call with the same directory goes
     on from there. The directory must therefore belong to these very inputs (a content key).
@@ -125,7 +125,9 @@ def train_head(
         )
     device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     dim = targets[0].text.shape[1]
-    config = HeadConfig(section.head, features.dim, dim, section.attention_heads)
+    config = HeadConfig(
+        section.head, features.dim, dim, section.attention_heads, projections=len(targets)
+    )
     run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
     resumed = run.restore(checkpoint_dir / STATE)
     targets = [Target(t.labels, t.text.to(device.device, torch.float32)) for t in targets]
@@ -195,26 +197,28 @@ class _Run:
             for part in groups:
                 stacked = np.stack([features.load(i) for i in part])
                 x = torch.from_numpy(stacked).to(self._device.device).float()
-                embedded.append(self.head(x).flatten(0, 2))
-        z, order = torch.cat(embedded), [i for part in groups for i in part]
-        loss, total = z.new_zeros(()), 0
-        for target in targets:
-            found, count = self._loss(z, target, order)
-            loss, total = loss + count * found, total + count
-        loss = loss / total
+                embedded.append(self.head.tokens(x).flatten(0, 1))
+            tokens, order = torch.cat(embedded), [i for part in groups for i in part]
+            losses = [
+                self._loss(tokens, index, target, order) for index, target in enumerate(targets)
+            ]
+        loss = torch.stack([count * found for found, count in losses]).sum()
+        loss = loss / sum(count for _, count in losses)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self._optimizer.step()
         self._done += 1
         return loss.detach()
 
-    def _loss(self, z: Tensor, target: Target, images: Sequence[int]) -> tuple[Tensor, int]:
-        """The loss of the patches [M, D] of some images in one vocabulary, and its M + K."""
+    def _loss(
+        self, tokens: Tensor, index: int, target: Target, images: Sequence[int]
+    ) -> tuple[Tensor, int]:
+        """The loss of the tokens [M, C] of some images in one vocabulary, and its M + K."""
         labels = np.concatenate([target.labels[i].ravel() for i in images]).astype(np.int64)
         sampled = self._sample(labels)
         chosen = torch.from_numpy(sampled).to(self._device.device)
         loss = LOSSES[self._section.loss](
-            z[chosen],
+            self.head.project(tokens[chosen], index),
             torch.from_numpy(labels).to(self._device.device)[chosen],
             target.text,
             self._section.temperature,

@@ -187,7 +187,11 @@ class Scoring:
     @property
     def _unseen(self) -> tuple[str, ...] | None:
         head = self.candidate.head
-        return None if head is None else self.vocabulary.unknown_to(head.info.vocabularies)
+        if head is None:
+            return None
+        info = head.info
+        asked = info.vocabularies[info.projection_for(self.vocabulary)]
+        return self.vocabulary.unknown_to([asked])
 
     def _count(self, samples: Sequence[Sample], directory: Path) -> None:
         predictor = self.candidate.predictor

@@ -21,6 +21,7 @@ class AlignedEncoder:
     Args:
         backbone: the encoder.
         head: trained on its features; moved to the device.
+        projection: which of the head's.
         short_side: of whole images, pixels.
         batch_size: whole images embedded at once.
         device: where it computes.
@@ -30,12 +31,14 @@ class AlignedEncoder:
         self,
         backbone: Backbone,
         head: AlignmentHead,
+        projection: int,
         short_side: int,
         batch_size: int,
         device: DeviceChoice,
     ) -> None:
         self._backbone = backbone
         self._head = head.to(device.device)
+        self._projection = projection
         self._short_side = short_side
         self._batch_size = batch_size
         self._device = device
@@ -74,5 +77,5 @@ class AlignedEncoder:
         mixed = self._device.dtype == torch.bfloat16
         features = self._backbone.features(pixels)
         with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
-            patches: Tensor = self._head(features)
+            patches: Tensor = self._head(features, self._projection)
         return patches

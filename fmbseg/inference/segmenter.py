@@ -72,8 +72,6 @@ class Segmenter:
         checkpoint: the head and its record.
         inference: how it is asked.
         device: where it computes.
-        encoder: pictures to patches in CLIP's text space.
-        dense: pictures to label maps.
     """
 
     def __init__(
@@ -88,10 +86,8 @@ class Segmenter:
         self.checkpoint = checkpoint
         self.inference = inference
         self.device = device
-        self.encoder = AlignedEncoder(
-            backbone, checkpoint.head, inference.short_side, batch_size, device
-        )
-        self.dense = DenseInference(self.encoder, inference, batch_size)
+        self._backbone = backbone
+        self._batch_size = batch_size
         self._words = Words(clip, checkpoint.info.templates)
 
     def predict(
@@ -118,9 +114,7 @@ class Segmenter:
         """
         chosen = self._vocabulary(classes, vocabulary)
         picture = _as_image(image)
-        ((maps, decision),) = self.dense.segment(
-            [picture], chosen, self._words.of(chosen), benchmark
-        )
+        ((maps, decision),) = self.segment([picture], chosen, benchmark)
         kept = Maps(maps.values.cpu(), maps.classes.cpu())
         return Segmentation(decision.labels, chosen.names, kept)
 
@@ -128,7 +122,23 @@ class Segmenter:
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
     ) -> Iterator[tuple[Maps, Decision]]:
         """What is behind the label maps that `predict` gives, for several RGB images."""
-        return self.dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
+        text = self._words.of(vocabulary)
+        return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
+
+    def encoder(self, vocabulary: Vocabulary) -> AlignedEncoder:
+        """Pictures to patches in CLIP's text space, by the projection that a vocabulary asks."""
+        return AlignedEncoder(
+            self._backbone,
+            self.checkpoint.head,
+            self.checkpoint.info.projection_for(vocabulary),
+            self.inference.short_side,
+            self._batch_size,
+            self.device,
+        )
+
+    def dense(self, vocabulary: Vocabulary) -> DenseInference:
+        """Pictures to label maps, by the projection that a vocabulary asks."""
+        return DenseInference(self.encoder(vocabulary), self.inference, self._batch_size)
 
     def _vocabulary(
         self, classes: Sequence[str] | None, vocabulary: Vocabulary | Path | str | None

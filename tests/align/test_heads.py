@@ -76,7 +76,24 @@ def test_seed_decides_the_weights_and_nothing_else() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    assert not torch.equal(first.mapping[2].weight, other.mapping[2].weight)  # type: ignore[index]
+    assert not torch.equal(*(head.projections[0][1].weight for head in (first, other)))  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_projections_share_the_trunk_and_are_trained_apart(kind: HeadName) -> None:
+    head = AlignmentHead(HeadConfig(kind, 16, 8, 2, projections=2))
+    x = torch.randn(2, 3, 4, 16)
+    assert torch.equal(head(x, 0), head(x, 1))  # they begin alike
+    torch.testing.assert_close(head.project(head.tokens(x), 1), head(x, 1).flatten(1, 2))
+    optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
+    before = head(x, 0).detach()
+    for parameters in (head.trunk.parameters(), head.projections[0].parameters()):
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+    head(x, 1)[..., 0].sum().backward()
+    optimizer.step()
+    assert torch.equal(head(x, 0), before)
+    assert not torch.equal(head(x, 1), before)
 
 
 def test_refuses_what_cannot_be_built() -> None:

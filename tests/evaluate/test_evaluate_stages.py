@@ -58,7 +58,7 @@ def in_one_go(
     vocabulary = load_vocabulary(words) if words else dataset.vocabulary
     folder = METHODS[method].head_folder(paths)
     predictor = load_predictor(method, config, folder)
-    trained_on = None if folder is None else load_checkpoint(folder).info.vocabularies
+    trained_on = None if folder is None else load_checkpoint(folder).info.vocabularies[:1]
     return benchmark_result(
         "coco_stuff",
         method,

@@ -199,7 +199,7 @@ def test_a_method_under_a_protocol_equals_a_plain_reference(
                     small = Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)
                     patches = clip.encode_windows(np.array(small)[None], dense)[1][0]
                 else:
-                    patches = segmenter.encoder.embed(crop[None])[0]
+                    patches = segmenter.encoder(PLAIN).embed(crop[None])[0]
                 logits = (patches.float() @ text.T).permute(2, 0, 1)[None]
                 size = (bottom - top, right - left)
                 total[:, top:bottom, left:right] += torch.nn.functional.interpolate(

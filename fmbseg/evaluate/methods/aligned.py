@@ -62,8 +62,9 @@ class Aligned:
         return {
             "encoder": info.encoder.name,
             "clip": info.clip.name,
-            **segmenter.dense.protocol.record(),
+            **segmenter.dense(vocabulary).protocol.record(),
             "trained_on": [words.name for words in info.vocabularies],
+            "projection": info.vocabularies[info.projection_for(vocabulary)].name,
             "templates": vocabulary.templates or info.templates,
             **rule_record(segmenter.inference),
             **computation(self._config, segmenter.device.dtype),
