@@ -27,6 +27,9 @@ def run(
             help=f"{', '.join(ROWS)}; {' and '.join(_EACH)} score one benchmark.",
         ),
     ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="As run.strict: a picture that cannot be read ends it.")
+    ] = False,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -34,10 +37,12 @@ def run(
     """Run one stage of the pipeline; what is already computed is taken over.
 
     `dvc repro` calls this for every stage that is out of date. With PREFECT_API_URL in the
-    environment the stage runs as a flow of that server, else as it is.
+    environment the stage runs as a flow of that server, else as it is. Pictures that cannot be read
+    are left out and named, with exit code 0; --strict ends the stage instead.
     """
     use_weights(weights_dir)
-    config = load_config(params, overrides or ())
+    overrides = [*(overrides or ()), *(["run.strict=true"] if strict else ())]
+    config = load_config(params, overrides)
     from fmbseg.pipeline.run import find_row, makes_the_same
 
     find_row(stage, config)
@@ -48,7 +53,7 @@ def run(
             "configuration differs; `dvc repro` will make it again",
             file=sys.stderr,
         )
-    for report in _run(stage, config, overrides or (), params):
+    for report in _run(stage, config, overrides, params):
         done = f"{report['computed']} computed, {report['taken_over']} taken over"
         print(f"{report['stage']}: {done} (key {report['key'][:12]})")
 

@@ -25,7 +25,7 @@ from fmbseg.errors import DataError, FmbsegError, may_pass, shown
 #: Largest picture, in pixels: `predict` holds it in less than 2 GB, with its models.
 MAX_PIXELS = 50_000_000
 #: Longest side over shortest. Images are resized to a short side: the long one follows.
-MAX_ASPECT = 16
+MAX_ASPECT = 40
 #: Largest file, in bytes: `MAX_PIXELS` without any compression, twice.
 MAX_BYTES = 2 * 3 * MAX_PIXELS
 

@@ -9,10 +9,11 @@ from functools import cache
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
+from fmbseg.view.fonts import Font, drawable, font_for
 
 MIN_LONG_SIDE = 512
 """Pictures with a smaller long side are enlarged to about this many pixels before drawing."""
@@ -209,8 +210,8 @@ def legend(
     """
     colours = colours_of(names).tolist()
     size = text_size(width, height)
-    font = ImageFont.load_default(size=size)
-    texts = [_entry(index, share, names) for index, share in rows]
+    font = font_for([names[index] for index, _ in rows if index != UNLABELLED], size)
+    texts = [_entry(index, share, names, font) for index, share in rows]
     gap, swatch = size // 2, size
     widest = max((font.getlength(text) for text in texts), default=0.0)
     columns = max(1, min(len(texts), int((width - gap) // (swatch + 3 * gap + widest))))
@@ -243,7 +244,7 @@ def text_size(width: int, height: int = 0) -> int:
     return max(13, round(max(width, 0.75 * height) / 54))
 
 
-def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+def fit_text(text: str, font: Font, room: float) -> str:
     """The text, cut with "..." where it is wider than `room` pixels."""
     if font.getlength(text) <= room:
         return text
@@ -252,8 +253,8 @@ def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room
     return text.rstrip() + "..."
 
 
-def _entry(index: int, share: float | None, names: Sequence[str]) -> str:
-    name = "unlabelled" if index == UNLABELLED else names[index]
+def _entry(index: int, share: float | None, names: Sequence[str], font: Font) -> str:
+    name = "unlabelled" if index == UNLABELLED else drawable(names[index], font, f"class {index}")
     if share is None:
         return name
     percent = 100 * share

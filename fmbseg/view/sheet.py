@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from fmbseg.view.fonts import font_for
 from fmbseg.view.overlay import (
     INK,
     PAPER,
@@ -49,7 +50,7 @@ def label_sheet(
     colours = colours_of(names)
     columns = min(_COLUMNS, len(panels))
     size = text_size(CELL[0] * columns)
-    font = ImageFont.load_default(size=size)
+    font = font_for([caption for caption, _, _ in panels], size)
     step = (CELL[0] + _MARGIN, CELL[1] + 2 * size)
     rows = -(-len(panels) // columns)
     width, height = columns * step[0] + _MARGIN, rows * step[1] + _MARGIN

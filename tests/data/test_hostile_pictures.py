@@ -134,9 +134,9 @@ LARGE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a JPEG of 169 megapixels": (lambda: claims(13_000), "at most 50 megapixels"),
     "a JPEG of 49 megapixels": (lambda: claims(7_000), "bytes for 7000 x 7000 px"),
     "a PNG of 9 terapixels": (lambda: png(3_000_000, 3_000_000, b""), "at most 50 megapixels"),
-    "a line": (lambda: png(1, 20_000, b"\0\0" * 20_000), "1 x 20000 px: one side is more than 16"),
-    "a thin one": (lambda: encoded("PNG", (2, 800)), "2 x 800 px: one side is more than 16"),
-    "a wide one": (lambda: encoded("JPEG", (801, 50)), "801 x 50 px: one side is more than 16"),
+    "a line": (lambda: png(1, 20_000, b"\0\0" * 20_000), "1 x 20000 px: one side is more than 40"),
+    "a thin one": (lambda: encoded("PNG", (2, 800)), "2 x 800 px: one side is more than 40"),
+    "a wide one": (lambda: encoded("JPEG", (2010, 50)), "2010 x 50 px: one side is more than 40"),
 }
 
 
