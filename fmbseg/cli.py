@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from fmbseg import __version__
-from fmbseg.commands import data, evaluate, models, predict, preset, run, table
+from fmbseg.commands import compare, data, evaluate, models, predict, preset, run, table
 from fmbseg.errors import FmbsegError, may_pass
 
 USER_MISTAKE = 2
@@ -33,6 +33,7 @@ app.command("run")(run.run)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("table")(table.table)
+app.command("compare")(compare.compare)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

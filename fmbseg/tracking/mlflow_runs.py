@@ -27,6 +27,7 @@ KEY = "fmbseg.key"
 CHECKPOINT = "fmbseg.checkpoint"
 TRAINING = "fmbseg.training"
 PARENT = "mlflow.parentRunId"
+EXPERIMENT = "dvc.experiment"
 _PAUSE_SECONDS = 60.0
 # Until when a server or database that did not answer is left alone: to find that out takes seconds,
 # and a pipeline in which everything is done asks a dozen times.
@@ -67,7 +68,7 @@ class ExperimentRuns:
             elif begun is not None:
                 client.delete_run(begun.info.run_id)  # the same head was trained a second time
         if known is None:
-            tags = {KEY: key, "fmbseg.method": method, CHECKPOINT: sha256 or ""}
+            tags = {KEY: key, "fmbseg.method": method, CHECKPOINT: sha256 or "", **_origin()}
             made = client.create_run(experiment, tags=tags, run_name=name)
             known = self.find(key) or made
             if known.info.run_id != made.info.run_id:
@@ -80,6 +81,17 @@ class ExperimentRuns:
     def find(self, key: str) -> Run | None:
         """The oldest run with this key."""
         return self._search(f"tags.`{KEY}` = '{key}'")
+
+    def every(self) -> list[Run]:
+        """All pipeline runs; trainings and benchmarks below them are left out."""
+        client, experiment = self.open()
+        runs: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            page = client.search_runs([experiment], f"tags.`{KEY}` != ''", page_token=token or None)
+            runs += page
+            token = page.token or None
+        return runs
 
     def child(self, run_id: str, name: str) -> Run | None:
         """The child run of this name."""
@@ -137,6 +149,13 @@ class ExperimentRuns:
                 if (found := client.get_experiment_by_name(name)) is None:
                     raise
         return str(found.experiment_id)
+
+
+def _origin() -> dict[str, str]:
+    """Tags that say what a run was started by."""
+    # DVC tells the stages of an experiment its name.
+    experiment = os.environ.get("DVC_EXP_NAME")
+    return {EXPERIMENT: experiment} if experiment else {}
 
 
 def tracking_uri(uri: str, root: Path) -> str:
