@@ -77,7 +77,8 @@ def doctor(
     """Examine a data set: every image and annotation is read once.
 
     Shows the images of each split, what is missing from the full set, the classes, and each file
-    that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken.
+    that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken, or the
+    folder names no classes.
     """
     from fmbseg.data.datasets import dataset_layout, own_vocabulary
     from fmbseg.data.doctor import examine
@@ -91,10 +92,12 @@ def doctor(
         print(f"  {report.split}: {_counted(report)}")
     if any(report.images < (report.full or 0) for report in reports):
         print(f"  the full set: {layout.source}")
+    no_words: DataError | None = None
     try:
         words = own_vocabulary(name, root)
     except DataError as error:
-        print(f"  classes: {error}")
+        no_words = error
+        print("  classes: not known")
     else:
         _print_classes(reports, words.names)
         _draw_sheet(reports, words, sheet or Paths().data / "doctor" / f"{name}.png")
@@ -103,6 +106,8 @@ def doctor(
         print(f"  broken: {problem.reason}")
     if not problems:
         print("  no file is broken")
+        if no_words is not None:
+            raise no_words
         return
     files = list(dict.fromkeys(str(problem.path) for problem in problems))
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""

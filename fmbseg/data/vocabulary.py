@@ -44,6 +44,7 @@ _FOLDER = Path(__file__).parent / "vocabularies"
 _KEYS = {"name", "description", "background", "templates", "classes"}
 _VARIANT_KEYS = {"name", "description", "templates", "of", "ask"}
 _VARIANTS = ("sclip", "proxyclip")
+_YAML = (".yaml", ".yml")
 _log = logging.getLogger(__name__)
 _FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
 
@@ -207,6 +208,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     known = {*vocabulary_names(), *variant_names()}
     path = shipped if str(name_or_path) in known else Path(name_or_path)
     if not path.is_file():
+        if path.suffix in (".txt", *_YAML):
+            raise VocabularyError(f"{path} does not exist: give the file of your class names")
         raise VocabularyError(
             f"no vocabulary {str(name_or_path)!r}: give a YAML file or one of "
             f"{', '.join(vocabulary_names())} (or sclip/NAME, proxyclip/NAME)"

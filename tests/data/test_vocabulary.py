@@ -265,7 +265,9 @@ def test_a_benchmarks_classes_in_other_words(tmp_path: Path) -> None:
         ("voc20", "short.txt", "19 classes instead of 20"),
         ("voc20", "swapped.txt", "class 18 is 'tv monitor' instead of 'train'"),
         ("camvid", "sclip", "no vocabulary 'sclip/camvid'"),
-        ("voc20", "none.yaml", "no vocabulary 'none.yaml'"),
+        ("voc20", "none.yaml", "none.yaml does not exist: give the file of your class names"),
+        ("voc20", "clases.txt", "clases.txt does not exist"),
+        ("voc20", "none", "no vocabulary 'none': give a YAML file or one of ade20k"),
     ],
 )
 def test_words_of_other_classes_are_refused(
