@@ -67,8 +67,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Score label PNGs of any system instead: <image id>.png, the pixel's value is the "
-            "class index, 255 is unlabelled.",
+            help="Score label PNGs of any system instead: <image id>.png, or NAME.label.png as "
+            "`fmbseg predict` writes them; the value is the class index, 255 is unlabelled.",
         ),
     ] = None,
     name: Annotated[

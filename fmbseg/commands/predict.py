@@ -149,7 +149,7 @@ def _write(
     """Write the three results of the picture `path`."""
     import numpy as np
 
-    from fmbseg.pseudo.labels import save_label
+    from fmbseg.pseudo.labels import PREDICTED, save_label
     from fmbseg.view.overlay import area_shares, overlay, png
 
     names = [*found.classes]
@@ -175,5 +175,5 @@ def _write(
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
     # Not Path.with_suffix: a picture's name may hold dots.
     write_atomically(target.with_name(f"{target.name}.overlay.png"), png(shown))
-    save_label(target.with_name(f"{target.name}.label.png"), label)
+    save_label(target.with_name(target.name + PREDICTED), label)
     write_atomically(target.with_name(f"{target.name}.json"), text.encode())

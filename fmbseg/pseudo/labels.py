@@ -14,6 +14,9 @@ from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import write_atomically
 
+PREDICTED = ".label.png"
+"""What `fmbseg predict` puts behind a picture's name for its label map."""
+
 
 def save_label(path: Path, label: npt.NDArray[np.uint8]) -> None:
     """Write a label map [H, W] uint8 as an indexed PNG with a palette, atomically."""
