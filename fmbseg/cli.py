@@ -25,7 +25,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, 
 _REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

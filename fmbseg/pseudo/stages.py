@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.drawn import is_drawn
 from fmbseg.data.manifest import ImageRecord
+from fmbseg.models import tiny
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_png
-from fmbseg.pseudo.pipeline import classify_and_compose
+from fmbseg.pseudo.pipeline import Classification, classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
+from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
 from fmbseg.pseudo.tables import (
     DETECTIONS,
     DETECTIONS_SCHEMA,
@@ -30,6 +34,7 @@ from fmbseg.pseudo.tables import (
 from fmbseg.stage.stage import ShardedStage
 
 Row = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
 class _PseudoStage(ShardedStage):
@@ -140,10 +145,10 @@ class Masks(_PseudoStage):
 class Label(_PseudoStage):
     """1.2 Classification and composition: one label map an image.
 
-    Out: `labels/<image_id>.png` (indexed, 255 unlabelled) and `masks.parquet` with all masks,
-    their class and `similarity`: the cosine between the class's text and the mean CLIP patch
-    feature under the mask, for masks of both sources. A mask's id counts on from the query masks
-    of its image to the automatic ones.
+    Out: `labels/<image_id>.png` (indexed, 255 unlabelled), `areas.parquet` with the pixels of each
+    class in each image, and `masks.parquet` with all masks, their class and `similarity`: the
+    cosine between the class's text and the mean CLIP patch feature under the mask, for masks of
+    both sources. A mask's id counts on from the query masks of its image to the automatic ones.
     """
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
@@ -152,25 +157,41 @@ class Label(_PseudoStage):
         queried = self.rows("query", MASKS, records)
         automatic = self.rows("masks", MASKS, records)
         rows: list[Row] = []
+        areas: list[Row] = []
         (directory / "labels").mkdir()
         for record in records:
             name = record.image_id
-            rows += self._label(record, directory, detections[name], queried[name], automatic[name])
+            found = self._label(record, detections[name], queried[name], automatic[name])
+            # The shard appears as a whole: nothing is half written.
+            path = directory / "labels" / f"{name}.png"
+            path.write_bytes(label_png(found.label))
+            areas += area_rows(name, found.label)
+            rows += self._masks(found, detections[name], queried[name], automatic[name])
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
+        write_table(directory / AREAS, areas, AREAS_SCHEMA)
 
     def finish(self) -> None:
         """See `ShardedStage`."""
         self.clip.say_made_again(self.row.name, self.work.config.clip.model)
 
+    def summary(self) -> list[str]:
+        """See `Stage.summary`; what should give pause is warned of."""
+        words, config = self.work.words, self.work.config
+        found = read_summary(self.place, len(words))
+        if tiny.is_tiny(config.clip.model) and not is_drawn(self.work.dataset.root):
+            _log.warning("%s", tiny.DRAWINGS_ONLY)
+        if doubt := found.doubt(words):
+            _log.warning("%s", doubt)
+        return found.lines(words)
+
     def _label(
         self,
         record: ImageRecord,
-        directory: Path,
         detections: list[Row],
         queried: list[Row],
         automatic: list[Row],
-    ) -> list[Row]:
-        found = classify_and_compose(
+    ) -> Classification:
+        return classify_and_compose(
             self.clip.encode(record).dense,
             self.text,
             _class_indices(detections),
@@ -180,8 +201,14 @@ class Label(_PseudoStage):
             self.work.config.label,
             (record.height, record.width),
         )
-        path = directory / "labels" / f"{record.image_id}.png"
-        path.write_bytes(label_png(found.label))  # the shard appears as a whole
+
+    def _masks(
+        self,
+        found: Classification,
+        detections: list[Row],
+        queried: list[Row],
+        automatic: list[Row],
+    ) -> list[Row]:
         rows = [
             row | {"similarity": float(value)}
             for row, value in zip(queried, found.query_similarity, strict=True)

@@ -166,8 +166,9 @@ def counted(dataset: SegmentationDataset, head: Path) -> ConfusionMatrix:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """But for what is said of the random weights."""
-    return [entry.getMessage() for entry in caplog.records if "models" not in entry.name]
+    """Of how the head is asked; not of the random weights and what they make of the picture."""
+    messages = (entry.getMessage() for entry in caplog.records)
+    return [message for message in messages if "asked with" in message]
 
 
 def test_a_command_gives_the_same_in_every_folder_unless_told(
