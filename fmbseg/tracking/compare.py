@@ -16,7 +16,7 @@ from fmbseg.errors import DataError, one_line
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
 from fmbseg.evaluate.table import aligned, ordered, percent
-from fmbseg.tracking.mlflow_runs import EXPERIMENT, KEY, ExperimentRuns, tracking_uri
+from fmbseg.tracking.mlflow_runs import EXPERIMENT, ExperimentRuns, tracking_uri
 
 _SCORE = "miou/"
 _SHORT = 8  # characters of a run's id that are shown, and tell runs apart
@@ -80,7 +80,6 @@ def scored_runs(section: TrackingSection, root: Path) -> list[PipelineRun]:
             },
         )
         for run in found
-        if KEY in run.data.tags
     ]
     scored = [run for run in runs if run.miou]
     if not scored:
