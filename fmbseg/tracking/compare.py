@@ -6,6 +6,7 @@ deployment of Prefect), so it is read and not DVC's experiments.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from fmbseg.tracking.mlflow_runs import EXPERIMENT, ExperimentRuns, tracking_uri
 _SCORE = "miou/"
 _SHORT = 8  # characters of a run's id that are shown, and tell runs apart
 _SQLITE = "sqlite:///"
+_SCORED = re.compile(r" \S+ \d+\.\d$")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PipelineRun:
 
     Attributes:
         run_id: MLflow's.
-        name: as MLflow lists it.
+        name: as MLflow lists it, but for the score.
         experiment: name of the DVC experiment that made it; empty: none did.
         started: local time.
         method: such as fmbseg.
@@ -68,7 +70,8 @@ def scored_runs(section: TrackingSection, root: Path) -> list[PipelineRun]:
     runs = [
         PipelineRun(
             run_id=run.info.run_id,
-            name=run.info.run_name,
+            # The score in it has a column of its own here.
+            name=_SCORED.sub("", run.info.run_name),
             experiment=run.data.tags.get(EXPERIMENT, ""),
             started=datetime.fromtimestamp(run.info.start_time / 1000),
             method=run.data.params.get("method", ""),

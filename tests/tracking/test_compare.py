@@ -44,6 +44,7 @@ def test_runs_with_their_scores_and_what_was_changed(
     assert own.split()[-2:] == ["22.0", "66.0"] and " - " in own
     assert changed.split()[-4:] == ["16.7", "50.0", "align.epochs=5", "align.head=linear"]
     assert "tired-wolf" in changed
+    assert "fmbseg-scenes-transformer-tsupcon-" in own and "voc21" not in own
     # The parameters that dense CLIP does not have are no difference.
     assert clip.split()[-3:] == ["10.0", "30.0", "-"] and "maskclip" in clip
     assert max(map(len, lines)) < 160
