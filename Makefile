@@ -46,7 +46,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	@touch $@
 
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
-	dvc repro
+	python -m fmbseg.pipeline.repro
 	fmbseg table
 
 demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
@@ -81,8 +81,8 @@ generated: install  ## write dvc.yaml, libraries.yaml and prefect.yaml anew from
 	python -m fmbseg.pipeline.dvc
 	python -m flows.deployments
 
-ui: install  ## show the tracked runs on http://127.0.0.1:5000
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+ui: install  ## show the tracked runs on http://127.0.0.1:5000 (FMBSEG_MLFLOW_PORT)
+	python -m flows.stack ui
 
 stack: install  ## start Prefect, MLflow and a worker here (FMBSEG_PREFECT_PORT, FMBSEG_MLFLOW_PORT)
 	python -m flows.stack start

@@ -13,6 +13,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from flows.common import at_one_decimal
 from flows.parameters import Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
 from fmbseg.config import AlignSection, Config, override_config
@@ -104,7 +105,8 @@ def ablation(
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))
     about = f"mIoU, %, of the study {study}"
-    create_table_artifact([*rows], key=f"fmbseg-ablation-{study}", description=about)
+    shown = [at_one_decimal(row) for row in rows]
+    create_table_artifact(shown, key=f"fmbseg-ablation-{study}", description=about)
     return rows
 
 

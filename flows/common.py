@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import FailedRun, ObjectNotFound
 from prefect.tasks import Task
 
 from fmbseg.errors import ConfigError, StoreError, may_pass, one_line
@@ -34,6 +34,16 @@ _CONNECTION = (
     *(httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError),
     *(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError),
 )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], FailedRun)
+
+
+# A flow that a user's mistake has ended has said so in one line; Prefect's engine, which asks it
+# for its result, would add a page of its own traceback.
+for name in ("prefect.engine", "prefect.flow_runs"):
+    logging.getLogger(name).addFilter(_is_news)
 
 
 def stored_key(context: TaskRunContext, parameters: Mapping[str, Any]) -> str:
@@ -122,6 +132,11 @@ def gpu_slot() -> Iterator[None]:
         raise_on_lease_renewal_failure=False,
     ):
         yield
+
+
+def at_one_decimal(row: Mapping[str, object]) -> dict[str, object]:
+    """A row of a table as people read it: of 59.29348 they need 59.3."""
+    return {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()}
 
 
 def slot_name() -> str:

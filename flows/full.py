@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.common import RETRIES
+from flows.common import RETRIES, at_one_decimal
 from flows.parameters import (
     Overrides,
     Preset,
@@ -139,7 +139,10 @@ def show_results(config: Config, root: Path, reports: Sequence[Report]) -> None:
     """
     paths = Paths(root)
     results = current_results(paths.metrics)
-    rows = [{title: each.get(key) for title, key in _COLUMNS.items()} for each in results]
+    rows = [
+        at_one_decimal({title: each.get(key) for title, key in _COLUMNS.items()})
+        for each in results
+    ]
     if rows:
         create_table_artifact(rows, key="fmbseg-miou", description="mIoU of the present results")
     lines = ["| stage | computed | taken over | key |", "|---|---:|---:|---|"]

@@ -38,6 +38,7 @@ _PORTS = {"FMBSEG_PREFECT_PORT": 4200, "FMBSEG_MLFLOW_PORT": 5000}
 _MARK = "FMBSEG_STACK"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 20.0
+_SAY_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class Stack:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "OMP_WAIT_POLICY": "PASSIVE",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            # `prefect deployment run --watch` shows what a run logs, the reason of its end too.
+            "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
+            "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
             # Which slots are taken is in the database; until when, by default in the server's
             # memory: the slot of a run that was killed would stay taken after a restart.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
@@ -172,13 +176,9 @@ def start(stack: Stack) -> None:
         return
     stop(stack)
     for name, port in zip(_PORTS, (stack.prefect_port, stack.mlflow_port), strict=True):
-        try:
-            socket.create_server((HOST, port)).close()
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} is in use: stop what uses it, or choose another with {name}"
-            ) from error
+        _require_free(name, port)
     stack.folder.mkdir(parents=True, exist_ok=True)
+    print("starting Prefect, a worker and MLflow (half a minute, longer for the first time)")
     try:
         spawn(stack, "prefect")
         spawn(stack, "mlflow")
@@ -228,10 +228,34 @@ def deploy(stack: Stack) -> None:
     # All of it: where its server is gone, another project's may have the port by now.
     if not _is_whole(stack):
         raise ConfigError("the stack does not run, or not all of it: start it with `make stack`")
+    print("registering the deployments of prefect.yaml", flush=True)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, cwd=stack.root, env=stack.environment, check=False)
+    # What it prints is a box of advice for each of them.
+    done = subprocess.run(
+        command, cwd=stack.root, env=stack.environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
         raise ConfigError("`prefect deploy` failed: see its message above")
+    with temporary_settings({PREFECT_API_URL: stack.api}), get_client(sync_client=True) as client:
+        for each in client.read_deployments():
+            print(f"{client.read_flow(each.flow_id).name}/{each.name}")
+    print("start one with `prefect deployment run fmbseg/full --watch`")
+
+
+def ui(stack: Stack) -> None:
+    """Show the runs with a server of MLflow alone, in place of this process.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    if "mlflow" in parts(stack):
+        print(f"the stack shows them already: {stack.tracking}")
+        return
+    _require_free("FMBSEG_MLFLOW_PORT", stack.mlflow_port)
+    print(f"MLflow on {stack.tracking}, until Ctrl-C", flush=True)
+    own = {name: value for name, value in stack.environment.items() if name != _MARK}
+    os.execve(sys.executable, [sys.executable, "-m", *stack.commands["mlflow"]], own)
 
 
 def spawn(stack: Stack, part: str) -> None:
@@ -268,12 +292,17 @@ def wait(stack: Stack, part: str, ready: Callable[[], bool]) -> None:
         ConfigError: the part ended, or did not get ready in time.
     """
     end_of_patience = time.monotonic() + _START_SECONDS
+    begin = shown = time.monotonic()
     while not ready():
         if part not in parts(stack):
             raise ConfigError(f"{part} ended when it started: see {stack.log(part)}")
         if time.monotonic() > end_of_patience:
             raise ConfigError(f"{part} did not answer in time: see {stack.log(part)}")
+        if time.monotonic() - shown >= _SAY_SECONDS:
+            shown = time.monotonic()
+            print(f"waiting for {part}: {shown - begin:.0f} s", flush=True)
         time.sleep(0.5)
+    print(f"{part} answers ({time.monotonic() - begin:.0f} s)", flush=True)
 
 
 def serves(stack: Stack, port: int, url: str) -> bool:
@@ -298,6 +327,15 @@ def _write_secret(place: Path, text: str) -> None:
     descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
+
+
+def _require_free(name: str, port: int) -> None:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} is in use: stop what uses it, or choose another with {name}"
+        ) from error
 
 
 def _family(root: Path) -> list[psutil.Process]:
@@ -328,11 +366,11 @@ def _has_worker(client: SyncPrefectClient) -> bool:
 
 
 def main() -> None:
-    """Entry point of `python -m flows.stack start|deploy|stop`."""
-    actions = {"start": start, "deploy": deploy, "stop": stop}
+    """Entry point of `python -m flows.stack start|deploy|stop|ui`."""
+    actions = {"start": start, "deploy": deploy, "stop": stop, "ui": ui}
     try:
         if sys.argv[1:] not in [[name] for name in actions]:
-            raise ConfigError("use `python -m flows.stack start`, `deploy` or `stop`")
+            raise ConfigError(f"use `python -m flows.stack` with one of {', '.join(actions)}")
         actions[sys.argv[1]](open_stack())
     except FmbsegError as error:
         print(f"fmbseg: {one_line(error)}", file=sys.stderr)

@@ -51,8 +51,11 @@ def _run(stage: str, key: str, config: Config, root: Path, published: bool) -> R
     with gpu_slot() if computes else nullcontext():
         # A stage has thousands of shards to get through: what may be tried three times is a shard.
         attempt = partial(try_again, f"a shard of {stage}")
-        report = run_stage(open_stage(stage, config, Paths(root), progress, tracker, attempt))
+        opened = open_stage(stage, config, Paths(root), progress, tracker, attempt)
+        report = run_stage(opened)
     logger.info("%s: %d computed, %d taken over", stage, report.computed, report.taken_over)
+    for line in opened.summary():
+        logger.info("%s: %s", stage, line)
     counts = {"computed": report.computed, "taken_over": report.taken_over}
     return {"stage": stage, "key": key, **counts}
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from fmbseg import __version__
-from fmbseg.commands import data, evaluate, models, predict, preset, run, table
+from fmbseg.commands import compare, data, evaluate, models, predict, preset, run, table
 from fmbseg.errors import FmbsegError, may_pass, shown
 
 USER_MISTAKE = 2
@@ -26,7 +26,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, 
 _REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 
 app = typer.Typer(
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -34,6 +34,7 @@ app.command("run")(run.run)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("table")(table.table)
+app.command("compare")(compare.compare)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

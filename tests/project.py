@@ -89,7 +89,7 @@ def copy_project(repository: Path, root: Path) -> Project:
     for name in FILES:
         shutil.copy(repository / name, root)
     (root / ".dvc").mkdir()
-    for name in ("config", ".gitignore"):
+    for name in ("config", ".gitignore", "plots.html"):
         shutil.copy(repository / ".dvc" / name, root / ".dvc")
     project = Project(root)
     for pattern, new in SMALL.items():

@@ -77,7 +77,8 @@ def doctor(
     """Examine a data set: every image and annotation is read once.
 
     Shows the images of each split, what is missing from the full set, the classes, and each file
-    that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken.
+    that is broken; draws a sheet of examples. Exit code 2 if a file is missing or broken, or the
+    folder names no classes.
     """
     from fmbseg.data.datasets import dataset_layout, own_vocabulary
     from fmbseg.data.doctor import Problem, examine
@@ -94,10 +95,12 @@ def doctor(
     if any(report.images < (report.full or 0) for report in reports):
         print(f"  the full set: {layout.source}")
     problems = [problem for report in reports for problem in report.problems]
+    no_words: DataError | None = None
     try:
         words = own_vocabulary(name, root)
     except DataError as error:
-        print(f"  classes: {error}")
+        no_words = error
+        print("  classes: not known")
     except VocabularyError as error:
         problems.append(Problem(root, str(error)))
     else:
@@ -107,6 +110,8 @@ def doctor(
         print(f"  broken: {shown(problem.reason)}")
     if not problems:
         print("  no file is broken")
+        if no_words is not None:
+            raise no_words
         return
     files = list(dict.fromkeys(shown(problem.path) for problem in problems))
     more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""

@@ -16,6 +16,7 @@ from fmbseg.commands.options import (
     Overrides,
     Params,
     WeightsDir,
+    completing,
     lenient_config,
     one_of,
     require_place,
@@ -59,6 +60,7 @@ def evaluate(
             "--method",
             metavar="NAME",
             parser=one_of(METHODS),
+            autocompletion=completing(lambda: METHODS),
             help=f"What is scored: {', '.join(METHODS)}; with --all it may be repeated (default: "
             f"{' and '.join(_DEFAULT_METHODS)}).",
         ),
@@ -67,8 +69,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Score label PNGs of any system instead: <image id>.png, the pixel's value is the "
-            "class index, 255 is unlabelled.",
+            help="Score label PNGs of any system instead: <image id>.png, or NAME.label.png as "
+            "`fmbseg predict` writes them; the value is the class index, 255 is unlabelled.",
         ),
     ] = None,
     name: Annotated[

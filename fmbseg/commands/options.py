@@ -45,6 +45,22 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Shell completion of a parameter that takes one of some names, or something of the user's."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+def vocabularies() -> Iterable[str]:
+    """Names that a vocabulary may be given by."""
+    from fmbseg.data.vocabulary import variant_names, vocabulary_names
+
+    return (*vocabulary_names(), *variant_names())
+
+
 def use_weights(folder: Path | None, *, made: bool = False) -> None:
     """Look for weights in a folder as if FMBSEG_WEIGHTS named it, in processes started here too.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
@@ -17,8 +18,10 @@ from fmbseg.commands.options import (
     Overrides,
     Params,
     WeightsDir,
+    completing,
     lenient_config,
     use_weights,
+    vocabularies,
 )
 from fmbseg.config import Config, RunSection
 from fmbseg.errors import DataError, StoreError, VocabularyError, may_pass, shown
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from fmbseg.data.vocabulary import Vocabulary
 
+_log = logging.getLogger(__name__)
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
 _CHECKPOINT = Paths().align
@@ -50,7 +54,11 @@ def predict(
     ] = None,
     vocabulary: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."),
+        typer.Option(
+            metavar="NAME|FILE",
+            autocompletion=completing(vocabularies),
+            help="A benchmark's names, or a YAML or .txt file.",
+        ),
     ] = None,
     checkpoint: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
@@ -80,9 +88,15 @@ def predict(
     _refuse_others_files(out, jobs)
     out.mkdir(parents=True, exist_ok=True)
 
+    import numpy as np
+
+    from fmbseg.data.drawn import is_drawn
     from fmbseg.data.images import read_image
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
+    from fmbseg.models import tiny
+    from fmbseg.pseudo.labels import PREDICTED
+    from fmbseg.pseudo.summary import covers_nearly_all
 
     paths = Paths()
     section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
@@ -97,6 +111,7 @@ def predict(
     told = sys.stderr.isatty() or len(jobs) >= _MANY
     progress = console_progress() if told else silent_progress()
     ledger = Ledger(out)
+    areas = np.zeros(len(words), np.int64)
     with progress.task("predict", len(jobs)) as task:
         for name, path in jobs.items():
             try:
@@ -104,6 +119,7 @@ def predict(
                 found = segmenter.predict(image, vocabulary=words)
                 label, names = found.label_map.astype("uint8"), [*found.classes]
                 del found  # eight times the label map, and more
+                areas += np.bincount(label.ravel(), minlength=256)[: len(words)]
                 _write(ledger, name, path, image, label, names, words.background)
             except (DataError, StoreError) as error:
                 if strict:
@@ -114,8 +130,16 @@ def predict(
                     raise
                 failures.append(f"{path}: {error.strerror or error}, run it again")
             task.advance()
+    if done := len(jobs) - len(failures):
+        each = f"NAME.overlay.png, NAME{PREDICTED} and NAME.json"
+        print(f"{done} {'picture' if done == 1 else 'pictures'} -> {out}: {each}")
     if failures:
         _tell(failures, len(jobs) + unread)
+    drawn = all(map(is_drawn, jobs.values()))
+    if tiny.is_tiny(segmenter.checkpoint.info.encoder.name) and not drawn:
+        _log.warning("%s", tiny.DRAWINGS_ONLY)
+    if dominant := covers_nearly_all(areas, words):
+        _log.warning("%s of all pictures: is that so? Look at the overlays", dominant)
 
 
 def _run_section(config: Config, params: Path, overrides: Sequence[str]) -> RunSection:
@@ -134,7 +158,8 @@ def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
 
     if vocabulary is not None:
         return load_vocabulary(vocabulary)
-    return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
+    names = [name.strip() for name in str(classes).split(",")]
+    return vocabulary_from_names(names, name="--classes")
 
 
 def _jobs(images: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:

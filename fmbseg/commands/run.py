@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, WeightsDir, use_weights
+from fmbseg.commands.options import (
+    DEFAULT_PARAMS,
+    Overrides,
+    Params,
+    WeightsDir,
+    completing,
+    use_weights,
+)
 from fmbseg.config import Config, load_config
 from fmbseg.errors import ConfigError
 from fmbseg.pipeline.table import ROWS
@@ -24,6 +31,7 @@ def run(
         str,
         typer.Argument(
             metavar="STAGE",
+            autocompletion=completing(lambda: ROWS),
             help=f"{', '.join(ROWS)}; {' and '.join(_EACH)} score one benchmark.",
         ),
     ],
@@ -56,6 +64,8 @@ def run(
     for report in _run(stage, config, overrides, params):
         done = f"{report['computed']} computed, {report['taken_over']} taken over"
         print(f"{report['stage']}: {done} (key {report['key'][:12]})")
+        for line in report.get("summary", ()):
+            print(f"  {line}")
 
 
 def _run(
@@ -79,5 +89,6 @@ def _run(
 
     paths = Paths()
     tracker = open_tracker(config, paths.root)
-    report = run_stage(open_stage(stage, config, paths, console_progress(), tracker))
-    return [asdict(report) | {"stage": stage}]
+    opened = open_stage(stage, config, paths, console_progress(), tracker)
+    report = run_stage(opened)
+    return [asdict(report) | {"stage": stage, "summary": opened.summary()}]

@@ -262,7 +262,7 @@ def own_vocabulary(name: str, root: Path) -> Vocabulary:
             return load_vocabulary(root / file)
     raise DataError(
         f"{name}: {root / OWN_VOCABULARY} does not exist, nor {OWN_CLASSES}: write one (a class "
-        "name a line), or name a vocabulary instead"
+        "name a line), or name a vocabulary instead (data.vocabulary)"
     )
 
 

@@ -46,6 +46,7 @@ _FOLDER = Path(__file__).parent / "vocabularies"
 _KEYS = {"name", "description", "background", "templates", "classes"}
 _VARIANT_KEYS = {"name", "description", "templates", "of", "ask"}
 _VARIANTS = ("sclip", "proxyclip")
+_YAML = (".yaml", ".yml")
 _log = logging.getLogger(__name__)
 _LONGEST = 200  # characters of a name: CLIP reads some 70 words, and names are drawn
 _FORM = "expected `classes:` with names or {name: ..., synonyms: [...]}"
@@ -235,6 +236,8 @@ def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
     known = {*vocabulary_names(), *variant_names()}
     path = shipped if str(name_or_path) in known else Path(name_or_path)
     if not path.is_file():
+        if path.suffix in (".txt", *_YAML):
+            raise VocabularyError(f"{path} does not exist: give the file of your class names")
         raise VocabularyError(
             f"no vocabulary {str(name_or_path)!r}: give a YAML file or one of "
             f"{', '.join(vocabulary_names())} (or sclip/NAME, proxyclip/NAME)"
@@ -277,11 +280,18 @@ def reworded(own: Vocabulary, wanted: str | None) -> Vocabulary:
 def vocabulary_from_names(names: Sequence[str], name: str = "custom") -> Vocabulary:
     """A vocabulary of plain names without synonyms and without background.
 
+    A class called background is a word like any other, and a warning says so.
+
     Raises:
-        VocabularyError: no names, an empty one, or one that stands twice.
+        VocabularyError: no names, an empty one, one that stands twice, or one with a comma, a
+            semicolon or a bar: those are two.
     """
     if isinstance(names, str):
         raise VocabularyError(f"class names are one string {names!r}: give a list of names")
+    for word in names:
+        if found := _left_over(word):
+            raise VocabularyError(f"{word!r} holds {found!r}: part class names with commas alone")
+    _warn_of_background(name, names)
     return Vocabulary(name, tuple(VocabularyClass(_clean(word)) for word in names))
 
 
@@ -321,16 +331,17 @@ def vocabulary_from_text(
     for number, line in class_lines(path, plain=mark is None):
         _warn_of_blanks(f"{path} line {number}", line, separator)
         words = [_clean(word) for word in (line.split(mark) if mark else [line])]
-        left_over = [found for found in (",", ";", "|") if any(found in word for word in words)]
-        if left_over:
+        if left_over := _left_over("".join(words)):
             raise VocabularyError(
-                f"{path} line {number} holds {left_over[0]!r} after splitting at "
+                f"{path} line {number} holds {left_over!r} after splitting at "
                 f"{separator!r}: give the separator this file uses"
             )
         rows.append(tuple(words))
     if of is not None:
         return _asking(load_vocabulary(of), rows, path)
     classes = tuple(VocabularyClass(words[0], words[1:]) for words in rows)
+    if background is None:
+        _warn_of_background(str(path), [entry.name for entry in classes])
     return Vocabulary(path.stem, classes, _background_index(background, classes, path))
 
 
@@ -350,6 +361,20 @@ def vocabulary_yaml(vocabulary: Vocabulary) -> str:
     }
     kept = {key: value for key, value in content.items() if value is not None}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=96)
+
+
+def _left_over(text: str) -> str | None:
+    """A mark that parts words, where it stands in what should be one; None: there is none."""
+    return next((mark for mark in (",", ";", "|") if mark in text), None)
+
+
+def _warn_of_background(place: str, names: Sequence[str]) -> None:
+    if any(_compared(name) == "background" for name in names):
+        _log.warning(
+            "%s: CLIP is asked for the word 'background' as for any other; for pixels of no other "
+            "class take a YAML file with `background: background`",
+            place,
+        )
 
 
 def _warn_of_blanks(place: str, line: str, separator: str | None) -> None:

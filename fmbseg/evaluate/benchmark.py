@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout
+from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.labels import odd_values
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
@@ -27,7 +28,6 @@ from fmbseg.evaluate.results import OWN_WORDS, Result
 from fmbseg.evaluate.sweep import GRIDS, ThresholdSweep
 from fmbseg.inference.decision import Decision
 
-SCENE_OBJECTS = "scenes.parquet"  # beside scene data sets: one row an object
 _READERS = 4
 _CONFUSIONS = 20  # as many as a plot shows
 Read = TypeVar("Read")

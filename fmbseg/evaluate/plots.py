@@ -1,7 +1,7 @@
 """The stage plots: what `dvc plots show` draws of the trained segmenter's results.
 
 `iou/<benchmark>.csv` (class, iou), `confusions/<benchmark>.csv` (confusion, share) and
-`overlays/<benchmark>.png`, a segmented picture of the benchmark.
+`overlays/<benchmark>.png`: a good, a middling and a bad picture, each beside its truth.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import pandas as pd
 
 from fmbseg.align.checkpoint import load_checkpoint, require_parameters
 from fmbseg.errors import DataError
+from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.results import Result, read_result, result_bytes
-from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings, example_overlay
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import ShardStore, StageReport
@@ -90,5 +91,5 @@ class Plots(Stage):
             rows = [(label, value) for label, value in result[key].items() if value is not None]
             table = pd.DataFrame(rows, columns=columns)
             table.to_csv(folder / part / f"{name}.csv", index=False, float_format="%.3f")
-        picture = example_overlay(scoring.candidate.predictor, scoring.dataset)
+        picture = example_sheet(scoring.candidate.predictor, scoring.dataset)
         picture.save(folder / "overlays" / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Scoring label maps of any other system: one PNG an image, the pixel's value = class index."""
+"""Scoring label maps of any system: one PNG an image, the pixel's value = class index."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.results import Result
 from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import Progress
+from fmbseg.pseudo.labels import PREDICTED
 from fmbseg.store.digest import json_digest
 
 _BATCH = 8  # files that are read while others are being counted
@@ -43,9 +44,10 @@ def score_predictions(
 
     Args:
         name: of the system, for the result's `method`.
-        folder: holds `<image id>.png`, or `<file stem>.png`, of every image of the split: one
-            channel (or a palette), class indices in the order of the benchmark's vocabulary;
-            255 = unlabelled, which counts as a miss.
+        folder: holds `<image id>.png`, or `<file stem>.png`, of every image of the split, or
+            `<file stem>.label.png` as `fmbseg predict` writes it: one channel (or a palette), class
+            indices in the order of the benchmark's vocabulary; 255 = unlabelled, which counts as a
+            miss.
         dataset: with labels.
         progress: for the bar.
         limit: score the first images only.
@@ -101,8 +103,9 @@ def _find(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
         raise DataError(f"{folder} is no folder: give one with a label PNG for each image")
     found, missing = {}, []
     for sample in samples:
-        names = dict.fromkeys((sample.image_id, PurePosixPath(sample.image_id).name))
-        places = [folder / f"{name}.png" for name in (*names, sample.image_path.stem)]
+        whole, stem = sample.image_id, sample.image_path.stem
+        names = dict.fromkeys((whole, PurePosixPath(whole).name, stem))
+        places = [folder / f"{name}{end}" for end in (".png", PREDICTED) for name in names]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             missing.append(places[0])

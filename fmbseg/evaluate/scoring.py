@@ -13,16 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
+from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, reworded
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.evaluate.benchmark import (
-    SCENE_OBJECTS,
     PixelCounts,
     benchmark_result,
     count_pixels,
@@ -38,7 +36,6 @@ from fmbseg.stage.depends import SCORING, content_key
 from fmbseg.store.digest import file_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, once
-from fmbseg.view.overlay import overlay
 
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
@@ -273,13 +270,6 @@ def benchmark_scorings(
         fewest = min(limits, default=None)
         scorings.append(Scoring(candidate, dataset, fewest, vocabulary, target, progress))
     return scorings
-
-
-def example_overlay(predictor: Predictor, dataset: SegmentationDataset) -> Image.Image:
-    """The first picture of a benchmark, labelled as it is scored; DataError where it is broken."""
-    image, vocabulary = dataset[0].image, dataset.vocabulary
-    (decision,) = predictor.decide([image], vocabulary, dataset.name)
-    return overlay(image, decision.labels, vocabulary.names, background=vocabulary.background)
 
 
 def _write(result: Result, target: Path) -> None:

@@ -7,7 +7,8 @@ from functools import cached_property
 from PIL import Image
 
 from fmbseg.align.checkpoint import require_parameters
-from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings, example_overlay
+from fmbseg.evaluate.examples import example_sheet
+from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import StageReport
@@ -81,4 +82,4 @@ class Scores(Stage):
             for each in self.scorings
             if each.dataset.name == benchmark and each.candidate.method.head == "align"
         )
-        return example_overlay(scoring.candidate.predictor, scoring.dataset)
+        return example_sheet(scoring.candidate.predictor, scoring.dataset)

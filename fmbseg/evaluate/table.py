@@ -9,8 +9,9 @@ from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
 from fmbseg.evaluate.results import Result, is_of_another_head, read_results
+from fmbseg.models import tiny
 
-ORACLE = "oracle = same encoder and head, trained on truth"
+ORACLE = "oracle = same encoder and head, trained on truth: no ceiling for the other methods"
 STALE = "* of an earlier head than the one that is there now: run `fmbseg run evaluate` again"
 UNSEEN = "(in brackets: only images without glyphs that pretraining never saw)"
 TINY = "tiny models: the numbers show that the pipeline works, do not compare them with published"
@@ -84,7 +85,7 @@ def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> list[
 def is_tiny(result: Result) -> bool:
     """Whether a result was made with one of the tiny models."""
     weights = result.get("protocol", {}).get("weights", {})
-    return any(name.startswith("tiny-") for name in weights)
+    return any(map(tiny.is_tiny, weights))
 
 
 def percent(value: float | None, digits: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,13 @@ from PIL import Image
 
 from fmbseg.data.images import read_annotation
 from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.palette import palette
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import write_atomically
+
+PREDICTED = ".label.png"
+"""What `fmbseg predict` puts behind a picture's name for its label map."""
 
 
 def label_folder(vocabularies: Sequence[Vocabulary], words: Vocabulary) -> Path:
@@ -31,7 +34,8 @@ def save_label(path: Path, label: npt.NDArray[np.uint8]) -> None:
 def label_png(label: npt.NDArray[np.uint8]) -> bytes:
     """A label map [H, W] uint8 as an indexed PNG with a palette."""
     image = Image.fromarray(label)
-    image.putpalette(_PALETTE)
+    # The colours of overlays; unlabelled pixels are white.
+    image.putpalette(palette(UNLABELLED).tobytes() + b"\xff\xff\xff")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
@@ -47,15 +51,3 @@ def load_label(path: Path) -> npt.NDArray[np.uint8]:
         return read_annotation(path)
     except DataError as error:
         raise DataError(f"{error}; run `fmbseg run label` to make it again") from error
-
-
-def _palette() -> bytes:
-    # Hues a golden angle apart keep neighbouring indices apart; 255 is white.
-    colours: list[float] = []
-    for index in range(UNLABELLED):
-        value = 0.95 if index % 2 == 0 else 0.7
-        colours += colorsys.hsv_to_rgb(index * 0.61803398875 % 1.0, 0.75, value)
-    return bytes(round(255 * part) for part in colours) + b"\xff\xff\xff"
-
-
-_PALETTE = _palette()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.drawn import is_drawn
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.models import tiny
 from fmbseg.models.clip import ClipEncoding
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import regions
@@ -21,6 +24,7 @@ from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_folder, label_png
 from fmbseg.pseudo.pipeline import Classification, classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
+from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
 from fmbseg.pseudo.tables import (
     DETECTIONS,
     DETECTIONS_SCHEMA,
@@ -36,6 +40,7 @@ from fmbseg.stage.stage import ShardedStage
 Row = dict[str, Any]
 # What a mask of 1.1 has from its detection.
 _NAMED = ("vocabulary", "class_index", "class_name", "similarity")
+_log = logging.getLogger(__name__)
 
 
 class _PseudoStage(ShardedStage):
@@ -154,10 +159,11 @@ class Masks(_PseudoStage):
 class Label(_PseudoStage):
     """1.2 Classification and composition: one label map an image and vocabulary.
 
-    Out: the label maps (see `label_folder`), and `masks.parquet` with all masks in each vocabulary,
-    their class and `similarity`: the cosine between the class's text and the mean CLIP patch
-    feature under the mask, for masks of both sources. A mask's id counts on from the query masks
-    of its image to the automatic ones; an automatic mask has one id in all vocabularies.
+    Out: the label maps (see `label_folder`), `areas.parquet` with the pixels of each class in each
+    image, and `masks.parquet` with all masks, both in each vocabulary; a mask has its class and
+    `similarity`: the cosine between the class's text and the mean CLIP patch feature under the
+    mask, for masks of both sources. A mask's id counts on from the query masks of its image to the
+    automatic ones; an automatic mask has one id in all vocabularies.
     """
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
@@ -166,6 +172,7 @@ class Label(_PseudoStage):
         queried = self.rows("query", MASKS, records)
         automatic = self.rows("masks", MASKS, records)
         rows: list[Row] = []
+        areas: list[Row] = []
         vocabularies = self.work.vocabularies
         folders = [directory / label_folder(vocabularies, words) for words in vocabularies]
         for folder in folders:
@@ -188,13 +195,27 @@ class Label(_PseudoStage):
                 )
                 # Whole or not at all, as the shard is.
                 (folder / f"{name}.png").write_bytes(label_png(found.label))
+                areas += area_rows(name, words, found.label)
                 rows += _query_rows(own, found)
                 rows += _automatic_rows(automatic[name], found, words, first=len(queried[name]))
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
+        write_table(directory / AREAS, areas, AREAS_SCHEMA)
 
     def finish(self) -> None:
         """See `ShardedStage`."""
         self.clip.say_made_again(self.row.name, self.work.config.clip.model)
+
+    def summary(self) -> list[str]:
+        """See `Stage.summary`; what should give pause is warned of."""
+        if tiny.is_tiny(self.work.config.clip.model) and not is_drawn(self.work.dataset.root):
+            _log.warning("%s", tiny.DRAWINGS_ONLY)
+        lines = []
+        for words in self.work.vocabularies:
+            found = read_summary(self.place, words)
+            if doubt := found.doubt(words):
+                _log.warning("%s", doubt)
+            lines += found.lines(words)
+        return lines
 
 
 def _query_rows(rows: list[Row], found: Classification) -> list[Row]:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.errors import DataError
 from fmbseg.machine.processes import process_pool
 from fmbseg.machine.progress import Progress, silent_progress
@@ -66,7 +67,7 @@ def write_scenes(
             rows.extend(part)
             task.advance(1)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    _atomically(out, out / "scenes.parquet", table.to_parquet(index=False))
+    _atomically(out, out / SCENE_OBJECTS, table.to_parquet(index=False))
     if record.split_list is not None:
         for split, count in (("train", train), ("val", val)):
             names = [record.name(split, i) for i in range(count)]

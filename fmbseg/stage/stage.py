@@ -31,6 +31,10 @@ class Stage(Out, ABC):
         """Its shards, which any process may compute; None: it has none to share out."""
         return None
 
+    def summary(self) -> list[str]:
+        """What the result that is there amounts to, in lines; none: there is nothing to say."""
+        return []
+
     def track(self) -> None:
         """Log the result that is there, if it is not logged yet; computes nothing."""
 

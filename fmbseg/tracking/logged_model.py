@@ -6,7 +6,6 @@ import io
 import logging
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +13,13 @@ from PIL import Image
 
 from fmbseg import __version__
 from fmbseg.align.record import HEAD, RECORD
+from fmbseg.tracking.mlflow_runs import OWN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION = "champion"
-_MODEL_ID = "fmbseg.model_id"
+_MODEL_ID = f"{OWN}model_id"
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 _log = logging.getLogger(__name__)
 
@@ -112,14 +112,11 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")
     example = pd.DataFrame({"image": [stream.getvalue()]})
     answer = pd.DataFrame({"label_png": [""], "classes": [""]})
-    with warnings.catch_warnings():
-        # It asks for type hints, from which it would make a signature; there is one.
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-        mlflow.pyfunc.save_model(
-            folder,
-            python_model=str(_CODE),
-            artifacts={"checkpoint": str(copy)},
-            signature=infer_signature(example, answer, {"classes": ""}),
-            input_example=(example, {"classes": "sky, grass"}),
-            pip_requirements=[f"fmbseg=={__version__}"],
-        )
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=str(_CODE),
+        artifacts={"checkpoint": str(copy)},
+        signature=infer_signature(example, answer, {"classes": ""}),
+        input_example=(example, {"classes": "sky, grass"}),
+        pip_requirements=[f"fmbseg=={__version__}"],
+    )

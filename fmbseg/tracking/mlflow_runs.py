@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,12 +24,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-# Tags of a run.
-KEY = "fmbseg.key"
-CHECKPOINT = "fmbseg.checkpoint"
-TRAINING = "fmbseg.training"
+# Tags of a run. MLflow's pages do not show those that begin with `mlflow.`: what only this package
+# reads, keys and digests, is kept out of a reader's sight.
+OWN = "mlflow.fmbseg."
+KEY = f"{OWN}key"
+CHECKPOINT = f"{OWN}checkpoint"
+TRAINING = f"{OWN}training"
+COMMIT = "mlflow.source.git.commit"
 PARENT = "mlflow.parentRunId"
+EXPERIMENT = "dvc.experiment"
 _PAUSE_SECONDS = 60.0
+_SHORT = 10  # characters of a commit that people read
 # Until when a server or database that did not answer is left alone: to find that out takes seconds,
 # and a pipeline in which everything is done asks a dozen times.
 _away: dict[str, float] = {}
@@ -67,7 +74,7 @@ class ExperimentRuns:
             elif begun is not None:
                 client.delete_run(begun.info.run_id)  # the same head was trained a second time
         if known is None:
-            tags = {KEY: key, "fmbseg.method": method, CHECKPOINT: sha256 or ""}
+            tags = {KEY: key, CHECKPOINT: sha256 or "", **_origin(self._root)}
             made = client.create_run(experiment, tags=tags, run_name=name)
             known = self.find(key) or made
             if known.info.run_id != made.info.run_id:
@@ -80,6 +87,18 @@ class ExperimentRuns:
     def find(self, key: str) -> Run | None:
         """The oldest run with this key."""
         return self._search(f"tags.`{KEY}` = '{key}'")
+
+    def every(self) -> list[Run]:
+        """All pipeline runs; trainings and benchmarks below them are left out."""
+        client, experiment = self.open()
+        runs: list[Run] = []
+        token: str | None = ""
+        while token is not None:
+            # Only they have this parameter.
+            page = client.search_runs([experiment], "params.method != ''", page_token=token or None)
+            runs += page
+            token = page.token or None
+        return runs
 
     def child(self, run_id: str, name: str) -> Run | None:
         """The child run of this name."""
@@ -107,6 +126,8 @@ class ExperimentRuns:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             # Two lines on stdout for every child run that ends.
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            # A bar for every file of a few kilobytes.
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             # Its own defaults retry a dead server for minutes; the results are on disk anyway.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -137,6 +158,21 @@ class ExperimentRuns:
                 if (found := client.get_experiment_by_name(name)) is None:
                     raise
         return str(found.experiment_id)
+
+
+def _origin(root: Path) -> dict[str, str]:
+    """Tags that say what a run was made from: the project's commit, and the experiment of DVC."""
+    tags = {}
+    with suppress(OSError):  # no git on this machine
+        command = ["git", "-C", str(project_folder(root).resolve()), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            # MLflow's own tag: its run list has a column for it. The other is for people.
+            tags = {COMMIT: done.stdout.strip(), "commit": done.stdout[:_SHORT]}
+    # DVC tells the stages of an experiment its name.
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        tags[EXPERIMENT] = experiment
+    return tags
 
 
 def tracking_uri(uri: str, root: Path) -> str:

@@ -34,6 +34,7 @@ from fmbseg.tracking.live_curve import (
 from fmbseg.tracking.logged_model import log_checkpoint, promote
 from fmbseg.tracking.mlflow_runs import (
     CHECKPOINT,
+    OWN,
     PARENT,
     TRAINING,
     ExperimentRuns,
@@ -46,13 +47,16 @@ from fmbseg.tracking.run_content import (
     protocol,
     read_curve,
     run_key,
+    run_name,
+    run_note,
     scored_images,
     scores,
     stage_figures,
     trained_labels,
 )
 
-_LOGGED = "fmbseg.logged."  # and of what: a digest of what is in the run completely
+_LOGGED = f"{OWN}logged."  # and of what: a digest of what is in the run completely
+_NOTE = "mlflow.note.content"  # what MLflow shows as the description
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds
 
 
@@ -258,6 +262,21 @@ class MlflowTracker(Tracker):
             if images is not None:
                 client.set_tag(run_id, f"benchmark.{name}", images)
             client.set_tag(run_id, tag, mark)
+        self._title(run_id, config, result)
+
+    def _title(self, run_id: str, config: Config, result: Mapping[str, Any]) -> None:
+        """Puts the scores where a list of runs shows them: into its name and its description."""
+        client, _ = self._runs.open()
+        run = client.get_run(run_id)
+        name = run_name(config, result["method"], result["checkpoint_sha256"])
+        best = self._section.champion_benchmark
+        score = run.data.metrics.get(f"miou/{best}")
+        name += "" if score is None else f" {best} {score:.1f}"
+        if name != run.info.run_name:
+            client.update_run(run_id, name=name)
+        note = run_note(config, result["method"], run.data.metrics)
+        if note != run.data.tags.get(_NOTE):
+            client.set_tag(run_id, _NOTE, note)
 
     def _add_child(self, run_id: str, benchmark: str, result: Mapping[str, Any]) -> None:
         """A benchmark as a child run, with what is not logged there yet."""
@@ -265,8 +284,7 @@ class MlflowTracker(Tracker):
         name = f"evaluate-{benchmark}"
         child = self._runs.child(run_id, name)
         if child is None:
-            tags = {PARENT: run_id, "fmbseg.benchmark": benchmark}
-            child = client.create_run(experiment, tags=tags, run_name=name)
+            child = client.create_run(experiment, tags={PARENT: run_id}, run_name=name)
         shown = {key: str(value) for key, value in result["protocol"].items()}
         add_params(client, child, {"benchmark": benchmark, **shown})
         own = {k.removesuffix(f"/{benchmark}"): v for k, v in scores(result, benchmark).items()}

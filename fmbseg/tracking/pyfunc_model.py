@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import warnings
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,9 @@ from PIL import Image
 
 from fmbseg.data.images import read_image
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
+
+# It asks for type hints, from which it would make a signature; there is one.
+warnings.filterwarnings("ignore", message=".*Add type hints to the `predict` method")
 
 
 class SegmenterModel(PythonModel):

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from fmbseg.align.record import RECORD
 from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.published import COLUMNS
+from fmbseg.evaluate.table import ordered, percent
 from fmbseg.stage.depends import SCORING, flat_params, within
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
@@ -30,6 +32,7 @@ Point = tuple[int, str, float]  # epoch, metric, value
 _NOT_PARAMS = ("tracking", "run.cache_gb", "run.strict", "evaluate.benchmarks")
 _ALWAYS = ("run.preset",)  # a label that runs are found by
 _IMAGES = {"split", "limit"}
+_DIGEST = 12  # characters of a digest that tell sets of images apart
 
 
 def run_params(config: Config, method: str) -> dict[str, str]:
@@ -50,10 +53,31 @@ def run_key(config: Config, method: str, checkpoint_sha256: str | None) -> str:
 
 
 def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
-    """What is read in a list of runs: method, what is special about it, start of the key."""
+    """What is read in a list of runs: method, data, what is special about it, start of the key."""
     align = config.align
-    what = config.clip.model if METHODS[method].head is None else f"{align.head}-{align.loss}"
-    return f"{method}-{what}-{run_key(config, method, checkpoint_sha256)[:8]}"
+    parts = [method, config.clip.model]
+    if METHODS[method].head is not None:
+        parts = [method, _data_name(config), f"{align.head}-{align.loss}"]
+    return "-".join([*parts, run_key(config, method, checkpoint_sha256)[:8]])
+
+
+def run_note(config: Config, method: str, metrics: Mapping[str, float]) -> str:
+    """Markdown: the mIoU of each benchmark at one decimal, and what a head was trained on."""
+    prefix = "miou/"
+    scored = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+    names = ordered(set(scored), COLUMNS)
+    rows = [["mIoU, %", *names], ["---"] * (len(names) + 1)]
+    rows.append([method, *(percent(scored[name], 1) for name in names)])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    if METHODS[method].head is not None:
+        lines += ["", f"trained on {config.data.root} ({config.data.split})"]
+    return "\n".join(lines)
+
+
+def _data_name(config: Config) -> str:
+    """The demo's scenes, otherwise the folder of a user's own data."""
+    root = Path(config.data.root)
+    return "scenes" if root.is_relative_to(Paths().scenes) else root.absolute().name
 
 
 def read_curve(path: Path) -> list[Point]:
@@ -96,7 +120,7 @@ def scored_images(config: Config, benchmark: str, result: Mapping[str, Any]) -> 
         return None
     limit = "" if entry.limit is None else f", first {entry.limit}"
     digest = result.get("samples_sha256")
-    known = "" if digest is None else f", sha256 {digest}"
+    known = "" if digest is None else f", sha256 {digest[:_DIGEST]}"
     return f"{entry.root} {entry.split}{limit}{known}"
 
 

@@ -47,6 +47,23 @@ def dog(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("comp", ["compare"]),
+        ("run lab", ["label"]),
+        ("predict --vocabulary voc2", ["voc20", "voc21"]),
+        ("evaluate --method mask", ["maskclip"]),
+    ],
+)
+def test_the_shell_completes(typed: str, completed: list[str], tmp_path: Path) -> None:
+    words = f"fmbseg {typed}"
+    asked = {"_FMBSEG_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    environment = os.environ | asked | {"COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(COMMAND, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == completed
+
+
+@pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ("", "Missing command: see `fmbseg --help`"),

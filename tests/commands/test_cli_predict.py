@@ -166,8 +166,13 @@ def test_predict_with_a_benchmarks_names(workplace: Path, checkpoint: Path) -> N
         workplace,
     )
     assert done.returncode == 0, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("fmbseg: ") and "asked with evaluate.background_threshold=1.0" in line
+    files = "NAME.overlay.png, NAME.label.png and NAME.json"
+    assert done.stdout == f"1 picture -> out: {files}\n"
+    asked, drawings = done.stderr.splitlines()
+    assert asked.startswith("fmbseg: ")
+    assert "asked with evaluate.background_threshold=1.0" in asked
+    # The pictures are no scenes.
+    assert "the tiny models know drawings of emoji glyphs only" in drawings
     record = json.loads((workplace / "out" / "a.b.json").read_text())
     assert len(record["classes"]) == 21
     # The --set reached the segmenter: below a threshold of 1 everything is background.

@@ -123,15 +123,20 @@ def test_the_histogram_is_that_of_the_labels(samples: Path) -> None:
 def test_the_report_on_photos(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, sheet = samples / "photos", tmp_path / "sheet.png"
-    assert doctor("folder", root, sheet) == 0
-    shown = capsys.readouterr().out
+    root, sheet = tmp_path / "photos", tmp_path / "sheet.png"
+    shutil.copytree(samples / "photos", root)
+    # Without classes nothing can be made of them.
+    assert doctor("folder", root, sheet) == 2
+    shown, said = capsys.readouterr()
     count = len(list(root.iterdir()))
     expected = f"all: {count} images, 0 annotated (enough to train; scoring needs annotations)"
     assert expected in shown
-    assert "vocabulary.yaml does not exist, nor classes.txt" in shown
     assert shown.endswith("no file is broken\n")
+    assert "vocabulary.yaml does not exist, nor classes.txt: write one" in said
     assert "the full set" not in shown and not sheet.exists()
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert doctor("folder", root, sheet) == 0
+    assert "classes: dog, cat" in capsys.readouterr().out
 
 
 def test_one_split_alone_will_do(

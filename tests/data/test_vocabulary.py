@@ -159,6 +159,28 @@ def test_bad_names_are_refused(names: list[str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("word", ["dog; cat", "dog, cat", "dog|cat"])
+def test_two_names_in_one_are_refused(word: str) -> None:
+    with pytest.raises(VocabularyError, match="part class names with commas alone"):
+        vocabulary_from_names(["sky", word])
+
+
+def test_a_background_that_is_only_a_word_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vocabulary_from_names(["dog", "cat"])
+    (tmp_path / "none.txt").write_text("dog\ncat\n")
+    load_vocabulary(tmp_path / "none.txt")
+    load_vocabulary("voc21")  # has it as a rule
+    assert caplog.text == ""
+    vocabulary_from_names(["Background", "dog"])
+    (tmp_path / "own.txt").write_text("background\ndog\n")
+    load_vocabulary(tmp_path / "own.txt")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "asked for the word 'background' as for any other" in first
+    assert second.startswith(str(tmp_path / "own.txt")) and "`background: background`" in second
+
+
 def test_one_string_is_not_a_list() -> None:
     with pytest.raises(VocabularyError, match="give a list"):
         vocabulary_from_names("dog, cat")
@@ -265,7 +287,9 @@ def test_a_benchmarks_classes_in_other_words(tmp_path: Path) -> None:
         ("voc20", "short.txt", "19 classes instead of 20"),
         ("voc20", "swapped.txt", "class 18 is 'tv monitor' instead of 'train'"),
         ("camvid", "sclip", "no vocabulary 'sclip/camvid'"),
-        ("voc20", "none.yaml", "no vocabulary 'none.yaml'"),
+        ("voc20", "none.yaml", "none.yaml does not exist: give the file of your class names"),
+        ("voc20", "clases.txt", "clases.txt does not exist"),
+        ("voc20", "none", "no vocabulary 'none': give a YAML file or one of ade20k"),
     ],
 )
 def test_words_of_other_classes_are_refused(

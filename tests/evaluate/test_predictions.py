@@ -64,6 +64,16 @@ def reference_miou(dataset: SegmentationDataset, folder: Path) -> float:
     return float(np.mean(100 * hits[union > 0] / union[union > 0]))
 
 
+def test_what_predict_has_written_is_scored(coco: Path, tmp_path: Path) -> None:
+    dataset = load_dataset("coco_stuff", coco, "val2017")
+    write_random(dataset, tmp_path / "plain")
+    plain = score_predictions("plain", tmp_path / "plain", dataset, silent_progress())
+    for path in [*(tmp_path / "plain").rglob("*.png")]:
+        path.rename(path.with_name(f"{path.stem}.label.png"))
+    named = score_predictions("plain", tmp_path / "plain", dataset, silent_progress())
+    assert named == plain and named["miou"] > 0
+
+
 @pytest.mark.parametrize(("benchmark", "root", "split"), SETS)
 def test_random_predictions_on_real_labels(
     benchmark: str, root: str, split: str, samples: Path, tmp_path: Path

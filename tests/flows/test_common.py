@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,12 @@ from flows import common as flow_common
 from flows import progress as flow_progress
 from flows import scale as flow_scale
 from flows.common import RETRY_DELAYS, is_transient, try_again
+from flows.full import show_results
 from flows.progress import PrefectProgress
 from flows.stages import call_task
 from fmbseg.config import Config, parse_config
 from fmbseg.errors import DataError, StoreError
+from fmbseg.evaluate.results import write_result
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import open_stage, run_stage
 from fmbseg.store.paths import Paths
@@ -93,6 +96,40 @@ def _tasks(flow_state: State[Any]) -> list[TaskRun]:
         wanted = FlowRunFilterId(any_=[flow_state.state_details.flow_run_id])
         found: list[TaskRun] = client.read_task_runs(flow_run_filter=FlowRunFilter(id=wanted))
         return found
+
+
+@flow(name="results-shown")
+def results_shown(config: Config, root: Path) -> None:
+    show_results(config, root, [])
+
+
+@pytest.mark.slow
+def test_scores_of_an_earlier_head_are_not_shown_as_the_present_ones(
+    server: None, config: Config, tmp_path: Path
+) -> None:
+    paths = Paths(tmp_path)
+    for method, benchmark, sha256 in (
+        ("fmbseg", "voc21", "first"),
+        ("fmbseg", "voc20", "second"),
+        ("maskclip", "voc21", None),
+    ):
+        result = {"benchmark": benchmark, "method": method, "miou": 59.2934, "images": 4}
+        more = {"pixel_accuracy": 80.06, "checkpoint_sha256": sha256}
+        write_result(result | more, paths.metrics / method / f"{benchmark}.json")
+
+    def rows(present: str) -> list[list[object]]:
+        paths.align.mkdir(parents=True, exist_ok=True)
+        (paths.align / "checkpoint.json").write_text(json.dumps({"sha256": present}))
+        results_shown(config, tmp_path)
+        with get_client(sync_client=True) as client:
+            found = [one for one in client.read_artifacts(limit=200) if one.key == "fmbseg-miou"]
+        newest = max(found, key=lambda one: str(one.created))
+        return [list(row.values()) for row in json.loads(str(newest.data))]
+
+    clip = ["maskclip", "voc21", 59.3, 80.1, 4]
+    assert rows("first") == [["fmbseg", "voc21", 59.3, 80.1, 4], clip]
+    assert rows("second") == [["fmbseg", "voc20", 59.3, 80.1, 4], clip]
+    assert rows("third") == [clip]
 
 
 @pytest.mark.slow

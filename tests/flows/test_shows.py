@@ -90,6 +90,14 @@ def test_a_truncated_file_is_noticed_and_made_again(project: Stack) -> None:
     assert project.repro() == set()
 
 
+def scored_methods(project: Stack) -> set[str]:
+    """The methods in the newest artifact `fmbseg-miou`."""
+    with temporary_settings(project.settings), get_client(sync_client=True) as api:
+        found = [each for each in api.read_artifacts(limit=200) if each.key == "fmbseg-miou"]
+    newest = max(found, key=lambda each: str(each.created))
+    return {str(row["method"]) for row in json.loads(str(newest.data))}
+
+
 def test_its_results_are_shown(project: Stack) -> None:
     with temporary_settings(project.settings), get_client(sync_client=True) as api:
         shown = {str(one.key): str(one.data) for one in api.read_artifacts(limit=200)}
@@ -107,11 +115,18 @@ def test_other_parameters_are_not_recorded_and_mistakes_are_one_line(project: St
     assert state == "Completed"
     assert tasks["align"] == "Completed" and "record" not in tasks
     assert (project.root / "dvc.lock").read_bytes() == lock
+    # The scores that are there are of the head before.
+    assert scored_methods(project) == {"maskclip", "pseudo", "oracle"}
     assert project.repro() == set()  # from the cache: what was recorded is still known
 
     state, message, tasks = project.deployment("train", 'overrides=["align.hed=linear"]')
     assert state == "Failed" and tasks == {}
     assert "align.hed: unknown parameter" in message and "\n" not in message
+    wrong = ("fmbseg/train", "--watch", "-p", 'overrides=["align.hed=linear"]')
+    watched = project.try_run("prefect", "deployment", "run", *wrong)
+    assert watched.returncode == 1
+    assert "align.hed: unknown parameter" in " ".join(watched.stdout.split())
+    assert "Traceback" not in watched.stdout
 
 
 def test_an_ablation_scores_its_variants_and_puts_the_results_back(project: Stack) -> None:
@@ -122,7 +137,7 @@ def test_an_ablation_scores_its_variants_and_puts_the_results_back(project: Stac
         (shown,) = [a for a in api.read_artifacts(limit=200) if a.key == "fmbseg-ablation-heads"]
     rows = json.loads(str(shown.data))
     assert [row["variant"] for row in rows] == ["transformer", "mlp", "linear"]
-    assert len({row["voc20"] for row in rows}) == 3
+    assert len({tuple(row.values())[1:] for row in rows}) == 3
     assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
     assert project.repro() == set()
 

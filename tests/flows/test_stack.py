@@ -15,7 +15,7 @@ from threading import Thread
 import psutil
 import pytest
 
-from flows.stack import Stack, deploy, main, open_stack, parts, serves, spawn, start, stop, wait
+from flows.stack import Stack, deploy, main, open_stack, parts, serves, spawn, start, stop, ui, wait
 from fmbseg.errors import ConfigError
 
 # In the place of Prefect and MLflow: starts one more process, says so, and waits.
@@ -73,6 +73,54 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"port {port} is in use.*FMBSEG_PREFECT_PORT"):
             start(Stack(tmp_path, port, 1))
     assert not (tmp_path / ".stack").exists()
+
+
+def test_the_runs_alone_are_shown_on_the_stacks_port(stack: Stack) -> None:
+    # In the stack's folder stands a module for Prefect, which must not be imported here.
+    code = (
+        "import os; from pathlib import Path; from flows.stack import Stack, ui\n"
+        f"os.chdir({str(stack.root)!r}); ui(Stack(Path({str(stack.root)!r}), 4300, 5300))"
+    )
+    start = [sys.executable, "-c", code]
+    shown = subprocess.Popen(start, cwd=Path(__file__).parents[2], text=True, stdout=-1)
+    try:
+        assert shown.stdout is not None
+        first = shown.stdout.readline()
+        assert first == f"MLflow on {stack.tracking}, until Ctrl-C\n"
+        assert shown.stdout.readline() == "ready\n"
+        assert parts(stack) == {}  # `make stack-stop` leaves it alone
+    finally:
+        for child in psutil.Process(shown.pid).children():
+            child.kill()
+        shown.kill()
+        shown.communicate()
+
+
+def test_runs_are_not_shown_twice_nor_on_a_taken_port(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"port {port} is in use.*FMBSEG_MLFLOW_PORT"):
+            ui(Stack(stack.root, 4300, port))
+    begin(stack, "mlflow")
+    ui(stack)
+    assert capsys.readouterr().out == f"the stack shows them already: {stack.tracking}\n"
+
+
+@pytest.mark.slow
+def test_without_a_stack_no_server_is_started_for_a_moment(
+    tmp_path: Path, repository: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_bytes((repository / "pyproject.toml").read_bytes())
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
+    command = [sys.executable, "-m", "prefect", "deployment", "run", "fmbseg/full"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "No Prefect API URL provided" in done.stdout + done.stderr
+    assert "temporary server" not in (done.stdout + done.stderr).lower()
 
 
 def test_a_running_stack_keeps_its_ports(

@@ -22,15 +22,17 @@ from fmbseg.config import BackgroundRule, Config, InferenceSection, ProtocolName
 from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
 from fmbseg.errors import DataError
+from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.results import read_result
-from fmbseg.evaluate.scoring import Candidate, benchmark_scorings, example_overlay
+from fmbseg.evaluate.scoring import Candidate, benchmark_scorings
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.machine.progress import silent_progress
+from fmbseg.pseudo.labels import save_label
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.pyfunc_model import SegmenterModel
-from fmbseg.view.overlay import overlay
+from fmbseg.view.sheet import label_sheet
 from tests.heads import write_head
 from tests.workspace import SPLIT, MakeConfig
 
@@ -117,8 +119,17 @@ def test_every_way_gives_the_labels_that_are_scored(
         best = 1 + found.scores[1:].argmax(axis=0)
         assert (best == expected)[expected != words.background].all()
     assert (from_mlflow(workspace.align, photos[0].image_path) == scored[0]).all()
-    picture = overlay(images[0], scored[0], words.names, background=words.background)
-    assert np.array_equal(example_overlay(predictor, photos), picture)
+    # The picture of a benchmark: the better of the two first, each beside its truth.
+    truths = [(scored[0] + 1) % len(words), scored[1]]
+    for sample, truth in zip(photos, truths, strict=True):
+        save_label(photos.root / "labels" / f"{sample.image_id}.png", truth.astype(np.uint8))
+    panels = []
+    for index, result in ((1, "result: 100 % mIoU"), (0, "result: 0 % mIoU")):
+        panels += [(photos[index].image_id, images[index], None)]
+        panels += [("truth", images[index], truths[index])]
+        panels += [(result, images[index], scored[index])]
+    sheet = label_sheet(panels, words.names, words.background)
+    assert np.array_equal(example_sheet(predictor, load_dataset("folder", photos.root)), sheet)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +166,9 @@ def counted(dataset: SegmentationDataset, head: Path) -> ConfusionMatrix:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """But for what is said of the random weights."""
-    return [entry.getMessage() for entry in caplog.records if "models" not in entry.name]
+    """Of how the head is asked; not of the random weights and what they make of the picture."""
+    messages = (entry.getMessage() for entry in caplog.records)
+    return [message for message in messages if "asked with" in message]
 
 
 def test_a_command_gives_the_same_in_every_folder_unless_told(

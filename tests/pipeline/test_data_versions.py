@@ -84,11 +84,11 @@ def test_imported_photos_are_versioned_pushed_and_pulled(
 def test_from_a_folder_of_photos_to_a_trained_segmenter(
     project: Project, repository: Path, tmp_path: Path
 ) -> None:
-    """The README's three commands, as they stand there, on pictures that the tiny models know."""
+    """The README's commands, as they stand there, on pictures that the tiny models know."""
     write_scenes("voc2012", tmp_path / "scenes", train=0, val=20)
     drawn = sorted((tmp_path / "scenes" / "JPEGImages").iterdir())
     photo_folder(drawn, project.root / "inputs" / "photos", 20)
-    doctor, train, predict = readme_commands(repository, "## Your own data set")
+    doctor, train, predict, _ = readme_commands(repository, "## Your own data set")
     shown = project.run(*doctor)
     assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
     project.run(*train)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmbseg.data.palette import palette as class_colours
 from fmbseg.errors import DataError
 from fmbseg.pseudo.labels import load_label, save_label
 from fmbseg.pseudo.pipeline import compose
@@ -77,6 +78,7 @@ def test_label_file_keeps_indices_and_has_colours(tmp_path: Path) -> None:
         palette = np.array(image.getpalette()).reshape(-1, 3)
         assert len(np.unique(palette, axis=0)) > 250
         assert palette[255].tolist() == [255, 255, 255]
+        assert (palette[:255] == class_colours(255)).all()  # those of the overlays
     assert [entry.name for entry in path.parent.iterdir()] == ["x.png"]
     before = path.read_bytes()
     save_label(path, label)

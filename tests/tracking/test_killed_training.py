@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from fmbseg.config import Config
 from fmbseg.store.paths import Paths
+from fmbseg.tracking.mlflow_runs import KEY as RUN_KEY
 from fmbseg.tracking.open import open_tracker
 from fmbseg.tracking.run_content import run_key, run_params
 from tests.tracking.world import (
@@ -38,6 +39,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from fmbseg.config import load_config
+from fmbseg.tracking.mlflow_runs import KEY as RUN_KEY
 from fmbseg.tracking.open import open_tracker
 params, root, *overrides = sys.argv[1:]
 config = load_config(Path(params), overrides)
@@ -80,7 +82,7 @@ def test_a_killed_training_goes_on_in_its_own_run(config: Config, tmp_path: Path
     assert [again.info.run_id, resumed.info.run_id] == [parent.info.run_id, child.info.run_id]
     assert [run.info.status for run in (again, resumed)] == ["FINISHED", "FINISHED"]
     assert curve_of(config, resumed) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert again.data.tags["fmbseg.key"] == run_key(config, "fmbseg", "abc")
+    assert again.data.tags[RUN_KEY] == run_key(config, "fmbseg", "abc")
 
     write_result(paths, "voc21", 5.0, "abc")
     open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", ["voc21"])
@@ -165,7 +167,7 @@ def test_the_same_head_trained_twice_is_one_run(config: Config, tmp_path: Path) 
 def test_a_run_whose_maker_was_killed_gets_its_parameters(config: Config, tmp_path: Path) -> None:
     client = MlflowClient(tracking_uri=config.tracking.uri)
     experiment = client.create_experiment(config.tracking.experiment, tmp_path.as_uri())
-    tags = {"fmbseg.key": run_key(config, "maskclip", None)}
+    tags = {RUN_KEY: run_key(config, "maskclip", None)}
     made = client.create_run(experiment, tags=tags)
     client.log_param(made.info.run_id, "method", "maskclip")  # of the first batch
     # The child run of a benchmark, killed at once as well.

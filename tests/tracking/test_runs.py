@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from fmbseg.config import Config, load_config
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.store.paths import Paths
+from fmbseg.tracking.mlflow_runs import CHECKPOINT
 from fmbseg.tracking.open import open_tracker
 from fmbseg.tracking.run_content import class_table, run_key, run_params
 from tests.heads import write_head
@@ -69,6 +71,33 @@ def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None
     assert child.info.status == "FINISHED"
     history = client.get_metric_history(child.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_a_list_of_runs_can_be_read(config: Config, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    commit = ["git", "-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"]
+    subprocess.run([*commit, "--allow-empty"], cwd=tmp_path, check=True)
+    own = config.model_copy(
+        update={"data": config.data.model_copy(update={"root": "inputs/photos", "split": "all"})}
+    )
+    for each, sha256, score in ((config, "abc", 59.34), (own, "def", 12.0)):
+        write_checkpoint(paths.align, sha256)
+        write_result(paths, "voc21", score, sha256)
+        write_result(paths, "voc20", score + 1, sha256)
+        open_tracker(each, tmp_path).evaluation(each, paths, "fmbseg", ["voc21", "voc20"])
+    demo, photos = sorted(parent_runs(config), key=lambda run: run.data.metrics["miou/voc21"])[::-1]
+    assert demo.info.run_name.startswith("fmbseg-scenes-transformer-tsupcon-")
+    assert demo.info.run_name.endswith(" voc21 59.3")
+    assert photos.info.run_name.startswith("fmbseg-photos-transformer-tsupcon-")
+    assert "| fmbseg | 59.3 | 60.3 |" in demo.data.tags["mlflow.note.content"]
+    assert "trained on inputs/photos (all)" in photos.data.tags["mlflow.note.content"]
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True)
+    assert demo.data.tags["mlflow.source.git.commit"] == head.strip()
+    # What a page shows: no digest among it.
+    shown = {key: v for key, v in demo.data.tags.items() if not key.startswith("mlflow.")}
+    assert shown.keys() == {"commit", "benchmark.voc21", "benchmark.voc20"}
+    assert all(len(value) < 60 for value in shown.values())
 
 
 def test_another_head_is_another_run_and_logging_again_is_none(
@@ -146,7 +175,7 @@ def test_a_lucky_score_on_other_images_of_the_same_folder_is_no_champion(
         write_result(paths, benchmark, miou, sha256, samples_sha256=samples)
         open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", [benchmark])
         run_id = client.get_model_version_by_alias(name, "champion").run_id
-        return str(client.get_run(run_id).data.tags["fmbseg.checkpoint"])
+        return str(client.get_run(run_id).data.tags[CHECKPOINT])
 
     assert champion("first", 20.0, "all") == "first"
     assert champion("lucky", 90.0, "four of them") == "first"

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.palette import palette
 from fmbseg.errors import DataError
 from fmbseg.view.overlay import (
     MIN_LONG_SIDE,
@@ -17,7 +18,6 @@ from fmbseg.view.overlay import (
     fit_text,
     legend,
     overlay,
-    palette,
 )
 
 NAMES = ("dog", "cat", "grass")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmbseg.data.palette import palette
 from fmbseg.errors import DataError
-from fmbseg.view.overlay import palette
 from fmbseg.view.sheet import CELL, label_sheet
 
 NAMES = ["background", "dog", "cat"]

@@ -8,6 +8,15 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 BPE_FILE = FOLDER / "bpe.txt.gz"
+DRAWINGS_ONLY = (
+    "the tiny models know drawings of emoji glyphs only, and label photos at random: for photos "
+    "take others (`fmbseg preset base`)"
+)
+
+
+def is_tiny(model: str) -> bool:
+    """Whether a model is one of the three, by its name."""
+    return model.startswith("tiny-")
 
 
 def architecture(name: str) -> dict[str, Any]:
