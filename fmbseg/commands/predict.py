@@ -170,6 +170,7 @@ def _write(
         "width": label.shape[1],
         "height": label.shape[0],
         "classes": names,
+        "background": background,
         "areas": areas,
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
