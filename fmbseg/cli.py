@@ -15,7 +15,17 @@ from typing import Annotated
 import typer
 
 from fmbseg import __version__
-from fmbseg.commands import data, evaluate, export, models, predict, preset, run, table
+from fmbseg.commands import (
+    data,
+    evaluate,
+    export,
+    label,
+    models,
+    predict,
+    preset,
+    run,
+    table,
+)
 from fmbseg.errors import FmbsegError, may_pass
 
 USER_MISTAKE = 2
@@ -32,6 +42,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("label")(label.label)
 app.command("export")(export.export)
 app.command("table")(table.table)
 app.command("preset")(preset.preset)

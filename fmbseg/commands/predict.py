@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmbseg.commands.asking import ask_as_trained, overridden
+from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    ClassNames,
     Overrides,
     Params,
+    VocabularyName,
     WeightsDir,
     lenient_config,
+    named_classes,
+    run_section,
     use_weights,
 )
-from fmbseg.config import Config, RunSection
-from fmbseg.errors import DataError, VocabularyError, may_pass
+from fmbseg.errors import DataError, may_pass
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from fmbseg.data.vocabulary import Vocabulary
     from fmbseg.inference.segmenter import Segmentation
 
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
@@ -41,13 +43,8 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")],
-    classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help='Such as "dog, cat".')
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."),
-    ] = None,
+    classes: ClassNames = None,
+    vocabulary: VocabularyName = None,
     checkpoint: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
     ] = _CHECKPOINT,
@@ -64,7 +61,7 @@ def predict(
     """
     use_weights(weights_dir)
     config = lenient_config(params, overrides)
-    words = _vocabulary(classes, vocabulary)
+    words = named_classes(classes, vocabulary)
     jobs = _jobs(images)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -74,7 +71,7 @@ def predict(
 
     paths = Paths()
     section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
-    run = _run_section(config, params, overrides or ())
+    run = run_section(config, params, overrides)
     segmenter = load_segmenter(
         checkpoint,
         section,
@@ -100,25 +97,6 @@ def predict(
             task.advance()
     if failures:
         raise DataError(f"{len(failures)} of {len(jobs)} not done: {'; '.join(failures)}")
-
-
-def _run_section(config: Config, params: Path, overrides: Sequence[str]) -> RunSection:
-    """Without a file of parameters that says otherwise, as many threads as the machine gives."""
-    import torch
-
-    if params.exists() or "run.threads" in overridden(overrides):
-        return config.run
-    return config.run.model_copy(update={"threads": torch.get_num_threads()})
-
-
-def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
-    if (classes is None) == (vocabulary is None):
-        raise VocabularyError('give either --classes "dog, cat" or --vocabulary voc21')
-    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
-
-    if vocabulary is not None:
-        return load_vocabulary(vocabulary)
-    return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
 
 
 def _jobs(images: Sequence[Path]) -> dict[str, Path]:

@@ -46,19 +46,14 @@ def decode_brush(code: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.b
         DataError: the run lengths are damaged, or of another size.
     """
     try:
-        values = _unpack(bytes(code))
+        values = _unpack(bytes(code), size[0] * size[1] * _CHANNELS)
     except (ValueError, TypeError) as error:
         raise DataError(f"a brush mask is damaged ({error}): export it again") from error
-    if values.size != size[0] * size[1] * _CHANNELS:
-        raise DataError(
-            f"a brush mask has {values.size // _CHANNELS} pixels, its picture "
-            f"{size[1]} x {size[0]}: is it of another picture?"
-        )
     # The editor draws with any colour: what is opaque is painted.
     return values.reshape(*size, _CHANNELS)[:, :, 3] > 0
 
 
-def _unpack(code: bytes) -> npt.NDArray[np.int64]:
+def _unpack(code: bytes, expected: int) -> npt.NDArray[np.int64]:
     bits = "".join(f"{byte:08b}" for byte in code)
     place = 0
 
@@ -71,8 +66,8 @@ def _unpack(code: bytes) -> npt.NDArray[np.int64]:
 
     total, value_bits = read(32), read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
-    if total > 64 * len(code) * (1 << max(sizes)):
-        raise ValueError("its length is out of range")
+    if total != expected:
+        raise ValueError(f"it has {total} values, its picture {expected}")
     values = np.zeros(total, dtype=np.int64)
     done = 0
     while done < total:

@@ -12,10 +12,8 @@ from fmbseg.data.datasets import load_dataset
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
+from fmbseg.labelling.record import LABELLED, read_labelled
 from fmbseg.pseudo.tables import MASKS
-
-LABELLED = "labelled.json"
-"""Says of a folder of `fmbseg label` which pictures and classes its labels are of."""
 
 _PREDICTED = ".label.png"
 
@@ -50,17 +48,17 @@ def open_source(
 def _labelled_folder(
     place: Path, pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
 ) -> Source:
-    record = _read_json(place / LABELLED)
-    root = Path(record["folder"])
+    record = read_labelled(place)
+    root = Path(record.folder)
     found = [
         LabelledImage(
-            entry["image_id"],
-            _picture(entry["image_id"], root / entry["file"], pictures),
-            place / "labels" / f"{entry['image_id']}.png",
+            entry.image_id,
+            _picture(entry.image_id, root / entry.file, pictures),
+            place / "labels" / f"{entry.image_id}.png",
         )
-        for entry in record["images"]
+        for entry in record.images
     ]
-    recorded = Classes.of(record["classes"], record["background"])
+    recorded = Classes.of(record.classes, record.background)
     return Source(_chosen(vocabulary) or recorded, _checked(found, place), place / MASKS)
 
 

@@ -117,7 +117,7 @@ class Segmenter:
             VocabularyError: both are given, or a class list is empty or has duplicates.
         """
         chosen = self._vocabulary(classes, vocabulary)
-        picture = _as_image(image)
+        picture = as_image(image)
         ((maps, decision),) = self.dense.segment(
             [picture], chosen, self._words.of(chosen), benchmark
         )
@@ -191,7 +191,8 @@ def load_segmenter(
     )
 
 
-def _as_image(image: ImageInput) -> Image.Image:
+def as_image(image: ImageInput) -> Image.Image:
+    """A picture as RGB; what it may be and the errors are those of `Segmenter.predict`."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):

@@ -23,7 +23,8 @@ from fmbseg.pseudo.tables import (
     MASKS,
     MASKS_SCHEMA,
     StoredMasks,
-    encode_masks,
+    detection_rows,
+    mask_rows,
     rows_by_image,
     write_table,
 )
@@ -70,17 +71,7 @@ class Detect(_PseudoStage):
             points = query_points(
                 encoding.dense, self.text, found.classes, config.query.points, size
             )
-            rows += [
-                {
-                    "image_id": record.image_id,
-                    "class_index": int(index),
-                    "class_name": self.work.words.names[index],
-                    "votes": int(found.votes[row]),
-                    "similarity": float(found.similarity[row]),
-                    "points": points[row].reshape(-1).tolist(),
-                }
-                for row, index in enumerate(found.classes)
-            ]
+            rows += detection_rows(record.image_id, self.work.words.names, found, points)
         write_table(directory / DETECTIONS, rows, DETECTIONS_SCHEMA)
 
 
@@ -107,7 +98,7 @@ class Query(_PseudoStage):
             )
             named = ("class_index", "class_name", "similarity")
             for row, detection in zip(
-                _mask_rows(record, "query", queried, iou, None), found, strict=True
+                mask_rows(record.image_id, "query", queried, iou), found, strict=True
             ):
                 rows.append(row | {name: detection[name] for name in named})
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
@@ -127,8 +118,8 @@ class Masks(_PseudoStage):
             found = self.sam.model.automatic_masks(
                 self.sam.encode(record), config.masks, config.sam.batch_size
             )
-            rows += _mask_rows(
-                record, "automatic", found.masks, found.predicted_iou, found.stability
+            rows += mask_rows(
+                record.image_id, "automatic", found.masks, found.predicted_iou, found.stability
             )
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
 
@@ -194,29 +185,6 @@ class Label(_PseudoStage):
                 row["similarity"] = float(value)
             rows.append(row)
         return rows
-
-
-def _mask_rows(
-    record: ImageRecord,
-    source: str,
-    found: npt.NDArray[np.bool_],
-    iou: npt.NDArray[np.float32],
-    stability: npt.NDArray[np.float32] | None,
-) -> list[Row]:
-    return [
-        {
-            "image_id": record.image_id,
-            "mask_id": index,
-            "rle": code,
-            "height": record.height,
-            "width": record.width,
-            "area": int(np.count_nonzero(found[index])),
-            "predicted_iou": float(iou[index]),
-            "stability": None if stability is None else float(stability[index]),
-            "source": source,
-        }
-        for index, code in enumerate(encode_masks(found))
-    ]
 
 
 def _class_indices(rows: Sequence[Row]) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ from fmbseg.cli import _main as fmbseg
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.export import FORMATS
+from fmbseg.export.pictures import voc_colours
 from fmbseg.export.source import NOTHING, Classes, Source
 from fmbseg.export.writer import Options, export
 from fmbseg.machine.progress import silent_progress
@@ -227,7 +228,11 @@ def test_more_than_255_classes_are_16_bits(tmp_path: Path) -> None:
     assert (cvat_map(colours, labelmap, source.classes) == label).all()
 
 
-def test_a_picture_on_its_side_is_written_upright(photos: list[Path], tmp_path: Path) -> None:
+def test_every_index_has_a_colour_of_its_own() -> None:
+    assert len(np.unique(voc_colours(5000), axis=0)) == 5000
+
+
+def test_a_picture_on_its_side_is_written_upright(tmp_path: Path) -> None:
     picture = Image.new("RGB", (30, 20), "white")
     picture.paste("black", (0, 0, 10, 20))
     exif = picture.getexif()
