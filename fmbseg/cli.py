@@ -16,6 +16,7 @@ import typer
 
 from fmbseg import __version__
 from fmbseg.commands import (
+    corrections,
     data,
     evaluate,
     export,
@@ -47,6 +48,7 @@ app.command("export")(export.export)
 app.command("table")(table.table)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
+app.add_typer(corrections.app, name="corrections")
 app.add_typer(models.app, name="models")
 
 
