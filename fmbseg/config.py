@@ -65,6 +65,9 @@ class DataSection(Section):
     root: str = "data/scenes/coco_stuff164k"
     split: str = "train2017"
     vocabulary: str | None = Field(None, description="name or YAML path; None: the data set's own")
+    labels: str | None = Field(
+        None, description="folder of label PNGs that align trains on; None: those of stage 1"
+    )
     limit: int | None = Field(None, ge=1)
 
 
