@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: stack deploy stack-stop generated
+.PHONY: stack deploy stack-stop generated test-formats
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY := PASSIVE
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed  ## create .venv with everything the other targets need
 
@@ -57,6 +57,10 @@ test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 
 test-models: install  ## hold the shipped models to the figures they must reach
 	pytest -m slow tests/quality/test_shipped_models.py $(ARGS)
+
+test-formats: install  ## open every export by the library that is to read it
+	.venv/bin/python -m pip install --quiet --no-deps -r tests/export/readers.txt
+	pytest tests/export $(ARGS)
 
 test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)

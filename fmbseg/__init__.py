@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fmbseg.inference.segmenter import Segmenter, load_segmenter
+    from fmbseg.labelling.labeller import Labeller
 
-__all__ = ["Segmenter", "__version__", "load_segmenter"]
+__all__ = ["Labeller", "Segmenter", "__version__", "load_segmenter"]
 __version__ = "0.1.0"
 
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from fmbseg.inference import segmenter as predict
 
         return getattr(predict, name)
+    if name == "Labeller":
+        from fmbseg.labelling.labeller import Labeller
+
+        return Labeller
     raise AttributeError(f"module 'fmbseg' has no attribute {name!r}")

@@ -16,7 +16,19 @@ from typing import Annotated
 import typer
 
 from fmbseg import __version__
-from fmbseg.commands import compare, data, evaluate, models, predict, preset, run, table
+from fmbseg.commands import (
+    compare,
+    corrections,
+    data,
+    evaluate,
+    export,
+    label,
+    models,
+    predict,
+    preset,
+    run,
+    table,
+)
 from fmbseg.errors import FmbsegError, may_pass, shown
 
 USER_MISTAKE = 2
@@ -33,10 +45,13 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("label")(label.label)
+app.command("export")(export.export)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
+app.add_typer(corrections.app, name="corrections")
 app.add_typer(models.app, name="models")
 
 

@@ -100,6 +100,9 @@ class DataSection(Section):
     vocabulary: str | tuple[str, ...] | None = Field(
         None, description="name or YAML path, or several of them; None: the data set's own"
     )
+    labels: str | None = Field(
+        None, description="folder of label PNGs that align trains on; None: those of stage 1"
+    )
     limit: int | None = Field(None, ge=1, le=_IMAGES)
 
     @field_validator("vocabulary")

@@ -18,7 +18,7 @@ def modules_after(statement: str) -> set[str]:
 
 
 def test_public_names_and_version() -> None:
-    assert set(fmbseg.__all__) == {"Segmenter", "__version__", "load_segmenter"}
+    assert set(fmbseg.__all__) == {"Labeller", "Segmenter", "__version__", "load_segmenter"}
     assert fmbseg.Segmenter.__name__ == "Segmenter"
     assert callable(fmbseg.load_segmenter)
     assert fmbseg.__version__.count(".") == 2

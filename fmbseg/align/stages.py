@@ -29,6 +29,7 @@ from fmbseg.align.training import (
     TrainedHead,
     train_head,
 )
+from fmbseg.data.label_maps import read_label_map
 from fmbseg.data.labels import UNLABELLED, patch_majority
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
@@ -36,7 +37,7 @@ from fmbseg.models.clip import load_clip
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.labels import label_folder, load_label
 from fmbseg.stage.depends import content_key
-from fmbseg.stage.row import TRUTH
+from fmbseg.stage.row import LABEL, TRUTH
 from fmbseg.stage.stage import Stage
 from fmbseg.store.shards import ShardStore, StageReport
 
@@ -167,10 +168,10 @@ class Training(Stage):
 
 
 class Align(Training):
-    """Stage 2: train the head on the pseudo labels of stage 1."""
+    """Stage 2: train the head on the pseudo labels of stage 1, or on those of `data.labels`."""
 
     method = "fmbseg"
-    labels = "label"
+    labels = LABEL
 
     @property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
@@ -179,8 +180,17 @@ class Align(Training):
 
     def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """See `Training`."""
-        folder = self.require("label") / label_folder(self.vocabularies, words)
-        return lambda image_id: load_label(folder / f"{image_id}.png")
+        maps = self.work.label_maps
+        if maps is None:
+            folder = self.require(LABEL) / label_folder(self.vocabularies, words)
+            return lambda image_id: load_label(folder / f"{image_id}.png")
+        records = {record.image_id: record for record in self.work.images.records}
+
+        def read(image_id: str) -> Label:
+            record = records[image_id]
+            return read_label_map(maps[image_id], (record.height, record.width), len(words))
+
+        return read
 
 
 class Oracle(Training):

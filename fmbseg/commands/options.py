@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmbseg.config import Config, load_config, override_config, parse_config
-from fmbseg.errors import ConfigError
+from fmbseg.commands.asking import overridden
+from fmbseg.config import Config, RunSection, load_config, override_config, parse_config
+from fmbseg.errors import ConfigError, VocabularyError
+
+if TYPE_CHECKING:
+    from fmbseg.data.vocabulary import Vocabulary
 
 DEFAULT_PARAMS = Path("params.yaml")
 
@@ -21,6 +25,15 @@ Overrides = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Change one parameter for this call; may be repeated.",
+    ),
+]
+ClassNames = Annotated[
+    str | None, typer.Option("--classes", metavar="NAMES", help='Such as "dog, cat".')
+]
+VocabularyName = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."
     ),
 ]
 WeightsDir = Annotated[
@@ -113,3 +126,27 @@ def lenient_config(params: Path, overrides: list[str] | None, outside: str | Non
     from fmbseg.presets import preset
 
     return override_config(parse_config(preset(outside)), overrides or ())
+
+
+def run_section(config: Config, params: Path, overrides: list[str] | None) -> RunSection:
+    """Without a file of parameters that says otherwise, as many threads as the machine gives."""
+    import torch
+
+    if params.exists() or "run.threads" in overridden(overrides or ()):
+        return config.run
+    return config.run.model_copy(update={"threads": torch.get_num_threads()})
+
+
+def named_classes(classes: str | None, vocabulary: str | None) -> Vocabulary:
+    """The classes that a call names by --classes or by --vocabulary.
+
+    Raises:
+        VocabularyError: none or both are given, or the names are no class list.
+    """
+    if (classes is None) == (vocabulary is None):
+        raise VocabularyError('give either --classes "dog, cat" or --vocabulary voc21')
+    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
+
+    if vocabulary is not None:
+        return load_vocabulary(vocabulary)
+    return vocabulary_from_names([name.strip() for name in str(classes).split(",")])

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fmbseg.commands.asking import ask_as_trained, overridden
+from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    ClassNames,
     Overrides,
     Params,
+    VocabularyName,
     WeightsDir,
-    completing,
     lenient_config,
+    named_classes,
+    run_section,
     use_weights,
-    vocabularies,
 )
-from fmbseg.config import Config, RunSection
-from fmbseg.errors import DataError, StoreError, VocabularyError, may_pass, shown
+from fmbseg.errors import DataError, StoreError, may_pass, shown
 from fmbseg.store.ledger import Ledger
 from fmbseg.store.paths import Paths
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from fmbseg.data.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
@@ -49,17 +49,8 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")],
-    classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help='Such as "dog, cat".')
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            autocompletion=completing(vocabularies),
-            help="A benchmark's names, or a YAML or .txt file.",
-        ),
-    ] = None,
+    classes: ClassNames = None,
+    vocabulary: VocabularyName = None,
     checkpoint: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
     ] = _CHECKPOINT,
@@ -80,7 +71,7 @@ def predict(
     """
     use_weights(weights_dir)
     config = lenient_config(params, overrides)
-    words = _vocabulary(classes, vocabulary)
+    words = named_classes(classes, vocabulary)
     jobs, failures = _jobs(images)
     unread = len(failures)
     if strict and failures:
@@ -92,15 +83,15 @@ def predict(
 
     from fmbseg.data.drawn import is_drawn
     from fmbseg.data.images import read_image
+    from fmbseg.data.label_maps import PREDICTED
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
     from fmbseg.models import tiny
-    from fmbseg.pseudo.labels import PREDICTED
     from fmbseg.pseudo.summary import covers_nearly_all
 
     paths = Paths()
     section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
-    run = _run_section(config, params, overrides or ())
+    run = run_section(config, params, overrides)
     segmenter = load_segmenter(
         checkpoint,
         section,
@@ -140,26 +131,6 @@ def predict(
         _log.warning("%s", tiny.DRAWINGS_ONLY)
     if dominant := covers_nearly_all(areas, words):
         _log.warning("%s of all pictures: is that so? Look at the overlays", dominant)
-
-
-def _run_section(config: Config, params: Path, overrides: Sequence[str]) -> RunSection:
-    """Without a file of parameters that says otherwise, as many threads as the machine gives."""
-    import torch
-
-    if params.exists() or "run.threads" in overridden(overrides):
-        return config.run
-    return config.run.model_copy(update={"threads": torch.get_num_threads()})
-
-
-def _vocabulary(classes: str | None, vocabulary: str | None) -> Vocabulary:
-    if (classes is None) == (vocabulary is None):
-        raise VocabularyError('give either --classes "dog, cat" or --vocabulary voc21')
-    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
-
-    if vocabulary is not None:
-        return load_vocabulary(vocabulary)
-    names = [name.strip() for name in str(classes).split(",")]
-    return vocabulary_from_names(names, name="--classes")
 
 
 def _jobs(images: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
@@ -248,6 +219,7 @@ def _write(
         "width": label.shape[1],
         "height": label.shape[0],
         "classes": [*names],
+        "background": background,
         "areas": areas,
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from fmbseg.data.datasets import Sample, SegmentationDataset
-from fmbseg.data.images import read_annotation
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.label_maps import find_label_maps, read_label_map
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -27,7 +25,6 @@ from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.results import Result
 from fmbseg.inference.decision import Decision, Labels
 from fmbseg.machine.progress import Progress
-from fmbseg.pseudo.labels import PREDICTED
 from fmbseg.store.digest import json_digest
 
 _BATCH = 8  # files that are read while others are being counted
@@ -62,7 +59,8 @@ def score_predictions(
     name = checked_name(name)
     dataset.require_labels()
     samples = dataset[:limit]
-    read = _reader(_find(folder, samples), len(dataset.vocabulary))
+    found = find_label_maps(folder, [(each.image_id, each.image_path) for each in samples])
+    read = _reader(found, len(dataset.vocabulary))
     vocabulary = dataset.vocabulary
     held_out = held_out_images(dataset.root)
     counts = PixelCounts(len(vocabulary))
@@ -97,51 +95,15 @@ def checked_name(name: str) -> str:
     return name.strip()
 
 
-def _find(folder: Path, samples: Sequence[Sample]) -> dict[str, Path]:
-    """The prediction of each image, by its id."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: give one with a label PNG for each image")
-    found, missing = {}, []
-    for sample in samples:
-        whole, stem = sample.image_id, sample.image_path.stem
-        names = dict.fromkeys((whole, PurePosixPath(whole).name, stem))
-        places = [folder / f"{name}{end}" for end in (".png", PREDICTED) for name in names]
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            missing.append(places[0])
-        else:
-            found[sample.image_id] = path
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(samples)} images have no prediction in {folder}, the first "
-            f"is {missing[0]}: write one PNG for each image of the split, or use --limit"
-        )
-    # Names without folders may mean two images.
-    [(twice, images)] = Counter(found.values()).most_common(1) or [(folder, 0)]
-    if images > 1:
-        raise DataError(f"{twice} stands for two images: name predictions by the whole image id")
-    return found
-
-
 def _reader(
     paths: Mapping[str, Path], classes: int
 ) -> Callable[[Sample], tuple[str, Labels, Labels]]:
     """Reads a sample's id, prediction and truth."""
 
     def read(sample: Sample) -> tuple[str, Labels, Labels]:
-        path, truth = paths[sample.image_id], truth_of(sample)
-        values = read_annotation(path)
-        if values.shape != truth.shape:
-            raise DataError(
-                f"{path} is {values.shape[1]} x {values.shape[0]} px, its image "
-                f"{truth.shape[1]} x {truth.shape[0]} px: save predictions at the image's own size"
-            )
-        illegal = (values >= classes) & (values != UNLABELLED)
-        if illegal.any():
-            raise DataError(
-                f"{path} holds the value {int(values[illegal][0])}: this benchmark has the classes "
-                f"0 to {classes - 1}, and {UNLABELLED} for unlabelled"
-            )
+        truth = truth_of(sample)
+        height, width = truth.shape
+        values = read_label_map(paths[sample.image_id], (height, width), classes)
         return sample.image_id, values.astype(np.int64), truth
 
     return read

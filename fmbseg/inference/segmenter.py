@@ -113,7 +113,7 @@ class Segmenter:
             VocabularyError: both are given, or a class list is empty or has duplicates.
         """
         chosen = self._vocabulary(classes, vocabulary)
-        picture = _as_image(image)
+        picture = as_image(image)
         ((maps, decision),) = self.segment([picture], chosen, benchmark)
         kept = Maps(maps.values.cpu(), maps.classes.cpu())
         return Segmentation(decision.labels, chosen.names, kept)
@@ -200,7 +200,8 @@ def load_segmenter(
     )
 
 
-def _as_image(image: ImageInput) -> Image.Image:
+def as_image(image: ImageInput) -> Image.Image:
+    """A picture as RGB; what it may be and the errors are those of `Segmenter.predict`."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):

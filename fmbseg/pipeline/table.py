@@ -22,7 +22,7 @@ from fmbseg.stage.depends import (
     TEXT,
     Depends,
 )
-from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, WORDS, Row
+from fmbseg.stage.row import BENCHMARK, IMAGES, LABEL, TRUTH, WORDS, Row
 from fmbseg.store.paths import Paths
 
 _OUT = Paths()
@@ -102,7 +102,7 @@ _TABLE = (
         outputs=(_OUT.masks.as_posix(),),
     ),
     Row(
-        name="label",
+        name=LABEL,
         summary="1.2 classify the masks and compose label maps",
         stage="fmbseg.pseudo.stages:Label",
         depends=_PSEUDO + CLIP + Depends(("label",)),
@@ -130,7 +130,7 @@ _TABLE = (
         summary="2 train the alignment head on the pseudo labels (T-SupCon)",
         stage="fmbseg.align.stages:Align",
         depends=_TRAINING,
-        inputs=(IMAGES, WORDS, "features", "label"),
+        inputs=(IMAGES, WORDS, "features", LABEL),
         outputs=(_OUT.align.as_posix(),),
     ),
     _scores("evaluate", "score the trained segmenter on each benchmark", ("fmbseg",), ("align",)),

@@ -17,9 +17,6 @@ from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import write_atomically
 
-PREDICTED = ".label.png"
-"""What `fmbseg predict` puts behind a picture's name for its label map."""
-
 
 def label_folder(vocabularies: Sequence[Vocabulary], words: Vocabulary) -> Path:
     """Where the label maps `<image_id>.png` in one of some vocabularies lie, below the out."""

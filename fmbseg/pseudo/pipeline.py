@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from fmbseg.config import Config, LabelSection
 from fmbseg.data.labels import UNLABELLED
-from fmbseg.models.mask_model import MaskModel
+from fmbseg.models.mask_model import AutomaticMasks, MaskModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import Masks, Regions, classify_masks, regions
-from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
+from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
 from fmbseg.pseudo.encodings import ImageEncodings
 from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.tables import StoredMasks
@@ -39,9 +39,28 @@ class Classification:
     similarity: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class ImageLabels(Classification):
+    """The same, with all that led to it.
+
+    Attributes:
+        detections: c classes that were detected (1.1).
+        points: [c, P, 2] float32, (x, y) in pixels: where each of them was queried.
+        queried: [c, H, W] bool, the mask of each query.
+        query_iou: [c] float32, IoU predicted of them.
+        automatic: M automatic masks (1.2).
+    """
+
+    detections: Detections
+    points: npt.NDArray[np.float32]
+    queried: npt.NDArray[np.bool_]
+    query_iou: npt.NDArray[np.float32]
+    automatic: AutomaticMasks
+
+
 def label_image(
     encodings: ImageEncodings, sam: MaskModel[Any], text: TextEmbeddings, config: Config
-) -> Classification:
+) -> ImageLabels:
     """Pseudo-label one encoded image of H x W pixels.
 
     Args:
@@ -52,10 +71,11 @@ def label_image(
     """
     height, width = encodings.sam.original_size
     dense, automatic = encodings.clip.dense, encodings.automatic
-    classes = detect_classes(encodings.clip.windows, dense, text, config.detection).classes
+    detections = detect_classes(encodings.clip.windows, dense, text, config.detection)
+    classes = detections.classes
     points = query_points(dense, text, classes, config.query.points, (width, height))
-    queried, _ = query_masks(sam, encodings.sam, points, config.sam.batch_size)
-    return classify_and_compose(
+    queried, query_iou = query_masks(sam, encodings.sam, points, config.sam.batch_size)
+    found = classify_and_compose(
         regions(dense, queried),
         classes,
         regions(dense, automatic.masks),
@@ -63,6 +83,14 @@ def label_image(
         text,
         config.label,
         (height, width),
+    )
+    return ImageLabels(
+        **vars(found),
+        detections=detections,
+        points=points,
+        queried=queried,
+        query_iou=query_iou,
+        automatic=automatic,
     )
 
 

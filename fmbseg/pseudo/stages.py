@@ -31,7 +31,8 @@ from fmbseg.pseudo.tables import (
     MASKS,
     MASKS_SCHEMA,
     StoredMasks,
-    encode_masks,
+    detection_rows,
+    mask_rows,
     rows_by_image,
     write_table,
 )
@@ -89,18 +90,7 @@ class Detect(_PseudoStage):
         found = detect_classes(encoding.windows, encoding.dense, text, config.detection)
         size = (record.width, record.height)
         points = query_points(encoding.dense, text, found.classes, config.query.points, size)
-        return [
-            {
-                "image_id": record.image_id,
-                "vocabulary": words.name,
-                "class_index": int(index),
-                "class_name": words.names[index],
-                "votes": int(found.votes[row]),
-                "similarity": float(found.similarity[row]),
-                "points": points[row].reshape(-1).tolist(),
-            }
-            for row, index in enumerate(found.classes)
-        ]
+        return detection_rows(record.image_id, words, found, points)
 
 
 class Query(_PseudoStage):
@@ -125,7 +115,8 @@ class Query(_PseudoStage):
                 np.array(list(prompts), dtype=np.float32).reshape(len(prompts), -1, 2),
                 self.work.config.sam.batch_size,
             )
-            masks = dict(zip(prompts, _mask_rows(record, "query", queried, iou, None), strict=True))
+            rows_of = mask_rows(record.image_id, "query", queried, iou)
+            masks = dict(zip(prompts, rows_of, strict=True))
             for number, detection in enumerate(found):
                 named = {name: detection[name] for name in _NAMED}
                 rows.append(masks[tuple(detection["points"])] | named | {"mask_id": number})
@@ -146,8 +137,8 @@ class Masks(_PseudoStage):
             found = self.sam.model.automatic_masks(
                 self.sam.encode(record), config.masks, config.sam.batch_size
             )
-            rows += _mask_rows(
-                record, "automatic", found.masks, found.predicted_iou, found.stability
+            rows += mask_rows(
+                record.image_id, "automatic", found.masks, found.predicted_iou, found.stability
             )
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
 
@@ -237,29 +228,6 @@ def _automatic_rows(
             named["similarity"] = float(value)
         labelled.append(row | named)
     return labelled
-
-
-def _mask_rows(
-    record: ImageRecord,
-    source: str,
-    found: npt.NDArray[np.bool_],
-    iou: npt.NDArray[np.float32],
-    stability: npt.NDArray[np.float32] | None,
-) -> list[Row]:
-    return [
-        {
-            "image_id": record.image_id,
-            "mask_id": index,
-            "rle": code,
-            "height": record.height,
-            "width": record.width,
-            "area": int(np.count_nonzero(found[index])),
-            "predicted_iou": float(iou[index]),
-            "stability": None if stability is None else float(stability[index]),
-            "source": source,
-        }
-        for index, code in enumerate(encode_masks(found))
-    ]
 
 
 def _class_indices(rows: Sequence[Row]) -> npt.NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
@@ -14,10 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pycocotools import mask as coco
 
+if TYPE_CHECKING:  # it brings torch, which who only reads tables does not need
+    from fmbseg.data.vocabulary import Vocabulary
+    from fmbseg.pseudo.detection import Detections
+
 Row = Mapping[str, Any]
 
 DETECTIONS = "detections.parquet"
 MASKS = "masks.parquet"
+_ROWS_A_GROUP = 4096
 
 DETECTIONS_SCHEMA = pa.schema(
     [
@@ -68,6 +73,58 @@ def decode_mask(row: Row) -> npt.NDArray[np.bool_]:
     return cv2.transpose(mask.T).view(np.bool_)
 
 
+def detection_rows(
+    image_id: str,
+    words: Vocabulary,
+    found: Detections,
+    points: npt.NDArray[np.float32],
+) -> list[dict[str, Any]]:
+    """Rows of an image's classes detected in a vocabulary.
+
+    Args:
+        image_id: of the image.
+        words: the vocabulary.
+        found: the c detected classes.
+        points: [c, P, 2], see `query_points`.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "vocabulary": words.name,
+            "class_index": int(index),
+            "class_name": words.names[index],
+            "votes": int(found.votes[row]),
+            "similarity": float(found.similarity[row]),
+            "points": points[row].reshape(-1).tolist(),
+        }
+        for row, index in enumerate(found.classes)
+    ]
+
+
+def mask_rows(
+    image_id: str,
+    source: str,
+    found: npt.NDArray[np.bool_],
+    iou: npt.NDArray[np.float32],
+    stability: npt.NDArray[np.float32] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of an image's masks [M, H, W], without class; `iou` and `stability` are [M]."""
+    return [
+        {
+            "image_id": image_id,
+            "mask_id": index,
+            "rle": code,
+            "height": found.shape[1],
+            "width": found.shape[2],
+            "area": int(np.count_nonzero(found[index])),
+            "predicted_iou": float(iou[index]),
+            "stability": None if stability is None else float(stability[index]),
+            "source": source,
+        }
+        for index, code in enumerate(encode_masks(found))
+    ]
+
+
 class StoredMasks(Sequence[npt.NDArray[np.bool_]]):
     """Masks of table rows, decoded when asked for: hundreds of a large image fit in memory."""
 
@@ -91,6 +148,36 @@ class StoredMasks(Sequence[npt.NDArray[np.bool_]]):
 def write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     """Write rows (possibly none) as parquet of the given schema."""
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+
+
+class TableWriter:
+    """A parquet file written bit by bit; used in a `with` block.
+
+    Rows stand in groups of some thousand, so that `rows_by_image` need not read them all.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows: list[Row] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._rows or not error[0]:
+            self._write()
+        self._writer.close()
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        self._rows += rows
+        if len(self._rows) >= _ROWS_A_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
 
 
 def rows_by_image(path: Path, image_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:

@@ -10,6 +10,8 @@ IMAGES = "images"
 WORDS = "words"
 TRUTH = "truth"
 BENCHMARK = "benchmark"
+LABEL = "label"
+"""The stage whose out `data.labels` takes the place of."""
 
 
 @dataclass(frozen=True)

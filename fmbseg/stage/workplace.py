@@ -11,15 +11,17 @@ from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.data.datasets import SegmentationDataset, load_dataset
+from fmbseg.data.label_maps import find_label_maps
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
-from fmbseg.errors import StoreError, VocabularyError
+from fmbseg.errors import DataError, StoreError, VocabularyError
 from fmbseg.machine.progress import Progress
 from fmbseg.stage.depends import content_key
-from fmbseg.stage.row import IMAGES, TRUTH, WORDS, Row
+from fmbseg.stage.row import IMAGES, LABEL, TRUTH, WORDS, Row
 from fmbseg.stage.tracker import Tracker
-from fmbseg.store.digest import json_digest
+from fmbseg.store.digest import file_digest, json_digest
+from fmbseg.store.file_memory import remembered
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, is_published, once, published_digest, published_key
 
@@ -91,6 +93,24 @@ class Workplace:
                 f"data.vocabulary: two of {', '.join(names)} have the same `name`: rename one"
             )
         return tuple(found.values())
+
+    @cached_property
+    def label_maps(self) -> dict[str, Path] | None:
+        """Files of `data.labels` by image id; None: the labels are those of stage 1.
+
+        Raises:
+            DataError: the folder or the label map of an image is missing, or the classes are those
+                of several vocabularies.
+        """
+        folder = self.config.data.labels
+        if folder is None:
+            return None
+        if len(self.vocabularies) > 1:
+            raise DataError(
+                "data.labels are label maps in one vocabulary: name that one in data.vocabulary"
+            )
+        images = [(record.image_id, record.path) for record in self.images.records]
+        return find_label_maps(self.paths.root / folder, images)
 
     @cached_property
     def dataset(self) -> SegmentationDataset:
@@ -173,4 +193,20 @@ class Out:
             samples.require_labels()
             truth = truth_digest(samples, work.progress, work.paths.manifests)
             return json_digest([truth, work.dataset.vocabulary.digest])
+        if name == LABEL and work.label_maps is not None:
+            return _files_digest(work, work.label_maps)
         return published_digest(self.require(name))
+
+
+def _files_digest(work: Workplace, files: Mapping[str, Path]) -> str:
+    """Digest of files, by name; those that have not changed are not read again."""
+    paths = list(files.values())
+    found = remembered(
+        work.paths.manifests,
+        "label maps",
+        [(path,) for path in paths],
+        lambda index: file_digest(paths[index]),
+        work.progress,
+        "digest",
+    )
+    return json_digest(list(zip(files, found, strict=True)))

@@ -29,6 +29,7 @@ class Paths:
         query: 1.1 Querying: one mask a detected class.
         masks: 1.2: SAM's automatic masks.
         label: 1.2 Classification: label maps, and the table of all masks with their classes.
+        corrections: label maps that people have corrected.
         features: manifest of the encoder's patch features (the shards are in `feature_store`).
         align: stage 2: the trained alignment head.
         oracle: the same head trained on ground truth.
@@ -54,6 +55,7 @@ class Paths:
         self.query = self.pseudo / "query"
         self.masks = self.pseudo / "masks"
         self.label = self.pseudo / "label"
+        self.corrections = self.data / "corrections"
         self.features = self.data / "features"
         self.align = self.data / "align"
         self.oracle = self.data / "oracle"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -197,3 +197,62 @@ def test_manifests_hold_no_time_and_no_place(ready: Paths, make_config: MakeConf
     run("align", make_config(), ready)
     manifest = json.loads((ready.align / "manifest.json").read_text())
     assert set(manifest) == {"stage", "key", "shards", "files"}
+
+
+def elsewhere(ready: Paths, name: str = "theirs") -> Path:
+    """Stage 1's labels as a folder of another labeller's."""
+    return Path(shutil.copytree(ready.label / "labels", ready.root / name))
+
+
+def test_trains_on_labels_of_any_origin(ready: Paths, make_config: MakeConfig) -> None:
+    run("align", make_config(), ready)
+    own = files(ready.align)
+    theirs = elsewhere(ready)
+    shutil.rmtree(ready.pseudo)  # stage 1 is not needed
+    config = make_config(data={"labels": "theirs"})
+    assert run("align", config, ready).computed == 3
+    # The same labels teach the same; the record says that they are others.
+    assert files(ready.align)["head.safetensors"] == own["head.safetensors"]
+    assert files(ready.align)["checkpoint.json"] != own["checkpoint.json"]
+    assert opened("align", config, ready).published
+    assert run("align", config, ready).computed == 0
+    assert run("evaluate@coco_stuff", config, ready).computed > 0
+
+    for path in theirs.iterdir():
+        with Image.open(path) as image:
+            label = np.array(image)
+        Image.fromarray(np.where(label == 255, 3, label).astype(np.uint8)).save(path)
+    assert not opened("align", config, ready).published
+    assert run("align", config, ready).computed == 3
+    assert files(ready.align)["head.safetensors"] != own["head.safetensors"]
+
+
+def _missing(path: Path) -> None:
+    path.unlink()
+
+
+def _of_another_size(path: Path) -> None:
+    Image.fromarray(np.zeros((9, 8), dtype=np.uint8)).save(path)
+
+
+def _of_other_classes(path: Path) -> None:
+    with Image.open(path) as image:
+        Image.fromarray(np.full(image.size[::-1], 200, dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_missing, r"1 of 5 images have no label map in .*theirs, the first is .*0002\.png"),
+        (_of_another_size, r"0002\.png is 8 x 9 px, its image 64 x 81 px"),
+        (_of_other_classes, r"0002\.png holds the value 200: there are the classes 0 to 170"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(
+    damage: Callable[[Path], None], said: str, ready: Paths, make_config: MakeConfig
+) -> None:
+    damage(elsewhere(ready) / "000000000002.png")
+    with pytest.raises(DataError, match=said):
+        run("align", make_config(data={"labels": "theirs"}), ready)
+    with pytest.raises(DataError, match="is no folder: give one with a label PNG"):
+        run("align", make_config(data={"labels": "nowhere"}), ready)

@@ -176,7 +176,7 @@ def test_table_limit_protocol_and_predictions(project: Path) -> None:
         ("--benchmark coco_stuff --method maskclip --name x --json m", "--name does not go with"),
         ("--benchmark coco_stuff --predictions x --vocabulary sclip", "--vocabulary does not go"),
         ("--benchmark coco_stuff --predictions none", "none is no folder"),
-        ("--benchmark coco_stuff --predictions coco", "24 of 24 images have no prediction"),
+        ("--benchmark coco_stuff --predictions coco", "24 of 24 images have no label map"),
         ("--benchmark coco_stuff --predictions coco --name fmbseg", "is a method of this package"),
         ("--benchmark coco_stuff --predictions coco --method fmbseg", "--method does not go with"),
     ],

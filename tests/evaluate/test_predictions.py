@@ -173,7 +173,7 @@ def _truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove, r"1 of 5 images have no prediction in .*theirs.*000000000003\.png"),
+        (_remove, r"1 of 5 images have no label map in .*theirs.*000000000003\.png"),
         (_crop, r"000000000003\.png is 73 x 100 px, its image 73 x 101 px"),
         (_illegal, r"000000000003\.png holds the value 171: .* classes 0 to 170"),
         (_colour, r"000000000003\.png is a colour picture"),

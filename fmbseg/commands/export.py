@@ -1,0 +1,91 @@
+"""`fmbseg export`: labels in the formats of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, lenient_config
+from fmbseg.errors import ConfigError, VocabularyError
+
+LOCAL_FILES = "/data/local-files/?d="
+
+
+def export(
+    format_: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help="coco, yolo-seg, voc, cvat, label-studio, mmseg or hf."
+        ),
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="data/pseudo/label, what `fmbseg label` or `predict` wrote, or label PNGs.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the pictures are, if not where they were."),
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Classes of the labels, if not those recorded."),
+    ] = None,
+    stuff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help='Such as "sky, grass": one region a picture, not one an island.'
+        ),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Link to pictures in place of copying them.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help=f"For Label Studio: before a picture's name. Default: {LOCAL_FILES}DIR/images/.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Write labels in the format of another tool.
+
+    The folder appears when all is written. Each island of a class is a region of its own; pixels
+    without a label stay without one.
+    """
+    from fmbseg.data.vocabulary import load_vocabulary
+    from fmbseg.export import FORMATS
+    from fmbseg.export.sources import open_source
+    from fmbseg.export.writer import Options
+    from fmbseg.export.writer import export as write
+    from fmbseg.machine.progress import console_progress
+
+    if format_ not in FORMATS:
+        raise ConfigError(f"no format {format_!r}: use one of {', '.join(FORMATS)}")
+    config = lenient_config(params, overrides)
+    words = None if vocabulary is None else load_vocabulary(vocabulary)
+    found = open_source(source, config, images, words)
+    options = Options(
+        found.classes,
+        stuff=_indices(stuff, found.classes.names),
+        link=link,
+        url=f"{LOCAL_FILES}{out.absolute().name}/images/" if url is None else url,
+    )
+    write(FORMATS[format_], found, out, console_progress(), options)
+    count = f"{len(found.images)} pictures, {len(found.classes.names)} classes"
+    print(f"{out}: {count} as {format_}")
+
+
+def _indices(given: str | None, names: tuple[str, ...]) -> frozenset[int]:
+    wanted = [name.strip() for name in (given or "").split(",") if name.strip()]
+    for name in wanted:
+        if name not in names:
+            raise VocabularyError(f"--stuff: {name!r} is none of the {len(names)} classes")
+    return frozenset(names.index(name) for name in wanted)

@@ -1,0 +1,176 @@
+"""Finding out what a folder of labels is: stage 1's out, a labelled folder, predictions, PNGs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmbseg.config import Config, DataSection
+from fmbseg.data.datasets import load_dataset
+from fmbseg.data.label_maps import PREDICTED
+from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
+from fmbseg.errors import DataError
+from fmbseg.export.source import Classes, LabelledImage, Source
+from fmbseg.labelling.record import LABELLED, read_labelled
+from fmbseg.pseudo.tables import MASKS
+
+
+def open_source(
+    place: Path, config: Config, images: Path | None = None, vocabulary: Vocabulary | None = None
+) -> Source:
+    """The labelled pictures of a folder.
+
+    Args:
+        place: an out of the stage label, a folder of `fmbseg label` or of `fmbseg predict`, or
+            any folder of label PNGs (then `images` and `vocabulary` are needed).
+        config: its section data says which pictures an out of the stage label is of.
+        images: folder in which the pictures are looked for, in place of where they were.
+        vocabulary: classes of the label maps, in place of those that were recorded.
+
+    Raises:
+        DataError: it is none of these, or a picture or label map is missing.
+    """
+    if not place.is_dir():
+        raise DataError(f"{place} is no folder: give one of labels, such as data/pseudo/label")
+    pictures = None if images is None else _by_name(images)
+    if (place / LABELLED).is_file():
+        return _labelled_folder(place, pictures, vocabulary)
+    if (place / MASKS).is_file() and (place / "labels").is_dir():
+        return _stage_out(place, config, pictures, vocabulary)
+    if predicted := sorted(place.glob(f"*{PREDICTED}")):
+        return _predictions(predicted, pictures, vocabulary)
+    return _label_maps(place, pictures, vocabulary)
+
+
+def _labelled_folder(
+    place: Path, pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
+) -> Source:
+    record = read_labelled(place)
+    root = Path(record.folder)
+    found = [
+        LabelledImage(
+            entry.image_id,
+            _picture(entry.image_id, root / entry.file, pictures),
+            place / "labels" / f"{entry.image_id}.png",
+        )
+        for entry in record.images
+    ]
+    recorded = Classes.of(record.classes, record.background)
+    return Source(_chosen(vocabulary) or recorded, _checked(found, place), place / MASKS)
+
+
+def _stage_out(
+    place: Path, config: Config, pictures: Mapping[str, Path] | None, words: Vocabulary | None
+) -> Source:
+    if pictures is not None and words is not None:
+        files = [(path.stem, path) for path in sorted((place / "labels").glob("*.png"))]
+        listed = [(image_id, _picture(image_id, path, pictures)) for image_id, path in files]
+    else:
+        data = config.data
+        dataset = load_dataset(data.name, data.root, data.split)[: data.limit]
+        words = words or _own_words(place, data, dataset.vocabulary)
+        listed = [(name, _picture(name, path, pictures)) for name, path in dataset.image_files]
+    # With several vocabularies each has a folder.
+    several = (place / "labels" / words.name).is_dir()
+    labels = place / "labels" / words.name if several else place / "labels"
+    found = [LabelledImage(name, path, labels / f"{name}.png") for name, path in listed]
+    classes = Classes.of(words.names, words.background)
+    return Source(classes, _checked(found, place), place / MASKS, words.name if several else None)
+
+
+def _own_words(place: Path, data: DataSection, dataset: Vocabulary) -> Vocabulary:
+    """The vocabulary that stage 1 labelled in; DataError where there are several."""
+    own = data.vocabulary
+    if isinstance(own, tuple) and len(own) > 1:
+        raise DataError(f"{place} has labels in {', '.join(own)}: say which with --vocabulary NAME")
+    if own is None:
+        return dataset
+    return load_vocabulary(own if isinstance(own, str) else own[0])
+
+
+def _predictions(
+    labels: Sequence[Path], pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
+) -> Source:
+    found = []
+    classes: Classes | None = _chosen(vocabulary)
+    first = None
+    for path in labels:
+        name = path.name.removesuffix(PREDICTED)
+        record = _read_json(path.with_name(f"{name}.json"))
+        own = Classes.of(record["classes"], record.get("background"))
+        if vocabulary is None and classes is not None and own != classes:
+            raise DataError(
+                f"{path} has other classes than {first}: export predictions of one vocabulary "
+                "at a time"
+            )
+        classes, first = classes or own, first or path
+        stored = Path(record["image"])
+        found.append(LabelledImage(name, _picture(stored.stem, stored, pictures), path))
+    assert classes is not None  # there is at least one
+    return Source(classes, _checked(found, labels[0].parent))
+
+
+def _label_maps(
+    place: Path, pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
+) -> Source:
+    inside = place / "labels" if (place / "labels").is_dir() else place
+    labels = sorted(inside.glob("*.png"))
+    if not labels:
+        raise DataError(f"{place} holds no labels: give a folder of label maps (PNG)")
+    classes = _chosen(vocabulary)
+    if pictures is None or classes is None:
+        raise DataError(
+            f"{place} says neither pictures nor classes of its label maps: "
+            "give --images FOLDER and --vocabulary NAME|FILE"
+        )
+    found = [LabelledImage(path.stem, _picture(path.stem, path, pictures), path) for path in labels]
+    return Source(classes, _checked(found, place))
+
+
+def _chosen(vocabulary: Vocabulary | None) -> Classes | None:
+    return None if vocabulary is None else Classes.of(vocabulary.names, vocabulary.background)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their ids, and by their stems where those differ."""
+    listed = load_dataset("folder", folder, "all").image_files
+    return {path.stem: path for _, path in listed} | dict(listed)
+
+
+def _picture(image_id: str, recorded: Path, pictures: Mapping[str, Path] | None) -> Path:
+    if pictures is None:
+        return recorded
+    for name in (image_id, recorded.stem):
+        if name in pictures:
+            return pictures[name]
+    raise DataError(f"no picture {image_id} among the {len(pictures)} of --images: name its folder")
+
+
+def _checked(found: Sequence[LabelledImage], place: Path) -> tuple[LabelledImage, ...]:
+    """The images, of which none has its files missing."""
+    if not found:
+        raise DataError(f"{place} holds no labels: label pictures first")
+    for image in found:
+        if not image.label_path.is_file():
+            raise DataError(
+                f"{image.label_path} does not exist: {place} is of other pictures, label these"
+            )
+        if not image.path.is_file():
+            raise DataError(
+                f"{image.path} does not exist: say where the pictures are with --images FOLDER"
+            )
+    return tuple(found)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: make the labels again") from error
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON ({error}): make the labels again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("classes"), list):
+        raise DataError(f"{path} names no classes: make the labels again")
+    return record

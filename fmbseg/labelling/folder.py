@@ -1,0 +1,272 @@
+"""Stage 1 on a folder of pictures: resumed after a kill, published when all is done.
+
+Each picture's result is kept in the folder `.fmbseg` of the output as soon as it is there, by the
+content of the picture: a later call computes what is new or has changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmbseg.config import Config
+from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.vocabulary import Vocabulary, vocabulary_yaml
+from fmbseg.errors import DataError
+from fmbseg.labelling.labeller import Labeller
+from fmbseg.labelling.pictures import Picture, Pictures, find_pictures
+from fmbseg.labelling.record import LABELLED, Labelled
+from fmbseg.labelling.summary import (
+    SUMMARY,
+    ClassSummary,
+    Summary,
+    read_summary,
+    sheet,
+    write_summary,
+)
+from fmbseg.machine.device import choose_device
+from fmbseg.machine.progress import Progress
+from fmbseg.pipeline.table import ROWS
+from fmbseg.pseudo.labels import label_png, load_label
+from fmbseg.pseudo.pipeline import ImageLabels
+from fmbseg.pseudo.tables import (
+    DETECTIONS,
+    DETECTIONS_SCHEMA,
+    MASKS,
+    MASKS_SCHEMA,
+    TableWriter,
+    detection_rows,
+    mask_rows,
+)
+from fmbseg.stage.depends import Depends, content_key
+from fmbseg.store import atomic
+from fmbseg.store.digest import file_digest, json_digest
+from fmbseg.store.shards import MANIFEST, ShardStore, published_key
+from fmbseg.view.overlay import png
+
+WORK = ".fmbseg"
+_NAME = "labelling"
+_STAGES = ("detect", "query", "masks", "label")
+_NAMED = 5  # broken pictures that an error names
+_LABEL, _TABLES = "label.png", "rows.json"
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What a call did.
+
+    Attributes:
+        labelled: the record of the folder.
+        computed: pictures that were labelled now; the others had been.
+        summary: a row a class.
+    """
+
+    labelled: Labelled
+    computed: int
+    summary: tuple[ClassSummary, ...]
+
+
+def label_folder(
+    folder: Path,
+    words: Vocabulary,
+    config: Config,
+    out: Path,
+    progress: Progress,
+    *,
+    strict: bool = False,
+) -> FolderReport:
+    """Label all pictures of a folder.
+
+    Args:
+        folder: of the pictures.
+        words: the classes.
+        config: sections run, clip, detection, query, sam, masks and label are read.
+        out: gets `labels/<image_id>.png`, the tables of the stages label and detect,
+            `labelled.json`, `vocabulary.yaml`, `summary.csv`, `skipped.csv` and `sheet.png`.
+        progress: advanced by pictures.
+        strict: a picture that cannot be read is an error, before anything is computed.
+
+    Raises:
+        DataError: no picture can be read, or one cannot and `strict`; `out` holds something else,
+            or its labels were changed by hand.
+        WeightsError: the weights of a model are missing or damaged.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder: give one of pictures")
+    _require_own(out)
+    work = out / WORK
+    pictures = find_pictures(folder, out, work / "pictures", progress)
+    if strict and pictures.skipped:
+        reasons = list(pictures.skipped.values())
+        more = f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        raise DataError(f"{len(reasons)} not read: {'; '.join(reasons[:_NAMED])}{more}")
+    depends = sum((ROWS[name].depends for name in _STAGES), start=Depends())
+    key = content_key(_NAME, depends, config, {"words": words.digest})
+    labelled = Labelled(
+        str(pictures.folder),
+        words.names,
+        words.background,
+        tuple(each.file for each in pictures.readable),
+        pictures.skipped,
+    )
+    contents = [each.sha256 for each in pictures.readable]
+    whole = json_digest([key, labelled.to_json(), contents])
+    if published_key(out) == whole and not _damaged(out):
+        return FolderReport(labelled, 0, tuple(read_summary(out / SUMMARY)))
+    store = ShardStore(work / "label", "pictures", key)
+    computed = _compute(pictures.readable, words, config, store, progress)
+    with atomic.temporary_directory(work, "out") as temporary:
+        summary = _assemble(temporary, pictures, words, config, store)
+        (temporary / LABELLED).write_text(labelled.to_json(), encoding="utf-8")
+        atomic.seal(temporary, MANIFEST, {"stage": _NAME, "key": whole})
+        _publish(temporary, out)
+    _forget_others(store)
+    return FolderReport(labelled, computed, summary)
+
+
+def _compute(
+    pictures: Sequence[Picture],
+    words: Vocabulary,
+    config: Config,
+    store: ShardStore,
+    progress: Progress,
+) -> int:
+    """Label what has no result yet; how many that were."""
+    atomic.remove_abandoned(store.directory)
+    labeller: Labeller | None = None
+    computed = 0
+    with progress.task("label", len(pictures)) as task:
+        for picture in pictures:
+            if not store.has(_number(picture)):
+                labeller = labeller or Labeller(words, config, choose_device(config.run))
+                found = labeller.label(picture.path)
+                with store.write(_number(picture)) as directory:
+                    (directory / _LABEL).write_bytes(label_png(found.label))
+                    text = json.dumps(_tables(found, words), allow_nan=False)
+                    (directory / _TABLES).write_text(text, encoding="utf-8")
+                computed += 1
+            task.advance()
+    return computed
+
+
+def _number(picture: Picture) -> int:
+    """Of the picture's result in the store: pictures of the same content share one."""
+    return int(picture.sha256[:15], 16)
+
+
+def _tables(found: ImageLabels, words: Vocabulary) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the tables, as the stages detect and label write them; without the image's id."""
+    queried = mask_rows("", "query", found.queried, found.query_iou)
+    automatic = mask_rows(
+        "",
+        "automatic",
+        found.automatic.masks,
+        found.automatic.predicted_iou,
+        found.automatic.stability,
+    )
+    classes = [*found.detections.classes.tolist(), *found.classes.tolist()]
+    similarity = [*found.query_similarity.tolist(), *found.similarity.tolist()]
+    masks = []
+    for number, (row, index, value) in enumerate(
+        zip(queried + automatic, classes, similarity, strict=True)
+    ):
+        row |= {"mask_id": number, "vocabulary": words.name}
+        if index != UNLABELLED:
+            named = {"class_index": index, "class_name": words.names[index]}
+            row |= named | {"similarity": value}
+        masks.append(row)
+    return {
+        DETECTIONS: detection_rows("", words, found.detections, found.points),
+        MASKS: masks,
+    }
+
+
+def _assemble(
+    folder: Path, pictures: Pictures, words: Vocabulary, config: Config, store: ShardStore
+) -> tuple[ClassSummary, ...]:
+    """Write everything that is published, but the record and the manifest."""
+    labels = folder / "labels"
+    labels.mkdir()
+    counted = Summary(words.names, config.label.min_similarity)
+    schemas = {DETECTIONS: DETECTIONS_SCHEMA, MASKS: MASKS_SCHEMA}
+    with ExitStack() as stack:
+        tables = {
+            name: stack.enter_context(TableWriter(folder / name, schema))
+            for name, schema in schemas.items()
+        }
+        for picture in pictures.readable:
+            image_id, result = picture.file.image_id, store.shard_path(_number(picture))
+            target = labels / f"{image_id}.png"
+            shutil.copyfile(result / _LABEL, target)
+            rows = json.loads((result / _TABLES).read_text(encoding="utf-8"))
+            for name, table in tables.items():
+                table.add([row | {"image_id": image_id} for row in rows[name]])
+            counted.add(load_label(target), rows[MASKS])
+    summary = counted.rows()
+    write_summary(folder / SUMMARY, summary)
+    (folder / "vocabulary.yaml").write_text(vocabulary_yaml(words), encoding="utf-8")
+    with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("file", "reason"), *pictures.skipped.items()])
+    (folder / "sheet.png").write_bytes(png(sheet(pictures.readable, labels, words)))
+    return tuple(summary)
+
+
+def _publish(temporary: Path, out: Path) -> None:
+    """Move a sealed folder's files into `out`, the manifest last; files of others stay."""
+    before = _listed(out)
+    (out / MANIFEST).unlink(missing_ok=True)
+    names = atomic.contents(temporary, MANIFEST)
+    for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(temporary / name, out / name)
+    for name in set(before) - set(names):
+        (out / name).unlink(missing_ok=True)
+    os.replace(temporary / MANIFEST, out / MANIFEST)
+
+
+def _require_own(out: Path) -> None:
+    """Refuse a folder of others, and labels that someone has worked on.
+
+    Raises:
+        DataError: they would be lost.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / WORK).is_dir():
+        raise DataError(f"{out} holds something already: choose an empty folder")
+    for name, digest in _listed(out).items():
+        if (out / name).is_file() and file_digest(out / name) != digest:
+            raise DataError(
+                f"{out / name} was changed after it was made and would be lost: choose another "
+                "--out, or remove it"
+            )
+
+
+def _damaged(out: Path) -> bool:
+    """Whether a file of a published folder is gone; `_require_own` has found none changed."""
+    return not all((out / name).is_file() for name in _listed(out))
+
+
+def _listed(out: Path) -> dict[str, str]:
+    """The files that were published, and their sha256."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{out / MANIFEST} is damaged: choose another --out") from error
+
+
+def _forget_others(store: ShardStore) -> None:
+    """Remove the results of other classes or parameters: those asked for now are published."""
+    for other in store.directory.parent.iterdir():
+        if other != store.directory:
+            shutil.rmtree(other)

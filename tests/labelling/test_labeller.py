@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fmbseg
+from fmbseg.cli import _main
+from fmbseg.data.labels import UNLABELLED
+from fmbseg.errors import ConfigError
+from tests.workspace import MakeConfig, draw_picture
+
+CLASSES = ["dog", "grass", "sky"]
+
+
+def test_one_picture_in_everything_out(make_config: MakeConfig) -> None:
+    labeller = fmbseg.Labeller(CLASSES, make_config())
+    picture = draw_picture(0, (96, 64))
+    found = labeller.label(picture)
+    detected = len(found.detections.classes)
+    assert detected and labeller.names == tuple(CLASSES)
+    assert found.points.shape == (detected, 5, 2)
+    assert found.queried.shape == (detected, 64, 96)
+    assert len(found.query_iou) == len(found.query_similarity) == detected
+    assert len(found.automatic.masks) == len(found.classes) == len(found.similarity)
+    assert found.label.shape == (64, 96)
+    assert set(np.unique(found.label).tolist()) <= {0, 1, 2, UNLABELLED}
+    again = labeller.label(np.asarray(picture))
+    assert (again.label == found.label).all()
+
+
+def test_a_preset_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown preset 'huge'"):
+        fmbseg.Labeller(CLASSES, preset_name="huge")
+
+
+def run(*words: object) -> int:
+    """The command line; its exit code."""
+    return _main([str(word) for word in words])
+
+
+def test_the_command_needs_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    draw_picture(0, (64, 48)).save("photos/a.jpg")
+    (tmp_path / "photos" / "b.jpg").write_text("no picture")
+    call = ("label", "photos", "--classes", "dog, grass, sky", "--out", "out")
+    assert run(*call, "--set", "run.threads=1") == 0
+    said = capsys.readouterr()
+    assert "1 pictures labelled (1 now), 1 skipped" in said.out
+    assert "b.jpg is broken" in said.out
+    assert "label: 1/1" in said.err
+    assert (tmp_path / "out" / "labels" / "a.png").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
+    assert run("export", "voc", "out", "--out", "voc") == 0
+    assert (tmp_path / "voc" / "SegmentationClass" / "a.png").is_file()
+    capsys.readouterr()
+    for wrong, says in (
+        ((*call, "--strict"), "1 not read: "),
+        ((*call[:-2], "--vocabulary", "voc21", "--out", "o"), "give either --classes"),
+        ((*call, "--preset", "huge"), "unknown preset"),
+        (("label", "no", "--classes", "dog", "--out", "o"), "no is no folder"),
+        (("label", "photos", "--classes", "dog, dog", "--out", "o"), "dog"),
+    ):
+        assert run(*wrong) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert says in error[-1], error
