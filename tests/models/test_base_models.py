@@ -35,6 +35,7 @@ SETTINGS = (
     "align.purity=0",
     "align.epochs=1",
     "data.name=folder",
+    "data.vocabulary=null",
     "data.root=photos",
     "data.split=all",
     "evaluate.benchmarks={folder: {root: photos, split: all}}",
