@@ -32,7 +32,7 @@ NOT_RUN = {
     "pip install prefect-docker": "needs a network",
     "prefect gcl create gpu --limit 1": "the stack has made it",
     "prefect worker start": "ends only when it is told to",
-    "FMBSEG_GPU_LIMIT=gpu-box2 prefect worker": "ends only when it is told to",
+    "FMBSEG_GPU_LIMIT=gpu-box2 python -m flows.worker": "ends only when it is told to",
     "docker compose": "needs a container engine; tests/test_docker.py",
 }
 # The page's other way to the same folder, in place of the one before it.

@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 
 DEFAULT_PARAMS = Path("params.yaml")
 
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Shell completion of a parameter that takes one of some names, or something of the user's."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+def vocabularies() -> Iterable[str]:
+    """Names that a vocabulary may be given by."""
+    from fmbseg.data.vocabulary import variant_names, vocabulary_names
+
+    return (*vocabulary_names(), *variant_names())
+
+
 Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Parameters of the run.")]
 Overrides = Annotated[
     list[str] | None,
@@ -33,7 +50,10 @@ ClassNames = Annotated[
 VocabularyName = Annotated[
     str | None,
     typer.Option(
-        "--vocabulary", metavar="NAME|FILE", help="A benchmark's names, or a YAML or .txt file."
+        "--vocabulary",
+        metavar="NAME|FILE",
+        autocompletion=completing(vocabularies),
+        help="A benchmark's names, or a YAML or .txt file.",
     ),
 ]
 WeightsDir = Annotated[
@@ -56,22 +76,6 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
         return value
 
     return parse
-
-
-def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Shell completion of a parameter that takes one of some names, or something of the user's."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
-
-    return complete
-
-
-def vocabularies() -> Iterable[str]:
-    """Names that a vocabulary may be given by."""
-    from fmbseg.data.vocabulary import variant_names, vocabulary_names
-
-    return (*vocabulary_names(), *variant_names())
 
 
 def use_weights(folder: Path | None, *, made: bool = False) -> None:

@@ -19,9 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from fmbseg.errors import StoreError
 from fmbseg.machine.progress import Progress
 from fmbseg.store import atomic
@@ -238,6 +235,10 @@ class ShardedWork(Generic[T]):
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:
     """Write parquet files one after the other, a shard in memory at a time."""
+    # Here: who asks a trained head looks for outs, and has no parquet.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     schemas = [pq.read_schema(part) for part in parts]
     # Permissive: a column that is empty in one shard may have been written without its type.
     # The pandas metadata goes: it holds the row range of one shard.

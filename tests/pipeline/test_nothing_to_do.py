@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fmbseg.store.ledger import LEDGER
 from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig, opened, run
 
@@ -26,12 +27,14 @@ sys.addaudithook(_hear)  # it stays for the whole process, and is deaf but in th
 
 @pytest.fixture
 def opens() -> Iterator[Callable[[Path], list[str]]]:
-    """Gives the files below a folder that were opened since it was last asked."""
+    """Gives the pictures and annotations below a folder opened since it was last asked."""
     global _listening
     _listening = True
 
     def asked(folder: Path) -> list[str]:
-        found = [name for name in _heard if Path(name).is_relative_to(folder)]
+        # The lister looks for the ledger of what fmbseg has written; that is no picture.
+        heard = [Path(name) for name in _heard]
+        found = [str(f) for f in heard if f.is_relative_to(folder) and f.name != LEDGER]
         _heard.clear()
         return found
 

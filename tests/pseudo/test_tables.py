@@ -35,6 +35,7 @@ def test_rows_of_some_images_are_read(tmp_path: Path) -> None:
     rows = [
         {
             "image_id": f"i{image}",
+            "vocabulary": "coco_stuff",
             "class_index": index,
             "class_name": "dog",
             "votes": 1,
