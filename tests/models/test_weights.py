@@ -162,7 +162,7 @@ def test_the_models_digest_is_of_its_weights_and_of_what_its_record_makes_of_the
         {"mean": (0.5, 0.5, 0.4)},
         {"std": (0.5, 0.5, 0.4)},
         {"size": 128},
-        {"layer": 1},
+        {"layers": (1,)},
     ]
     assert len({first, *(digest(**change) for change in changes)}) == 8
     path = folder / record.file
