@@ -14,25 +14,24 @@ from fmbseg.models.weights import weights_digest
 LINEAR = AlignSection(head="linear")
 
 
-def write_head(
-    folder: Path, seed: int, vocabulary: str = "coco_stuff", align: AlignSection = LINEAR
-) -> None:
+def write_head(folder: Path, seed: int, *vocabularies: str, align: AlignSection = LINEAR) -> None:
     """A checkpoint of a head with random weights, on the tiny models as they are found.
 
     Its record fits a configuration with this section `align` and `features.short_side=64`.
     """
+    names = vocabularies or ("coco_stuff",)
     encoder = tiny.architecture("encoder")["model_args"]["embed_dim"]
     space = tiny.architecture("clip")["embed_dim"]
     info = CheckpointInfo(
         encoder=ModelReference("tiny-encoder", weights_digest("tiny-encoder")),
         clip=ModelReference("tiny-clip", weights_digest("tiny-clip")),
-        vocabularies=(load_vocabulary(vocabulary),),
+        vocabularies=tuple(map(load_vocabulary, names)),
         templates="single",
         short_side=64,
         inference=InferenceSection(short_side=64),
         training={**align.model_dump(), "seed": 0},
         metrics={},
     )
-    head = HeadConfig(align.head, encoder, space, align.attention_heads)
+    head = HeadConfig(align.head, encoder, space, align.attention_heads, len(names))
     folder.mkdir(parents=True, exist_ok=True)
     save_checkpoint(folder, seeded_head(head, seed), info)

@@ -57,18 +57,6 @@ class CheckpointInfo:
     training: Mapping[str, Any]
     metrics: Mapping[str, float]
 
-    def projection_for(self, asked: Vocabulary) -> int:
-        """Which of the head's projections is asked with a vocabulary.
-
-        That of the vocabulary itself if the head was trained on it, else of the one that knows most
-        of its classes; of equals the first.
-        """
-        fits = [
-            (words.digest != asked.digest, len(asked.unknown_to([words])))
-            for words in self.vocabularies
-        ]
-        return fits.index(min(fits))
-
 
 @dataclass(frozen=True)
 class Checkpoint:

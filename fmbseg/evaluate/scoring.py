@@ -181,14 +181,12 @@ class Scoring:
     def _held_out(self) -> frozenset[str] | None:
         return held_out_images(self.dataset.root)
 
-    @property
-    def _unseen(self) -> tuple[str, ...] | None:
+    def _unseen(self, protocol: dict[str, Any]) -> tuple[str, ...] | None:
         head = self.candidate.head
         if head is None:
             return None
-        info = head.info
-        asked = info.vocabularies[info.projection_for(self.vocabulary)]
-        return self.vocabulary.unknown_to([asked])
+        asked = [w for w in head.info.vocabularies if w.name == protocol["projection"]]
+        return self.vocabulary.unknown_to(asked)
 
     def _count(self, samples: Sequence[Sample], directory: Path) -> None:
         predictor = self.candidate.predictor
@@ -220,7 +218,7 @@ class Scoring:
             protocol=scored_as(self.dataset, self.limit, self.vocabulary) | record["protocol"],
             checkpoint_sha256=record["checkpoint_sha256"],
             scenes=self._held_out is not None,
-            unseen=self._unseen,
+            unseen=self._unseen(record["protocol"]),
         )
         return result | {"samples_sha256": self.samples_sha256, "key": self.key}
 

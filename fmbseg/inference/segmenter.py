@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint, require_weights
@@ -34,6 +35,8 @@ from fmbseg.models.clip import ClipModel, load_clip
 ImageInput = Image.Image | npt.NDArray[np.uint8] | Path | str
 
 _log = logging.getLogger(__name__)
+# Cosine of two words' texts from which on they count as one.
+_SAME_TO_CLIP = 0.95
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,30 @@ class Segmenter:
         text = self._words.of(vocabulary)
         return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
 
+    def projection(self, asked: Vocabulary) -> int:
+        """Which of the head's projections is asked with a vocabulary.
+
+        That of the vocabulary itself if the head was trained on it, else of the one that knows most
+        of its classes: by a word whose text is the same to CLIP, as `sofa` and `couch` are. Of
+        equals the first.
+        """
+        trained = self.checkpoint.info.vocabularies
+        if len(trained) == 1:
+            return 0
+        text = self._words.of(asked)
+        unknown = []
+        for words in trained:
+            same = text.queries @ self._words.of(words).queries.T >= _SAME_TO_CLIP
+            known = torch.unique(text.query_class[same.any(dim=1)])
+            unknown.append((words.digest != asked.digest, len(text) - len(known)))
+        return unknown.index(min(unknown))
+
     def encoder(self, vocabulary: Vocabulary) -> AlignedEncoder:
         """Pictures to patches in CLIP's text space, by the projection that a vocabulary asks."""
         return AlignedEncoder(
             self._backbone,
             self.checkpoint.head,
-            self.checkpoint.info.projection_for(vocabulary),
+            self.projection(vocabulary),
             self.inference.short_side,
             self._batch_size,
             self.device,

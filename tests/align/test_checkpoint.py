@@ -166,14 +166,3 @@ def test_other_weights_are_refused() -> None:
     require_weights(info().encoder)
     with pytest.raises(CheckpointError, match="other weights of tiny-encoder"):
         require_weights(ModelReference("tiny-encoder", "0" * 64))
-
-
-def test_the_projection_asked_is_that_of_the_words() -> None:
-    names = ("coco_stuff", "voc20", "cityscapes")
-    trained = replace(info(), vocabularies=tuple(map(load_vocabulary, names)))
-    asked = {name: trained.projection_for(load_vocabulary(name)) for name in names}
-    assert asked == {"coco_stuff": 0, "voc20": 1, "cityscapes": 2}
-    own = Vocabulary("own", tuple(map(VocabularyClass, ("rider", "pole", "giraffe"))))
-    assert trained.projection_for(own) == 2
-    nothing = Vocabulary("nothing", (VocabularyClass("quasar"),))
-    assert trained.projection_for(nothing) == 0

@@ -14,12 +14,18 @@ import fmbseg
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
 from fmbseg.align.heads import HeadConfig, seeded_head
 from fmbseg.config import InferenceSection, RunSection
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from fmbseg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    load_vocabulary,
+    vocabulary_from_names,
+)
 from fmbseg.errors import CheckpointError, DataError, VocabularyError
 from fmbseg.inference import maps
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.models import tiny
 from fmbseg.models.weights import WEIGHTS_VARIABLE, weights_digest
+from tests.heads import write_head
 from tests.workspace import write_weights
 
 CPU = RunSection(device="cpu", threads=1)
@@ -215,3 +221,24 @@ def test_pixels_are_decided_in_bands(
         best, sure = maps.best_map(values, size, logit_scale=40.0)
         assert torch.equal(best, scores.argmax(dim=0))
         torch.testing.assert_close(sure, probability)
+
+
+def test_the_projection_asked_is_that_of_the_words(tmp_path: Path) -> None:
+    """By the shipped CLIP, to which `aeroplane` and `airplane` are one."""
+    names = ("coco_stuff", "voc20", "cityscapes")
+    write_head(tmp_path, 0, *names)
+    segmenter = load_segmenter(tmp_path, run=CPU)
+    asked = {name: segmenter.projection(load_vocabulary(name)) for name in (*names, "voc21")}
+    assert asked == {"coco_stuff": 0, "voc20": 1, "cityscapes": 2, "voc21": 0}
+    own = ["vegetation", "terrain", "car"]
+    assert segmenter.projection(vocabulary_from_names(own)) == 2
+    assert segmenter.projection(vocabulary_from_names(["giraffe", "quasar"])) == 0
+
+    # Weights of one projection alone change what its words are answered.
+    image = picture()
+    before = [segmenter.predict(image, vocabulary=name).scores for name in names]
+    with torch.no_grad():
+        segmenter.checkpoint.head.projections[2].weight.neg_()  # type: ignore[operator]
+    after = [segmenter.predict(image, vocabulary=name).scores for name in names]
+    same = [np.array_equal(*pair) for pair in zip(before, after, strict=True)]
+    assert same == [True, True, False]

@@ -60,7 +60,7 @@ def photos(coco: Path) -> SegmentationDataset:
 
 def publish(folder: Path, section: InferenceSection, vocabulary: Path | str) -> None:
     """A head that was trained on a vocabulary, and is to be asked in some way."""
-    write_head(folder, seed=0, vocabulary=str(vocabulary))
+    write_head(folder, 0, str(vocabulary))
     head = load_checkpoint(folder)
     save_checkpoint(folder, head.head, replace(head.info, inference=section))
 

@@ -36,7 +36,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head of random weights on the package's models."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_head(folder, seed=0, vocabulary="voc20")
+    write_head(folder, 0, "voc20")
     return folder
 
 

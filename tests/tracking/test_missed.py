@@ -46,7 +46,7 @@ def test_what_mlflow_missed_is_logged_the_next_time_and_then_no_more(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     paths = Paths(tmp_path)
-    write_head(paths.align, seed=0, vocabulary="voc20")
+    write_head(paths.align, 0, "voc20")
     write_curve(paths.align)
     sha256 = json.loads((paths.align / "checkpoint.json").read_text())["sha256"]
     write_result(paths, "voc21", 5.0, sha256, samples_sha256="all")

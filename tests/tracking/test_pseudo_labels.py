@@ -38,7 +38,7 @@ def test_quality_of_the_pseudo_labels(config: Config, tmp_path: Path, first: str
     paths = Paths(tmp_path)
     label = config.label.model_copy(update={"min_similarity": 0.25})
     config = config.model_copy(update={"label": label})
-    write_head(paths.align, seed=0, vocabulary="voc20")
+    write_head(paths.align, 0, "voc20")
     write_curve(paths.align)
     sha256 = recorded_sha256(paths.align)
     _pseudo_labels(
@@ -68,7 +68,7 @@ def test_quality_of_the_pseudo_labels(config: Config, tmp_path: Path, first: str
 
 def test_pseudo_labels_of_one_half_of_stage_1(config: Config, tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    write_head(paths.align, seed=0, vocabulary="voc20")
+    write_head(paths.align, 0, "voc20")
     _pseudo_labels(paths, [("query", 3, 0.5, 0.75), ("automatic", 3, 0.25, 0.25)])
 
     def figures(**changed: object) -> dict[str, float]:

@@ -168,7 +168,7 @@ def test_a_lucky_score_on_other_images_of_the_same_folder_is_no_champion(
 
     def champion(sha256: str, miou: float, samples: str) -> str:
         """The checkpoint of the champion after this one was scored."""
-        write_head(paths.align, seed=0, vocabulary="voc20")
+        write_head(paths.align, 0, "voc20")
         path = paths.align / "checkpoint.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": sha256}))
         write_curve(paths.align)

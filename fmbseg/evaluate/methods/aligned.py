@@ -64,7 +64,7 @@ class Aligned:
             "clip": info.clip.name,
             **segmenter.dense(vocabulary).protocol.record(),
             "trained_on": [words.name for words in info.vocabularies],
-            "projection": info.vocabularies[info.projection_for(vocabulary)].name,
+            "projection": info.vocabularies[segmenter.projection(vocabulary)].name,
             "templates": vocabulary.templates or info.templates,
             **rule_record(segmenter.inference),
             **computation(self._config, segmenter.device.dtype),
