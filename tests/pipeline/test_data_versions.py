@@ -94,7 +94,8 @@ def test_from_a_folder_of_photos_to_a_trained_segmenter(
     assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
     project.run(*train)
     info = json.loads((project.root / "data" / "align" / "checkpoint.json").read_text())
-    assert {entry["name"] for entry in info["vocabulary"]["classes"]} == CLASSES
+    (words,) = info["vocabularies"]
+    assert {entry["name"] for entry in words["classes"]} == CLASSES
     project.run(*predict)
     out = project.root / "out"
     assert len(list(out.glob("*.overlay.png"))) == len(list(out.glob("*.label.png"))) == 20
