@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, lenient_config
+from fmbseg.commands.options import (
+    DEFAULT_PARAMS,
+    LabelledWords,
+    Overrides,
+    Params,
+    PictureFolder,
+    lenient_config,
+)
 from fmbseg.errors import ConfigError
 from fmbseg.store.paths import Paths
 
@@ -41,14 +48,8 @@ def import_(
     ] = _CORRECTIONS,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Who corrected them.")] = None,
     at: Annotated[str | None, typer.Option(metavar="DATE", help="When.")] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the pictures are, if not where they were."),
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Classes of the labels, if not those recorded."),
-    ] = None,
+    images: PictureFolder = None,
+    vocabulary: LabelledWords = None,
     overrides: Overrides = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fmbseg.commands.options import DEFAULT_PARAMS, Overrides, Params, lenient_config
+from fmbseg.commands.options import (
+    DEFAULT_PARAMS,
+    LabelledWords,
+    Overrides,
+    Params,
+    PictureFolder,
+    lenient_config,
+)
 from fmbseg.errors import ConfigError, VocabularyError
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -28,14 +35,8 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the pictures are, if not where they were."),
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|FILE", help="Classes of the labels, if not those recorded."),
-    ] = None,
+    images: PictureFolder = None,
+    vocabulary: LabelledWords = None,
     stuff: Annotated[
         str | None,
         typer.Option(

@@ -56,6 +56,19 @@ VocabularyName = Annotated[
         help="A benchmark's names, or a YAML or .txt file.",
     ),
 ]
+# Of labels that were made earlier.
+PictureFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", metavar="FOLDER", help="Where the pictures are, if not where they were."
+    ),
+]
+LabelledWords = Annotated[
+    str | None,
+    typer.Option(
+        "--vocabulary", metavar="NAME|FILE", help="Classes of the labels, if not those recorded."
+    ),
+]
 WeightsDir = Annotated[
     Path | None,
     typer.Option(

@@ -39,7 +39,6 @@ _log = logging.getLogger(__name__)
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
 _CHECKPOINT = Paths().align
-_ENDINGS = (".overlay.png", ".label.png", ".json")
 # Files or pictures that one line names; more have a line each.
 _NAMED = 5
 
@@ -82,8 +81,8 @@ def predict(
     import numpy as np
 
     from fmbseg.data.drawn import is_drawn
+    from fmbseg.data.formats import PREDICTED
     from fmbseg.data.images import read_image
-    from fmbseg.data.label_maps import PREDICTED
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.machine.progress import console_progress, silent_progress
     from fmbseg.models import tiny
@@ -169,8 +168,10 @@ def _jobs(images: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
 
 def _refuse_others_files(out: Path, jobs: Mapping[str, Path]) -> None:
     """Refuse, before any work, a folder where results would replace what fmbseg did not write."""
+    from fmbseg.data.formats import RESULTS
+
     ledger = Ledger(out)
-    names = [f"{name}{ending}" for name in jobs for ending in _ENDINGS]
+    names = [f"{name}{ending}" for name in jobs for ending in RESULTS]
     others = [name for name in names if not ledger.may_write(name)]
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -200,6 +201,7 @@ def _write(
     background: int | None,
 ) -> None:
     """Write the three results of the picture `path`."""
+    from fmbseg.data.formats import RESULTS
     from fmbseg.pseudo.labels import label_png
     from fmbseg.view.overlay import area_shares, overlay, png
 
@@ -224,5 +226,5 @@ def _write(
     }
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
     contents = (png(shown_picture), label_png(label), text.encode())
-    for ending, data in zip(_ENDINGS, contents, strict=True):
+    for ending, data in zip(RESULTS, contents, strict=True):
         ledger.write(f"{name}{ending}", data)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fmbseg.data.formats import IMAGE_EXTENSIONS, OTHER_PICTURES
+from fmbseg.data.formats import IMAGE_EXTENSIONS, OTHER_PICTURES, RESULTS
 from fmbseg.errors import DataError, is_control, shown
 from fmbseg.store.ledger import LEDGER, Ledger
 from fmbseg.store.shards import published_key
@@ -24,7 +24,6 @@ _NO_PHOTOS = {
 }
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 _LONGEST_ENDING = len(".overlay.png")
-_RESULT = (".overlay.png", ".label.png", ".json")  # what `predict` makes of one picture
 
 
 @dataclass(frozen=True)
@@ -226,9 +225,9 @@ def _results(folder: Path, names: Set[str]) -> set[str]:
     own = {*(Ledger(folder).names & names), *({LEDGER} & names)}
     # Those of earlier versions left no ledger: all three of a picture are there.
     for name in names:
-        stem = name.removesuffix(_RESULT[0])
-        if stem != name and all(f"{stem}{ending}" in names for ending in _RESULT):
-            own |= {f"{stem}{ending}" for ending in _RESULT}
+        stem = name.removesuffix(RESULTS[0])
+        if stem != name and all(f"{stem}{ending}" in names for ending in RESULTS):
+            own |= {f"{stem}{ending}" for ending in RESULTS}
     return own
 
 

@@ -18,6 +18,10 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 #: File name extensions taken as images, lower case.
 IMAGE_EXTENSIONS = tuple(sorted(each for names in FORMATS.values() for each in names))
 
+#: What `fmbseg predict` puts behind a picture's name for its label map, and for all its results.
+PREDICTED = ".label.png"
+RESULTS = (".overlay.png", PREDICTED, ".json")
+
 _CONVERT = "which is not read: convert it to JPEG or PNG"
 #: Extensions of pictures that are not read, and what they are.
 OTHER_PICTURES: Mapping[str, str] = {

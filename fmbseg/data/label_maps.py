@@ -9,12 +9,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.formats import PREDICTED
 from fmbseg.data.images import read_annotation
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
-
-PREDICTED = ".label.png"
-"""What `fmbseg predict` puts behind a picture's name for its label map."""
 
 
 def find_label_maps(folder: Path, images: Sequence[tuple[str, Path]]) -> dict[str, Path]:

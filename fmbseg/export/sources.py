@@ -9,7 +9,7 @@ from typing import Any
 
 from fmbseg.config import Config, DataSection
 from fmbseg.data.datasets import load_dataset
-from fmbseg.data.label_maps import PREDICTED
+from fmbseg.data.formats import PREDICTED
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,7 @@ class Segmenter:
         checkpoint: the head and its record.
         inference: how it is asked.
         device: where it computes.
+        projection: which of the head's is asked with a vocabulary, see `_projection`.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class Segmenter:
         self._backbone = backbone
         self._batch_size = batch_size
         self._words = Words(clip, checkpoint.info.templates)
+        # As the words are: a vocabulary is asked again with every image.
+        self.projection = lru_cache(maxsize=8)(self._projection)
 
     def predict(
         self,
@@ -128,7 +131,7 @@ class Segmenter:
         text = self._words.of(vocabulary)
         return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
 
-    def projection(self, asked: Vocabulary) -> int:
+    def _projection(self, asked: Vocabulary) -> int:
         """Which of the head's projections is asked with a vocabulary.
 
         That of the vocabulary itself if the head was trained on it, else of the one that knows most
