@@ -48,6 +48,10 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
 	python -m fmbseg.pipeline.repro
 	fmbseg table
+	@echo
+	@echo "the report, with pictures: data/report/index.html"
+	@echo "figures: data/figures    label maps: data/pseudo/label    the trained head: data/align"
+	@echo "runs: make ui            what changed: dvc metrics diff, fmbseg compare"
 
 demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
 	.ci/demo-short

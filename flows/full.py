@@ -32,6 +32,7 @@ from fmbseg.config import Config
 from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import current_results
 from fmbseg.pipeline.run import stage_names
+from fmbseg.report.stage import PAGE
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.open import open_tracker
 
@@ -154,4 +155,6 @@ def show_results(config: Config, root: Path, reports: Sequence[Report]) -> None:
     if link and link.startswith("http"):
         link = f"[{link}]({link})"
     lines += ["", f"MLflow: {link or 'no run (tracking is off, or nothing was scored yet)'}"]
+    if (page := paths.report / PAGE).is_file():
+        lines.append(f"\nReport: `{page.resolve()}`, and in the artifacts of that run")
     create_markdown_artifact("\n".join(lines), key="fmbseg-run", description="What this run did")

@@ -26,6 +26,7 @@ from fmbseg.commands import (
     models,
     predict,
     preset,
+    report,
     run,
     table,
 )
@@ -49,6 +50,8 @@ app.command("label")(label.label)
 app.command("export")(export.export)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
+app.command("figures")(report.figures)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")

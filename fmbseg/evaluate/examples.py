@@ -6,10 +6,11 @@ import math
 
 from PIL import Image
 
-from fmbseg.data.datasets import SegmentationDataset
+from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.evaluate.benchmark import truth_of
 from fmbseg.evaluate.methods.predictor import Predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
+from fmbseg.inference.decision import Labels
 from fmbseg.view.sheet import label_sheet
 
 LOOKED_AT = 24
@@ -29,19 +30,33 @@ def example_sheet(predictor: Predictor, dataset: SegmentationDataset) -> Image.I
     Raises:
         DataError: a picture or its truth is broken.
     """
-    words = dataset.vocabulary
-    found = []
-    for sample in dataset[:LOOKED_AT]:
+    words, found = dataset.vocabulary, ranked(predictor, dataset, LOOKED_AT)
+    panels = []
+    for index in dict.fromkeys((0, len(found) // 2, len(found) - 1)):
+        miou, sample, labels = found[index]
+        image, truth = sample.image, truth_of(sample)
+        panels += [(sample.image_id, image, None), ("truth", image, truth)]
+        said = "result" if math.isnan(miou) else f"result: {miou:.0f} % mIoU"
+        panels.append((said, image, labels))
+    return label_sheet(panels, words.names, words.background)
+
+
+def ranked(
+    predictor: Predictor, dataset: SegmentationDataset, first: int
+) -> list[tuple[float, Sample, Labels]]:
+    """The first pictures of a benchmark: their own mIoU in percent, and their labels [H, W].
+
+    The best comes first. Pictures without a scored pixel say nothing and are left out; where all
+    are like that, the first one stands alone, with NaN.
+
+    Raises:
+        DataError: a picture or its truth is broken.
+    """
+    words, found = dataset.vocabulary, []
+    for sample in dataset[:first]:
         (decision,) = predictor.decide([sample.image], words, dataset.name)
         matrix = ConfusionMatrix(len(words))
         matrix.update(decision.labels, truth_of(sample))
         found.append((matrix.miou(), sample, decision.labels))
-    # Pictures without a scored pixel say nothing.
-    ranked = sorted((each for each in found if not math.isnan(each[0])), key=lambda each: -each[0])
-    chosen = dict.fromkeys((0, len(ranked) // 2, len(ranked) - 1)) if ranked else ()
-    panels = []
-    for miou, sample, labels in [ranked[index] for index in chosen] or found[:1]:
-        image, truth = sample.image, truth_of(sample)
-        panels += [(sample.image_id, image, None), ("truth", image, truth)]
-        panels.append((f"result: {miou:.0f} % mIoU", image, labels))
-    return label_sheet(panels, words.names, words.background)
+    scored = sorted((each for each in found if not math.isnan(each[0])), key=lambda each: -each[0])
+    return scored or found[:1]

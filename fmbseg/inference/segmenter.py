@@ -75,6 +75,7 @@ class Segmenter:
         checkpoint: the head and its record.
         inference: how it is asked.
         device: where it computes.
+        backbone: the frozen encoder.
         projection: which of the head's is asked with a vocabulary, see `_projection`.
     """
 
@@ -90,7 +91,7 @@ class Segmenter:
         self.checkpoint = checkpoint
         self.inference = inference
         self.device = device
-        self._backbone = backbone
+        self.backbone = backbone
         self._batch_size = batch_size
         self._words = Words(clip, checkpoint.info.templates)
         # As the words are: a vocabulary is asked again with every image.
@@ -152,7 +153,7 @@ class Segmenter:
     def encoder(self, vocabulary: Vocabulary) -> AlignedEncoder:
         """Pictures to patches in CLIP's text space, by the projection that a vocabulary asks."""
         return AlignedEncoder(
-            self._backbone,
+            self.backbone,
             self.checkpoint.head,
             self.projection(vocabulary),
             self.inference.short_side,

@@ -7,7 +7,6 @@ a benchmark it runs all of `evaluate.benchmarks`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import import_module
 
 from fmbseg.config import Config
 from fmbseg.errors import ConfigError
@@ -15,7 +14,7 @@ from fmbseg.machine.progress import Progress
 from fmbseg.pipeline.table import ROWS
 from fmbseg.stage.depends import flat_params
 from fmbseg.stage.row import Row
-from fmbseg.stage.stage import Stage
+from fmbseg.stage.stage import Stage, stage_class
 from fmbseg.stage.tracker import Tracker
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.paths import Paths
@@ -50,6 +49,11 @@ def open_stage(
     return stage
 
 
+def workplace(config: Config, paths: Paths, progress: Progress) -> Workplace:
+    """A workspace with all its stages, for what looks at several of their results."""
+    return Workplace(ROWS, config, paths, progress)
+
+
 def run_stage(stage: Stage) -> StageReport:
     """Run one stage and log it; what is already there is taken over. Raises as `Stage.run`."""
     with measured() as performance:
@@ -79,13 +83,6 @@ def find_row(name: str, config: Config) -> tuple[Row, tuple[str, ...]]:
             f"{', '.join(known)}"
         )
     return row, (benchmark,)
-
-
-def stage_class(row: Row) -> type[Stage]:
-    """The class that a row names; only now it is imported, and torch with it."""
-    module, _, name = row.stage.partition(":")
-    found: type[Stage] = getattr(import_module(module), name)
-    return found
 
 
 def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:

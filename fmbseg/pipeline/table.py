@@ -26,6 +26,7 @@ from fmbseg.stage.row import BENCHMARK, IMAGES, LABEL, TRUTH, WORDS, Row
 from fmbseg.store.paths import Paths
 
 _OUT = Paths()
+_DRAWN = ("maskclip", "pseudo", "fmbseg")  # what a figure of the results shows
 _IMAGES = READING + Depends(("data",))
 _PSEUDO = _IMAGES + NETWORKS + Depends((), ("pseudo",), ("pycocotools",)) + RUN
 _TRAINING = (
@@ -156,6 +157,40 @@ _TABLE = (
         + Depends(sources=("view",)),
         inputs=("align", "evaluate"),
         outputs=(_OUT.plots.as_posix(),),
+    ),
+    Row(
+        name="figures",
+        summary="the paper's figures of this run, for print",
+        stage="fmbseg.figures.stage:Figures",
+        depends=replace(
+            _scored(*_DRAWN), params=("clip", "detection", "evaluate", "label", "masks", "query")
+        )
+        + SAM
+        + RUN
+        + Depends(sources=("figures", "view"), libraries=("matplotlib",)),
+        inputs=(IMAGES, WORDS, "detect", "align", "oracle", "evaluate"),
+        outputs=(_OUT.figures.as_posix(),),
+    ),
+    Row(
+        name="report",
+        summary="one page of all results, pictures and figures, and the head's card",
+        stage="fmbseg.report.stage:ReportStage",
+        depends=Depends(
+            ("data.limit", "data.name", "data.split", "run.preset", "run.seed"),
+            ("report", "evaluate"),
+            ("huggingface-hub", "jinja2", "pillow"),
+        ),
+        inputs=(
+            WORDS,
+            LABEL,
+            "align",
+            "evaluate",
+            "baselines",
+            "evaluate_oracle",
+            "plots",
+            "figures",
+        ),
+        outputs=(_OUT.report.as_posix(),),
     ),
 )
 ROWS: Mapping[str, Row] = {row.name: row for row in _TABLE}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmbseg.data.manifest import ImageRecord
+from fmbseg.stage.row import Row
 from fmbseg.stage.workplace import Out
 from fmbseg.store.shards import ShardedWork, ShardStore, StageReport
 
@@ -79,3 +81,10 @@ class ShardedStage(Stage):
     def publish(self, count: int) -> None:
         """Merge the shards into the out."""
         self.store.publish(self.place, count=count, manifest=self.work.header())
+
+
+def stage_class(row: Row) -> type[Stage]:
+    """The class that a row names; only now it is imported, and torch with it."""
+    module, _, name = row.stage.partition(":")
+    found: type[Stage] = getattr(import_module(module), name)
+    return found

@@ -55,6 +55,9 @@ class Tracker:
             overlay: gives the picture of one segmented image of a benchmark.
         """
 
+    def report(self, config: Config, paths: Paths, files: Sequence[Path]) -> None:
+        """Adds the report's files to the run of the present head, if they are not there yet."""
+
     def run_link(self, config: Config, paths: Paths) -> str | None:
         """Where the run of the present checkpoint is shown; None: nowhere.
 

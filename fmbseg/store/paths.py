@@ -34,6 +34,8 @@ class Paths:
         align: stage 2: the trained alignment head.
         oracle: the same head trained on ground truth.
         plots: tables and pictures that `dvc plots` shows.
+        figures: the paper's figures of the run.
+        report: one page with everything, and the head's card.
         metrics: `<method>/<benchmark>.json`.
     """
 
@@ -60,6 +62,8 @@ class Paths:
         self.align = self.data / "align"
         self.oracle = self.data / "oracle"
         self.plots = self.data / "plots"
+        self.figures = self.data / "figures"
+        self.report = self.data / "report"
         self.metrics = root / "metrics"
 
 

@@ -20,7 +20,7 @@ from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.results import read_result
 from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
-from fmbseg.store.digest import json_digest
+from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_key
 from fmbseg.tracking.live_curve import (
@@ -56,6 +56,8 @@ from fmbseg.tracking.run_content import (
 )
 
 _LOGGED = f"{OWN}logged."  # and of what: a digest of what is in the run completely
+REPORT = "report"
+"""Folder of a run's artifacts that has the report."""
 _NOTE = "mlflow.note.content"  # what MLflow shows as the description
 _DIGEST = 36  # characters of a data set's digest that MLflow's column holds
 
@@ -224,6 +226,18 @@ class MlflowTracker(Tracker):
         model_id = log_checkpoint(client, experiment, run_id, checkpoint)
         section = self._section
         promote(client, section.model, run_id, model_id, section.champion_benchmark)
+
+    def report(self, config: Config, paths: Paths, files: Sequence[Path]) -> None:
+        """See `Tracker.report`."""
+        with never_fails("the report"):
+            run = self._runs.find(run_key(config, "fmbseg", recorded_sha256(paths.align)))
+            tag, mark = f"{_LOGGED}report", json_digest([file_digest(path) for path in files])
+            if run is None or run.data.tags.get(tag) == mark:
+                return
+            client, _ = self._runs.open()
+            for path in files:
+                client.log_artifact(run.info.run_id, str(path), REPORT)
+            client.set_tag(run.info.run_id, tag, mark)
 
     def run_link(self, config: Config, paths: Paths) -> str | None:
         """See `Tracker.run_link`."""

@@ -36,10 +36,18 @@ def font_for(texts: Sequence[str], size: int) -> Font:
         texts: what is to be drawn.
         size: pixels.
     """
-    own = ImageFont.load_default(size=size)
-    wanted = frozenset(character for text in texts for character in text if lacks(own, character))
-    place = _place(wanted) if wanted else None
+    own, place = ImageFont.load_default(size=size), font_file(texts)
     return own if place is None else ImageFont.truetype(place, size)
+
+
+def font_file(texts: Sequence[str]) -> Path | None:
+    """A font of this machine with the characters that Pillow's own lacks; None: it has them all.
+
+    None also where no font here has them.
+    """
+    own = ImageFont.load_default(size=16)
+    wanted = frozenset(character for text in texts for character in text if lacks(own, character))
+    return _place(wanted) if wanted else None
 
 
 def lacks(font: Font, character: str) -> bool:

@@ -30,6 +30,7 @@ from tests.project import copy_project
 
 STAGES = ("scenes", "detect", "query", "masks", "label", "features", "align")
 STAGES += ("evaluate@voc21", "baselines@voc21", "oracle", "evaluate_oracle@voc21", "plots")
+STAGES += ("figures", "report")
 _MADE = ("data", "metrics", ".fmbseg")
 _WAIT_SECONDS = 900.0
 # A name and the identity of what bears it: a folder that was made again is another one.

@@ -118,16 +118,18 @@ def _reruns(param: str) -> set[str]:
 
 def test_a_change_reruns_what_depends_on_it_and_nothing_else() -> None:
     oracle = {"oracle", "evaluate_oracle"}
-    scored = {"align", "evaluate", "plots"}
+    drawn = {"plots", "figures", "report"}
+    scored = {"align", "evaluate"} | drawn
+    scores = {"evaluate", "baselines", "evaluate_oracle"} | drawn
     assert _reruns("align.head") == scored | oracle
     # A head carries how it is asked; it is not trained anew, see `Training`.
     assert _reruns("evaluate.logit_scale") == scored | oracle | {"baselines"}
-    assert _reruns("evaluate.batch_size") == {"evaluate", "baselines", "evaluate_oracle", "plots"}
+    assert _reruns("evaluate.batch_size") == scores
     assert _reruns("label.min_similarity") == {"label", "baselines"} | scored
     # Scores may be refined by masks, those of a head that was trained without any, too.
     voted = {"evaluate_oracle"}
     assert _reruns("masks.points_per_side") == {"masks", "label", "baselines"} | scored | voted
-    assert _reruns("evaluate.refine") == {"evaluate", "baselines", "evaluate_oracle", "plots"}
+    assert _reruns("evaluate.refine") == scores
     assert _reruns("features.short_side") == {"features"} | oracle | scored
     assert _reruns("run.shard_size") == {"features"} | oracle | scored
     assert _reruns("tracking.uri") == _reruns("run.cache_gb") == set()

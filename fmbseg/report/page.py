@@ -1,0 +1,35 @@
+"""The page, and the card: Jinja templates filled with a `Content`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fmbseg.report.content import HEAD_METHOD, Content, Table
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(content: Content) -> str:
+    """The report as one HTML file: no script of others, no font, no picture beside it."""
+    template = _TEMPLATES.get_template("page.html")
+    best = best_cells(content.measured)
+    return template.render(content=content, best=best, head_method=HEAD_METHOD)
+
+
+def best_cells(table: Table) -> set[tuple[int, int]]:
+    """(row, column) of the highest number of each column of numbers; the marked cells."""
+    best: set[tuple[int, int]] = set()
+    for column in range(table.texts, len(table.heads)):
+        values = {index: float(row[column]) for index, row in enumerate(table.rows) if row[column]}
+        if values:
+            highest = max(values.values())
+            best.update((index, column) for index, value in values.items() if value == highest)
+    return best
