@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fmbseg.config import load_config
 from fmbseg.store.paths import Paths
 from tests.flows.stack import Stack, free_ports
 from tests.project import Project, copy_project
@@ -52,7 +53,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
 def expected(project: Stack) -> dict[str, bytes]:
     """What plain loops have made, which is then removed."""
     found = published(project.root)
-    assert sum(name.endswith(".png") for name in found) == 16
+    vocabularies = load_config(project.root / "params.yaml").data.vocabulary
+    assert isinstance(vocabularies, tuple)
+    assert sum(name.endswith(".png") for name in found) == 16 * len(vocabularies)
     return found
 
 
