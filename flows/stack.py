@@ -29,8 +29,8 @@ from prefect.client.schemas.objects import WorkPoolStatus
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.common import slot_name
-from flows.server import LOOPBACK
 from fmbseg.errors import ConfigError, FmbsegError, one_line
+from fmbseg.web.guard import LOOPBACK
 
 HOST = "127.0.0.1"
 POOL = "fmbseg"

@@ -20,6 +20,7 @@ from fmbseg.commands import (
     compare,
     corrections,
     data,
+    demo,
     evaluate,
     export,
     label,
@@ -52,6 +53,7 @@ app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("figures")(report.figures)
+app.command("demo")(demo.demo)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")

@@ -15,8 +15,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from flows.server import LOOPBACK, guarded
 from flows.worker import refusal
+from fmbseg.web.guard import LOOPBACK, guarded
 
 
 @pytest.fixture
