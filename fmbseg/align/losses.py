@@ -57,6 +57,15 @@ def tsupcon(
     Memory grows with M, not with M squared: similarities are made in blocks of rows, and their
     gradients in the same pass. The loss can be differentiated once.
 
+    >>> z = torch.eye(4)[[0, 0, 1]]
+    >>> text = torch.eye(4)[:2]
+    >>> near, far = (tsupcon(z, torch.tensor(y), text).item() for y in ([0, 0, 1], [1, 1, 0]))
+    >>> near < far
+    True
+    >>> some = tsupcon(z, torch.tensor([0, 0, 255]), text)  # 255 appears nowhere
+    >>> torch.equal(some, tsupcon(z[:2], torch.tensor([0, 0]), text))
+    True
+
     Args:
         z: [M, D] patch embeddings, floating point.
         labels: [M] integers, the text row of each patch, or 255 for none.

@@ -34,6 +34,9 @@ def _distinct_colours() -> NDArray[np.uint8]:
 def palette(n: int) -> NDArray[np.uint8]:
     """Colours for classes 0..n-1, far apart from one another and fixed: a class keeps its colour.
 
+    >>> palette(3).shape, (palette(2) == palette(3)[:2]).all().item()
+    ((3, 3), True)
+
     Returns:
         [n, 3] uint8 RGB; `palette(m)` is the beginning of `palette(n)` for m < n.
 

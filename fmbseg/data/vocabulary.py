@@ -282,6 +282,9 @@ def vocabulary_from_names(names: Sequence[str], name: str = "custom") -> Vocabul
 
     A class called background is a word like any other, and a warning says so.
 
+    >>> vocabulary_from_names(["dog", "grass"]).names
+    ('dog', 'grass')
+
     Raises:
         VocabularyError: no names, an empty one, one that stands twice, or one with a comma, a
             semicolon or a bar: those are two.

@@ -25,6 +25,15 @@ class ConfusionMatrix:
     0..num_classes-1 (an unlabelled pixel, say 255) is a miss of its target class: it enlarges
     that class's union and is no class's false positive.
 
+    >>> import numpy as np
+    >>> counts = ConfusionMatrix(2)
+    >>> counts.update(np.array([[0, 0], [1, 0]]), np.array([[0, 0], [1, 1]]))
+    >>> counts.update(np.array([[1, 255]]), np.array([[255, 1]]))
+    >>> counts.iou().round(1).tolist()
+    [66.7, 33.3]
+    >>> round(counts.miou(), 1)
+    50.0
+
     Attributes:
         matrix: [K, K + 1] int64 pixels, rows target, columns prediction; the last column holds the
             predictions that are no class.
