@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: stack deploy stack-stop generated test-formats docs
+.PHONY: scenes labels train scores report stack deploy stack-stop generated test-formats docs
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -55,6 +55,22 @@ demo: install  ## run the whole pipeline on synthetic scenes and print the resul
 
 demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
 	.ci/demo-short
+
+scenes: install  ## draw the scenes (the verbs from here on: what is out of date of what they need)
+	python -m fmbseg.pipeline.repro scenes
+
+labels: install  ## stage 1: detect, query, masks, label
+	python -m fmbseg.pipeline.repro label
+
+train: install  ## stage 2: the alignment head
+	python -m fmbseg.pipeline.repro align
+
+scores: install  ## score the head on every benchmark
+	python -m fmbseg.pipeline.repro evaluate
+	fmbseg table
+
+report: install  ## plots, figures and the page of all results
+	python -m fmbseg.pipeline.repro report
 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)

@@ -1,6 +1,7 @@
 """The stage plots: what `dvc plots show` draws of the trained segmenter's results.
 
-`iou/<benchmark>.csv` (class, iou), `confusions/<benchmark>.csv` (confusion, share) and
+`iou/<benchmark>.csv` (class, iou: the best and the worst, as many as a chart has room for),
+`classes/<benchmark>.csv` (all of them), `confusions/<benchmark>.csv` (confusion, share) and
 `overlays/<benchmark>.png`: a good, a middling and a bad picture, each beside its truth.
 """
 
@@ -16,6 +17,8 @@ from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 
 METHOD = "fmbseg"
 OVERLAYS = "overlays"
+ENDS = 20
+"""Classes of each end, the best and the worst, that are shown where there are more."""
 
 
 class Plots(Drawing):
@@ -24,7 +27,7 @@ class Plots(Drawing):
     def draw(self, folder: Path) -> None:
         """See `Drawing.draw`."""
         work, results = self.work, self.results[METHOD]
-        for name in ("iou", "confusions", OVERLAYS):
+        for name in ("iou", "classes", "confusions", OVERLAYS):
             (folder / name).mkdir()
         candidate = Candidate(METHOD, work.config, work.paths)
         with work.progress.task(self.row.name, len(results)) as task:
@@ -37,11 +40,14 @@ class Plots(Drawing):
     def _draw_one(self, folder: Path, scoring: Scoring) -> None:
         name = scoring.dataset.name
         result = self.results[METHOD][name]
-        for part, key, columns in (
-            ("iou", "per_class_iou", ["class", "iou"]),
-            ("confusions", "confusions", ["confusion", "share"]),
+        iou = [(label, value) for label, value in result["per_class_iou"].items()]
+        scored = sorted((row for row in iou if row[1] is not None), key=lambda row: -row[1])
+        ends = [*scored[:ENDS], *scored[max(ENDS, len(scored) - ENDS) :]]
+        for part, columns, rows in (
+            ("classes", ["class", "iou"], scored),
+            ("iou", ["class", "iou"], ends),
+            ("confusions", ["confusion", "share"], result["confusions"].items()),
         ):
-            rows = [(label, value) for label, value in result[key].items() if value is not None]
             table = pd.DataFrame(rows, columns=columns)
             table.to_csv(folder / part / f"{name}.csv", index=False, float_format="%.3f")
         picture = example_sheet(scoring.candidate.predictor, scoring.dataset)

@@ -30,6 +30,19 @@ _HEAD = """\
 # What follows the last colon: called in a sub-folder, DVC puts its file before the name.
 _OWN_NAME = '"\\${DVC_STAGE##*:}"'
 _PLACES = {IMAGES: "${data.root}", TRUTH: "${data.root}", BENCHMARK: "${item.root}"}
+# What `dvc artifacts get` and DVC's model registry know it by.
+_ARTIFACTS = """\
+artifacts:
+  segmenter:
+    path: data/align
+    type: model
+    desc: alignment head over a frozen encoder, asked with any class names
+    labels: [semantic-segmentation, open-vocabulary, annotation-free]
+  report:
+    path: data/report
+    type: report
+    desc: results, pictures and figures of the run on one page
+"""
 # What `dvc plots show` draws of the stage plots and of the training.
 _PLOTS = """\
 plots:
@@ -59,7 +72,7 @@ def dvc_yaml() -> str:
     """The pipeline in DVC's words."""
     stages = {row.name: _stage(row) for row in ROWS.values()}
     content = yaml.safe_dump({"stages": stages}, sort_keys=False, width=100)
-    return f"{_HEAD}\n{content}\n{_PLOTS}"
+    return f"{_HEAD}\n{content}\n{_ARTIFACTS}\n{_PLOTS}"
 
 
 def libraries_yaml() -> str:

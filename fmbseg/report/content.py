@@ -10,7 +10,7 @@ from typing import Any
 from fmbseg.align.checkpoint import load_checkpoint
 from fmbseg.align.record import RECORD
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.evaluate.plots import OVERLAYS
+from fmbseg.evaluate.plots import ENDS, OVERLAYS
 from fmbseg.evaluate.published import COLUMNS, PEER_COLUMNS, PEERS, PEERS_NOTE, PUBLISHED, Row
 from fmbseg.evaluate.report import build_report
 from fmbseg.evaluate.results import Result, current_results
@@ -21,7 +21,6 @@ from fmbseg.store.paths import Paths
 
 HEAD_METHOD = "fmbseg"
 _EXAMPLES = "{}: the best, the middling and the worst of the first pictures, by their own IoU"
-_ENDS = 20  # classes that are shown of each end; the others are folded away
 
 
 @dataclass(frozen=True)
@@ -189,15 +188,15 @@ def _benchmark(name: str, results: Sequence[Result], plots: Path) -> Benchmark:
         ClassScore(key, {method: each["per_class_iou"].get(key) for method, each in found.items()})
         for key in order
     ]
-    few = len(classes) <= 2 * _ENDS
+    few = len(classes) <= 2 * ENDS
     examples = plots / OVERLAYS / f"{name}.png"
     return Benchmark(
         name=name,
         title=COLUMNS.get(name, name),
         miou={method: each["miou"] for method, each in found.items() if each["miou"] is not None},
         images=int(own["images"]),
-        first=tuple(classes if few else (*classes[:_ENDS], *classes[-_ENDS:])),
-        folded=() if few else tuple(classes[_ENDS:-_ENDS]),
+        first=tuple(classes if few else (*classes[:ENDS], *classes[-ENDS:])),
+        folded=() if few else tuple(classes[ENDS:-ENDS]),
         names=own.get("names"),
         examples=picture(examples, _EXAMPLES.format(name)) if examples.is_file() else None,
         order=tuple(sorted(found, key=lambda method: method != HEAD_METHOD)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -420,6 +421,12 @@ def test_plots_are_of_the_present_head(workspace: Paths, make_config: MakeConfig
         "coco_stuff.csv",
         "coco_stuff.png",
     }
+    iou = read_result(result_file(workspace))["per_class_iou"]
+    with (workspace.plots / "classes" / "coco_stuff.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["class"] for row in rows} == {name for name in iou if iou[name] is not None}
+    values = [float(row["iou"]) for row in rows]
+    assert values == sorted(values, reverse=True)
     checkpoint = load_checkpoint(workspace.align)
     save_checkpoint(workspace.align, seeded_head(checkpoint.head.config, 1), checkpoint.info)
     with pytest.raises(DataError, match="coco_stuff is not of the present head"):
