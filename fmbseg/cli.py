@@ -31,7 +31,7 @@ from fmbseg.commands import (
     run,
     table,
 )
-from fmbseg.errors import FmbsegError, may_pass, shown
+from fmbseg.errors import FmbsegError, machine_limit, may_pass, shown
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -108,6 +108,8 @@ def _main(arguments: list[str]) -> int:
             raise
         return _say(f"this needs {name}: pip install 'fmbseg[pipeline]'")
     except OSError as error:
+        if limit := machine_limit(error):
+            return _say(limit)
         if may_pass(error):
             reason = error.strerror or str(error) or type(error).__name__
             return _say(f"{error.filename or 'disk or network'}: {reason}: run it again")
@@ -115,6 +117,8 @@ def _main(arguments: list[str]) -> int:
             raise
         return _say(f"{error.filename or 'disk'}: {error.strerror}: choose another place")
     except Exception as error:
+        if limit := machine_limit(error):
+            return _say(limit)
         # Typer's own errors (unknown option, missing argument); it brings its own click, whose
         # classes have no public name.
         message = getattr(error, "format_message", None)

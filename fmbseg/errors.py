@@ -14,6 +14,13 @@ _PASSING = {errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EINTR, errno.ESTALE, err
 _PASSING |= {errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
+# What numpy says, without a number, of an array that it could not write whole.
+_CUT_OFF = " requested and "
+# What torch and numpy say of memory that they could not get.
+_NO_MEMORY = ("can't allocate memory", "Unable to allocate", "out of memory", "bad_alloc")
+_NO_MEMORY += ("failed to map segment",)  # of a library that was to be loaded
+
+
 class FmbsegError(Exception):
     """A user's mistake or a missing precondition; never a bug of this package."""
 
@@ -50,6 +57,31 @@ def may_pass(error: object) -> bool:
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def machine_limit(error: BaseException) -> str | None:
+    """Which limit of the machine an error speaks of, and what to do; None: it is another error.
+
+    Libraries say so in errors of their own: safetensors and parquet of a full disk, torch of
+    memory that it could not get.
+    """
+    text, number = str(error), getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
+        return "the disk is full: make room, and run it again; what is finished is kept"
+    if number == errno.EFBIG or "File too large" in text:
+        return "a file would be larger than this system allows (ulimit -f): raise it, run it again"
+    if _CUT_OFF in text and text.endswith(" written"):
+        return (
+            "a file could not be written whole: the disk is full, or the file larger than this "
+            "system allows (ulimit -f): see to it, and run it again; what is finished is kept"
+        )
+    memory = isinstance(error, MemoryError) or any(each in text for each in _NO_MEMORY)
+    if memory:
+        return (
+            "there is not enough memory: lower the batch_size of the stage's section or the size "
+            "of the pictures, and run it again; what is finished is kept"
+        )
+    return None
 
 
 def shown(name: object) -> str:

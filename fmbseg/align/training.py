@@ -24,10 +24,10 @@ from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import LOSSES
 from fmbseg.config import AlignSection
 from fmbseg.data.labels import UNLABELLED
-from fmbseg.errors import ConfigError, DataError
+from fmbseg.errors import ConfigError, DataError, StoreError
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.machine.progress import Progress
-from fmbseg.store.atomic import write_atomically
+from fmbseg.store.atomic import read_checked, write_checked
 
 OnMetrics = Callable[[int, Mapping[str, float]], None]
 
@@ -251,23 +251,25 @@ class _Run:
             },
             buffer,
         )
-        write_atomically(path, buffer.getvalue())
+        write_checked(path, buffer.getvalue())
 
     def restore(self, path: Path) -> int:
-        """Take over a state; returns the epochs it has done, 0 where there is none."""
-        if not path.is_file():
-            return 0
+        """Take over a state; returns the epochs it has done, 0 where there is none that is sound.
+
+        A damaged one is said and the training begins anew: its result would be another one.
+        """
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            curve = [EpochRecord(*row) for row in state["curve"]]
-            self.head.load_state_dict(state["head"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._generator.set_state(state["order"])
-        except Exception as error:  # torch, pickle and zipfile have many for a file cut off
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"{path} is damaged ({reason}): delete it to train from the start"
-            ) from error
+            data = read_checked(path)
+        except FileNotFoundError:
+            return 0
+        except StoreError as error:
+            _log.warning("%s: the training begins anew", error)
+            return 0
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        curve = [EpochRecord(*row) for row in state["curve"]]
+        self.head.load_state_dict(state["head"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["order"])
         self.curve = curve
         self._done = len(curve) * self.steps
         return len(curve)

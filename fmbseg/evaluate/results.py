@@ -10,12 +10,17 @@ from fmbseg.align.record import recorded_sha256
 from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.store.atomic import write_atomically
+from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
 
 OWN_WORDS = "the benchmark's own"
 """What a result's protocol says of its vocabulary unless other words were asked with."""
 
 Result = dict[str, Any]
+
+
+DIGEST = "digest"
+"""Field of a result file: sha256 of the others' canonical JSON, so that damage shows."""
 
 
 def write_result(result: Result, path: Path) -> None:
@@ -25,24 +30,29 @@ def write_result(result: Result, path: Path) -> None:
 
 def result_bytes(result: Result) -> bytes:
     """A result file's content, UTF-8; raises ValueError for a number JSON has no form for."""
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    own = {name: value for name, value in result.items() if name != DIGEST}
+    sealed = {**own, DIGEST: json_digest(own)}
+    return (json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_result(path: Path) -> Result:
-    """Read what `write_result` wrote.
+    """Read what `write_result` wrote; a result of another program needs no digest.
 
     Raises:
-        DataError: the file is missing or no result.
+        DataError: the file is missing, damaged or no result.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: run `fmbseg run evaluate`") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: remove it and score again") from error
     if not isinstance(result, dict) or not {"benchmark", "method", "miou"} <= set(result):
         raise DataError(f"{path} is no result of a benchmark: remove it from this folder")
+    digest = result.pop(DIGEST, None)
+    # Those of the pipeline have a key, and so a digest; one without both is another program's.
+    if (digest is not None or "key" in result) and digest != json_digest(result):
+        raise DataError(f"{path} has changed since it was written: remove it and score again")
     return result
 
 

@@ -256,13 +256,12 @@ def _damaged(out: Path) -> bool:
 
 def _listed(out: Path) -> dict[str, str]:
     """The files that were published, and their sha256."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except FileNotFoundError:
+    if not (out / MANIFEST).exists():
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{out / MANIFEST} is damaged: choose another --out") from error
+    manifest = atomic.read_listing(out, MANIFEST)
+    if manifest is None:
+        raise DataError(f"{out / MANIFEST} is damaged: choose another --out")
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 
 
 def _forget_others(store: ShardStore) -> None:

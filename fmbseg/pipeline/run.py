@@ -17,6 +17,7 @@ from fmbseg.stage.row import Row
 from fmbseg.stage.stage import Stage, stage_class
 from fmbseg.stage.tracker import Tracker
 from fmbseg.stage.workplace import Workplace
+from fmbseg.store.atomic import remove_abandoned
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, StageReport, once
 from fmbseg.tracking.performance import measured, remember
@@ -55,7 +56,12 @@ def workplace(config: Config, paths: Paths, progress: Progress) -> Workplace:
 
 
 def run_stage(stage: Stage) -> StageReport:
-    """Run one stage and log it; what is already there is taken over. Raises as `Stage.run`."""
+    """Run one stage and log it; what is already there is taken over. Raises as `Stage.run`.
+
+    What killed processes left behind is swept before.
+    """
+    for folder in stage.work.paths.written():
+        remove_abandoned(folder)
     with measured() as performance:
         report = stage.run()
     performance.images = report.images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -13,9 +14,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fmbseg.store.digest import file_digest
+from fmbseg.errors import StoreError
+from fmbseg.store.digest import file_digest, json_digest
 
 _TEMPORARY = ".fmbseg-tmp-"
+_DIGEST = "digest"  # of a listing's other fields, and in front of a file that has one of itself
+# It can be asked for only by setting it, which other threads would notice later on.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
@@ -31,12 +38,12 @@ def temporary_directory(parent: Path, name: str) -> Iterator[Path]:
             path = Path(tempfile.mkdtemp(prefix=f"{_TEMPORARY}{name}-", dir=parent))
             held.callback(shutil.rmtree, path, ignore_errors=True)
             held.enter_context(lock(path))
-        path.chmod(0o755)  # mkdtemp's 0700 would end up in a published out
+        path.chmod(0o777 & ~_UMASK)  # mkdtemp's 0700 would end up in a published out
         yield path
 
 
 def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders in `parent` whose writer is dead."""
+    """Remove the temporary files and folders in `parent` whose writer is dead."""
     if not parent.is_dir():
         return
     with lock(parent, fcntl.LOCK_EX):
@@ -45,21 +52,42 @@ def remove_abandoned(parent: Path) -> None:
                 descriptor = os.open(path, os.O_RDONLY)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink()
                 finally:
                     os.close(descriptor)
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_directory(source: Path, destination: Path) -> None:
-    """Rename `source` to `destination`, which may exist; both on one file system."""
+    """Rename `source` to `destination`, which may exist; both on one file system.
+
+    Where the system can exchange two names at once, who reads sees the old folder or the new one;
+    elsewhere none for a moment.
+    """
     if destination.exists():
         # A folder that is not empty cannot be renamed over: the old one steps aside first.
         with temporary_directory(destination.parent, "old") as aside:
+            if _exchange(source, destination):
+                os.rename(source, aside / destination.name)
+                _sync(destination.parent)
+                return
             os.rename(destination, aside / destination.name)
             os.rename(source, destination)
     else:
         os.rename(source, destination)
     _sync(destination.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names at once; False: this system or file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    names = os.fsencode(first), os.fsencode(second)
+    done = call(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_RENAME_EXCHANGE))
+    return bool(done == 0)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -75,7 +103,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o666 & ~_UMASK)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -118,20 +146,55 @@ def seal(directory: Path, listing: str, header: Mapping[str, Any]) -> None:
         files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
         folders.add(path.parent)
         _sync(path)
-    text = json.dumps({**header, "files": files}, indent=1, sort_keys=True, ensure_ascii=False)
+    record = {**header, "files": files}
+    record[_DIGEST] = json_digest(record)
+    text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
     (directory / listing).write_text(text + "\n", encoding="utf-8")
     _sync(directory / listing)
     for folder in folders:
         _sync(folder)
 
 
+def read_listing(directory: Path, listing: str) -> dict[str, Any] | None:
+    """What `seal` has written; None: it is not there, or not as it was written."""
+    try:
+        record = json.loads((directory / listing).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    digest = record.pop(_DIGEST, None)
+    try:
+        return record if digest == json_digest(record) else None
+    except ValueError:  # a number that JSON has no form for
+        return None
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """Write a file with its own sha256 in front, whole or not at all; see `read_checked`."""
+    write_atomically(path, hashlib.sha256(data).digest() + data)
+
+
+def read_checked(path: Path) -> bytes:
+    """What `write_checked` wrote.
+
+    Raises:
+        OSError: it cannot be read.
+        StoreError: it is not as it was written.
+    """
+    content = path.read_bytes()
+    data = content[hashlib.sha256().digest_size :]
+    if hashlib.sha256(data).digest() != content[: hashlib.sha256().digest_size]:
+        raise StoreError(f"{path} is damaged: remove it")
+    return data
+
+
 def damage(directory: Path, listing: str) -> str | None:
     """What is wrong with a sealed folder, or None when every file is as listed."""
-    try:
-        files = json.loads((directory / listing).read_text(encoding="utf-8"))["files"]
-        expected = {name: (int(item["size"]), str(item["sha256"])) for name, item in files.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return f"{listing} is missing or unreadable"
+    record = read_listing(directory, listing)
+    if record is None:
+        return f"{listing} is missing or damaged"
+    expected = {name: (item["size"], item["sha256"]) for name, item in record["files"].items()}
     present = set(contents(directory, listing))
     if present != set(expected):
         return f"{min(present ^ set(expected))} is missing or not listed"

@@ -26,6 +26,7 @@ Files = tuple[Path, ...]
 _RECENT_NS = 2_000_000_000
 _SAVED_EVERY = 5000  # items; what a killed process had read beyond is read again
 _THREADS = 8  # reading, decoding and hashing release the interpreter lock
+_NAMED = 3  # changed files that the log names
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +60,7 @@ def remembered(
     ]
     missing = [index for index, value in enumerate(found) if value is None]
 
+    before = {index: known[keys[index]][1] for index in missing if keys[index] in known}
     if missing:
         try:
             with (
@@ -75,7 +77,19 @@ def remembered(
                         _save(place, known)
         finally:
             _save(place, known)
+    changed = [index for index, value in before.items() if value != found[index]]
+    if changed:
+        _say_changed([items[index][0] for index in changed], len(items))
     return [value for value in found if value is not None]
+
+
+def _say_changed(files: Sequence[Path], of: int) -> None:
+    """A picture that decodes after damage is another picture: nobody else would say so."""
+    named = ", ".join(shown(file) for file in files[:_NAMED])
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    _log.warning(
+        "%d of %d files have changed since they were last read: %s%s", len(files), of, named, more
+    )
 
 
 def _signature(files: Files) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -65,6 +66,19 @@ class Paths:
         self.figures = self.data / "figures"
         self.report = self.data / "report"
         self.metrics = root / "metrics"
+
+    def written(self) -> Iterator[Path]:
+        """Folders in which files or folders of a stage are written under a name for the while."""
+        yield from (self.performance, self.manifests, self.data, self.pseudo)
+        for folder, depth in (
+            (self.shards, "*/*"),
+            (self.feature_store, "*"),
+            (self.training, "*"),
+            (self.drawn_scenes, "*"),
+            (self.data, "*"),
+            (self.metrics, "*"),
+        ):
+            yield from (path for path in folder.glob(depth) if path.is_dir())
 
 
 def project_folder(root: Path) -> Path:

@@ -8,7 +8,6 @@ and verify". At the end the shards are merged into the stage's out, `manifest.js
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -100,7 +99,7 @@ class ShardStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         wanted = canonical_json(layout)
         with atomic.lock(self.directory):  # of several workers one removes, before all compute
-            if not path.exists() or path.read_text(encoding="utf-8") != wanted:
+            if not path.exists() or path.read_bytes() != wanted.encode():
                 for shard in self.directory.glob("[0-9]*"):
                     shutil.rmtree(shard)
                 atomic.write_atomically(path, wanted.encode())
@@ -144,18 +143,20 @@ class ShardStore:
 
 
 def published_key(destination: Path) -> str | None:
-    """The content key of a published out, or None when there is none."""
-    try:
-        manifest = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    key = manifest.get("key") if isinstance(manifest, dict) else None
+    """The content key of a published out, or None when there is none that is sound."""
+    key = (atomic.read_listing(destination, MANIFEST) or {}).get("key")
     return key if isinstance(key, str) else None
 
 
 def published_digest(destination: Path) -> str:
-    """Digest of what an out holds, whatever key it was made under."""
-    manifest: dict[str, Any] = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
+    """Digest of what an out holds, whatever key it was made under.
+
+    Raises:
+        StoreError: there is none, or its manifest is damaged.
+    """
+    manifest = atomic.read_listing(destination, MANIFEST)
+    if manifest is None:
+        raise StoreError(f"{destination} has no manifest that is sound: make it again")
     return json_digest([manifest["files"], manifest.get("feature_shards")])
 
 

@@ -6,6 +6,7 @@ Not part of any result: two machines differ here, and nowhere else.
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.paths import Paths
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,9 +62,12 @@ def _gpu() -> Any:
 
 
 def remember(paths: Paths, key: str, performance: Performance) -> None:
-    """Keep it under the content key of what was computed."""
-    text = json.dumps(asdict(performance))
-    write_atomically(paths.performance / f"{key}.json", text.encode())
+    """Keep it under the content key of what was computed; where that fails, one warning says so."""
+    text, place = json.dumps(asdict(performance)), paths.performance / f"{key}.json"
+    try:
+        write_atomically(place, text.encode())
+    except OSError as error:  # the result is there: what it took is no reason to lose it
+        _log.warning("%s cannot be written (%s): nobody will know", place, error.strerror)
 
 
 def recall(paths: Paths, key: str) -> Performance | None:

@@ -196,7 +196,7 @@ def test_oracle_learns_from_truth_without_pseudo_labels(
 def test_manifests_hold_no_time_and_no_place(ready: Paths, make_config: MakeConfig) -> None:
     run("align", make_config(), ready)
     manifest = json.loads((ready.align / "manifest.json").read_text())
-    assert set(manifest) == {"stage", "key", "shards", "files"}
+    assert set(manifest) == {"stage", "key", "shards", "files", "digest"}
 
 
 def elsewhere(ready: Paths, name: str = "theirs") -> Path:

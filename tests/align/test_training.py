@@ -166,14 +166,20 @@ def test_seed_matters(tmp_path: Path) -> None:
     assert one.curve != other.curve
 
 
-def test_damaged_state_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 40, 5000, -40])
+def test_a_damaged_state_is_said_and_the_training_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    """Any one byte: most of a state is numbers, and another one is no other format."""
     data = ClusteredPatches()
-    train(tmp_path, data)
+    first = train(tmp_path, data)
     state = tmp_path / STATE
-    state.write_bytes(state.read_bytes()[:500])
-    with pytest.raises(ConfigError, match=r"state\.pt is damaged .* delete it") as caught:
-        train(tmp_path, data)
-    assert "\n" not in str(caught.value)
+    content = bytearray(state.read_bytes())
+    content[place] ^= 4
+    state.write_bytes(content)
+    again = train(tmp_path, data)
+    assert again.resumed == 0 and "state.pt is damaged" in caplog.text
+    assert_same_bytes(first, again)
 
 
 def test_curve_and_metrics(tmp_path: Path) -> None:

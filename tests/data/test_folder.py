@@ -11,6 +11,7 @@ from PIL import Image
 from fmbseg.data import load_dataset
 from fmbseg.data.folder import find_pictures, name_problem, picture_id, said
 from fmbseg.errors import DataError
+from fmbseg.store.atomic import seal
 from fmbseg.store.ledger import Ledger
 
 
@@ -95,8 +96,8 @@ def test_own_results_are_no_pictures(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.jpg", "b.overlay.png"]
     assert reasons(tmp_path) == {tmp_path.name: "holds 7 results of fmbseg"}
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "manifest.json").write_text('{"key": "0123", "files": {}}')
     add(tmp_path / "out" / "p" / "c.png")
+    seal(tmp_path / "out", "manifest.json", {"key": "0123"})
     assert reasons(tmp_path)["out"] == "holds results of fmbseg"
 
 

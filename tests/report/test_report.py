@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fmbseg import cli
 from fmbseg.errors import FmbsegError
-from fmbseg.evaluate.results import read_result
+from fmbseg.evaluate.results import read_result, write_result
 from fmbseg.report.content import Table, collect
 from fmbseg.report.page import best_cells, page
 from fmbseg.report.stage import CARD, PAGE
@@ -111,7 +111,7 @@ def test_a_name_is_never_markup(labelled: Paths, make_config: MakeConfig) -> Non
     run("baselines", make_config(), labelled)
     result = json.loads((labelled.metrics / "maskclip" / "coco_stuff.json").read_text())
     result["per_class_iou"]["<img src=x onerror=alert(1)>"] = 12.0
-    (labelled.metrics / "maskclip" / "coco_stuff.json").write_text(json.dumps(result))
+    write_result(result, labelled.metrics / "maskclip" / "coco_stuff.json")
     text = page(collect(labelled, (), [("<b>", "&")]))
     assert "<img src=x" not in text and "&lt;img src=x onerror=alert(1)&gt;" in text
     assert "<b>" not in text
@@ -159,7 +159,7 @@ def test_a_report_of_scores_of_another_head_is_refused(
 ) -> None:
     path = made.metrics / "fmbseg" / "coco_stuff.json"
     result = json.loads(path.read_text())
-    path.write_text(json.dumps(result | {"checkpoint_sha256": "0" * 64}))
+    write_result(result | {"checkpoint_sha256": "0" * 64}, path)
     with pytest.raises(FmbsegError, match="coco_stuff is not of the present head"):
         assert opened("report", make_config(), made).key
 

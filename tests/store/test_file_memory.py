@@ -123,3 +123,19 @@ def test_each_file_of_an_item_counts(tmp_path: Path, files: list[Path]) -> None:
     os.utime(files[2], (OLD + 5, OLD + 5))
     call()
     assert sorted(reads) == [0, 1, 1]
+
+
+def test_a_file_whose_content_is_another_one_is_named(
+    ask: Ask, files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    ask()
+    os.utime(files[0], (OLD + 60, OLD + 60))  # touched: the content is the same
+    files[1].write_text("x")
+    os.utime(files[1], (OLD + 60, OLD + 60))
+    with caplog.at_level(logging.WARNING):
+        assert ask()[0] == ["a", "x", "c"]
+    assert "1 of 3 files have changed since they were last read" in caplog.text
+    assert "b.txt" in caplog.text and "a.txt" not in caplog.text
+    caplog.clear()
+    ask()
+    assert not caplog.text

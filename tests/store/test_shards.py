@@ -248,7 +248,7 @@ def test_published_out(store: ShardStore, tmp_path: Path) -> None:
     assert not (out / "digest.json").exists()
 
     manifest = json.loads((out / "manifest.json").read_text())
-    assert set(manifest) == {"stage", "key", "shards", "files", "images"}
+    assert set(manifest) == {"stage", "key", "shards", "files", "images", "digest"}
     assert (manifest["stage"], manifest["key"], manifest["shards"]) == ("squares", "k1", 4)
     assert manifest["images"] == 10
     assert len(manifest["files"]) == 11

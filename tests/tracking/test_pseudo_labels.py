@@ -10,6 +10,7 @@ import pytest
 from fmbseg.align.record import recorded_sha256
 from fmbseg.config import Config
 from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, write_table
+from fmbseg.store.atomic import seal
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_digest
 from fmbseg.tracking.open import open_tracker
@@ -25,8 +26,7 @@ def _pseudo_labels(paths: Paths, rows: list[tuple[str, int | None, float | None,
     keys = ("source", "class_index", "similarity", "predicted_iou")
     table = [same | dict(zip(keys, row, strict=True)) for row in rows]
     write_table(paths.label / MASKS, table, MASKS_SCHEMA)
-    manifest = {"key": "k", "files": {}, "images_digest": "i", "images": 2}
-    (paths.label / "manifest.json").write_text(json.dumps(manifest))
+    seal(paths.label, "manifest.json", {"key": "k", "images_digest": "i", "images": 2})
     path = paths.align / "checkpoint.json"
     record = json.loads(path.read_text()) | {"metrics": {"labelled_patches": 0.5}}
     record["training"]["labels"] = published_digest(paths.label)

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from fmbseg.config import Config
+from fmbseg.store.atomic import seal
 from fmbseg.store.paths import Paths
 from fmbseg.tracking.open import open_tracker
 
@@ -23,10 +24,10 @@ def with_head(config: Config, kind: str) -> Config:
 
 def write_checkpoint(folder: Path, sha256: str, epochs: int = 3, key: str = KEY) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(json.dumps({"key": key}))
     (folder / "checkpoint.json").write_text(json.dumps({"sha256": sha256}))
     (folder / "head.safetensors").write_bytes(b"weights")
     write_curve(folder, epochs)
+    seal(folder, "manifest.json", {"key": key})
 
 
 def write_curve(folder: Path, epochs: int = 3) -> None:
