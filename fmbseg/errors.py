@@ -17,8 +17,13 @@ _PASSING |= {errno.ENFILE, errno.EMFILE, errno.ETIMEDOUT, errno.ENETUNREACH, err
 # What numpy says, without a number, of an array that it could not write whole.
 _CUT_OFF = " requested and "
 # What torch and numpy say of memory that they could not get.
-_NO_MEMORY = ("can't allocate memory", "Unable to allocate", "out of memory", "bad_alloc")
-_NO_MEMORY += ("failed to map segment",)  # of a library that was to be loaded
+_NO_MEMORY: tuple[str, ...] = (
+    "can't allocate memory",
+    "Unable to allocate",
+    "out of memory",
+    "bad_alloc",
+    "failed to map segment",  # of a library that was to be loaded
+)
 
 
 class FmbsegError(Exception):
