@@ -17,7 +17,6 @@ from PIL import Image
 from fmbseg import cli
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.scenes.files import write_scenes
-from tests.data.make_samples import SAMPLES
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
@@ -148,7 +147,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         "/mnt/camera": str(folder / "camera"),
         "/mnt/storage": str(folder / "storage"),
         "/tmp/camvid": str(folder / "camvid"),
-        "/data/camvid": str(SAMPLES / "camvid"),
         "~/weights": str(folder / "weights"),
         " --open": "",  # there is no browser
     }
