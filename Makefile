@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: scenes labels train scores report stack deploy stack-stop generated test-formats docs
+.PHONY: install-hashed sbom licences audit scenes labels train scores report stack deploy stack-stop generated test-formats docs
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -128,9 +128,38 @@ clean:  ## remove shards, encodings and tool caches; results, runs and .venv sta
 	rm -rf .fmbseg build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find fmbseg flows pretraining tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-lock: .venv/.installed-slow  ## write the installed versions into constraints.txt
+lock: .venv/.installed-slow  ## write the installed versions into constraints.txt, with hashes into requirements.lock
 	sed -n '/^#/p' constraints.txt > constraints.new
-	pip freeze --all --exclude-editable --exclude fmbseg --exclude pip --exclude wheel \
+	pip freeze --all --exclude-editable --exclude fmbseg --exclude pip --exclude wheel --exclude uv \
 		| LC_ALL=C sort -f >> constraints.new
 	mv constraints.new constraints.txt
+	.venv/bin/python -m pip install --quiet uv
+	sed -n '/^#/p' requirements.lock > requirements.new
+	uv pip compile pyproject.toml --extra pipeline --extra dev --extra scenes --python-version 3.11 \
+		-c constraints.txt --generate-hashes --no-annotate --no-header --quiet >> requirements.new
+	mv requirements.new requirements.lock
 	@touch .venv/.installed
+
+install-hashed:  ## create .venv from files with the sha256 of requirements.lock alone
+	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install --no-compile --require-hashes --no-deps -r requirements.lock
+	.venv/bin/python -m pip install --no-compile --no-deps --no-build-isolation --editable .
+	@touch .venv/.installed
+
+# Tools of their own: what they find must not include them.
+AUDIT := .venv-audit/bin
+.venv-audit/.installed:
+	test -x $(AUDIT)/python || "$(PYTHON)" -m venv .venv-audit
+	$(AUDIT)/python -m pip install --quiet cyclonedx-bom pip-audit pip-licenses
+	@touch $@
+
+sbom: install .venv-audit/.installed  ## list what is installed, in CycloneDX's form: build/sbom.json
+	mkdir -p build
+	$(AUDIT)/cyclonedx-py environment .venv/bin/python --output-format JSON --output-file build/sbom.json
+
+licences: install .venv-audit/.installed  ## list the licences of what is installed: build/licences.md
+	mkdir -p build
+	$(AUDIT)/pip-licenses --python=.venv/bin/python --format=markdown --order=license > build/licences.md
+
+audit: .venv-audit/.installed  ## ask for known weaknesses of the pinned versions (needs a network)
+	$(AUDIT)/pip-audit --requirement requirements.lock --require-hashes --disable-pip

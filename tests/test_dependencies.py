@@ -163,3 +163,24 @@ def test_the_projects_flows_are_found_where_nothing_is_installed_as_flows(
     assert re.fullmatch(f"fmbseg: .* {tmp_path} has no folder flows/: run inside.*\n", run())
     (tmp_path / "flows").symlink_to(repository / "flows")
     assert "nothing answers there" in run()
+
+
+def test_the_lock_has_every_pin_with_its_hashes(
+    repository: Path, declared: dict[str, set[str]]
+) -> None:
+    """What `make install-hashed` installs is what constraints.txt pins, and all of it."""
+    text = (repository / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.split(r"(?m)^(?=[A-Za-z0-9])", text)[1:]
+    locked = {}
+    for entry in entries:
+        name, version = entry.split()[0].split("==")
+        assert "--hash=sha256:" in entry, name
+        if ";" not in entry.splitlines()[0]:  # of another Python or system
+            locked[named(name)] = version
+    pins = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    known = dict(pin.split("==") for pin in pins if "==" in pin)
+    pinned = {named(name): version for name, version in known.items()}
+    assert {name: pinned.get(name) for name in locked} == locked
+    assert set().union(*(declared[extra] for extra in ("", "pipeline", "dev", "scenes"))) <= set(
+        locked
+    )
