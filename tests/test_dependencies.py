@@ -175,12 +175,13 @@ def test_the_lock_has_every_pin_with_its_hashes(
     for entry in entries:
         name, version = entry.split()[0].split("==")
         assert "--hash=sha256:" in entry, name
-        if ";" not in entry.splitlines()[0]:  # of another Python or system
-            locked[named(name)] = version
+        locked[named(name)] = version
     pins = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
     known = dict(pin.split("==") for pin in pins if "==" in pin)
     pinned = {named(name): version for name, version in known.items()}
-    assert {name: pinned.get(name) for name in locked} == locked
+    # redis asks for it where Python is older than 3.11.3.
+    assert locked.keys() - pinned.keys() <= {"async-timeout"}
+    assert {name: pinned.get(name, locked[name]) for name in locked} == locked
     assert set().union(*(declared[extra] for extra in ("", "pipeline", "dev", "scenes"))) <= set(
         locked
     )
