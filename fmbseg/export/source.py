@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class LabelledImage:
         image_id: unique in the source; names the files of an export.
         path: the picture.
         label_path: its label map.
+        machine_path: the one that a machine made, where a person's is merged over it; None: the
+            same.
         masks: rows of stage 1's table of masks (see `MASKS_SCHEMA`); empty where there is none.
     """
 
@@ -68,6 +70,7 @@ class LabelledImage:
     path: Path
     label_path: Path
     masks: Sequence[dict[str, Any]] = field(default=(), compare=False)
+    machine_path: Path | None = field(default=None, compare=False)
 
     def label(self, classes: Classes) -> Label:
         """The label map [H, W] int32: class indices, `NOTHING` where there is no label.
@@ -84,6 +87,12 @@ class LabelledImage:
                 f"{self.path} {width} x {height} px: is it of another picture?"
             )
         return label
+
+    def machine_label(self, classes: Classes) -> Label:
+        """The label map that a machine made; raises DataError as `label`."""
+        if self.machine_path is None:
+            return self.label(classes)
+        return replace(self, label_path=self.machine_path, machine_path=None).label(classes)
 
 
 @dataclass(frozen=True)

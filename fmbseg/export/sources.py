@@ -14,6 +14,7 @@ from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
 from fmbseg.labelling.record import LABELLED, read_labelled
+from fmbseg.pseudo.merging import MACHINE
 from fmbseg.pseudo.tables import MASKS
 
 
@@ -54,6 +55,7 @@ def _labelled_folder(
             entry.image_id,
             _picture(entry.image_id, root / entry.file, pictures),
             place / "labels" / f"{entry.image_id}.png",
+            machine_path=_if_there(place / MACHINE / f"{entry.image_id}.png"),
         )
         for entry in record.images
     ]
@@ -75,7 +77,16 @@ def _stage_out(
     # With several vocabularies each has a folder.
     several = (place / "labels" / words.name).is_dir()
     labels = place / "labels" / words.name if several else place / "labels"
-    found = [LabelledImage(name, path, labels / f"{name}.png") for name, path in listed]
+    machine = place / MACHINE / words.name if several else place / MACHINE
+    found = [
+        LabelledImage(
+            name,
+            path,
+            labels / f"{name}.png",
+            machine_path=_if_there(machine / f"{name}.png"),
+        )
+        for name, path in listed
+    ]
     classes = Classes.of(words.names, words.background)
     return Source(classes, _checked(found, place), place / MASKS, words.name if several else None)
 
@@ -127,6 +138,10 @@ def _label_maps(
         )
     found = [LabelledImage(path.stem, _picture(path.stem, path, pictures), path) for path in labels]
     return Source(classes, _checked(found, place))
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _chosen(vocabulary: Vocabulary | None) -> Classes | None:

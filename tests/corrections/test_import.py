@@ -14,8 +14,9 @@ from PIL import Image
 from fmbseg.cli import _main
 from fmbseg.config import Config
 from fmbseg.corrections import READERS
-from fmbseg.corrections.store import Correction, import_corrections, read_corrections
+from fmbseg.corrections.store import import_corrections
 from fmbseg.corrections.target import Target
+from fmbseg.data.corrections import Correction, read_corrections
 from fmbseg.errors import DataError
 from fmbseg.export.brush import encode_brush
 from fmbseg.export.source import NOTHING, Classes, Source
