@@ -26,6 +26,7 @@ from fmbseg.commands import (
     models,
     predict,
     preset,
+    review,
     run,
     table,
 )
@@ -47,6 +48,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("label")(label.label)
 app.command("export")(export.export)
+app.command("review")(review.review)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("preset")(preset.preset)

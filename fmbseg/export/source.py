@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from PIL import Image
 
 from fmbseg.data.images import naming_damage, upright_size
 from fmbseg.errors import DataError
+
+if TYPE_CHECKING:  # it brings torch
+    from fmbseg.data.vocabulary import Vocabulary
 
 NOTHING = -1
 """Value of an unlabelled pixel in the label maps of this room, whatever the file's depth."""
@@ -104,12 +107,14 @@ class Source:
         images: in the order in which they are exported.
         scores: table of masks with the similarities of regions; None: regions have no score.
         words: name of the vocabulary whose masks of that table count; None: it has one alone.
+        vocabulary: that the labels were made with; None: it is not known.
     """
 
     classes: Classes
     images: tuple[LabelledImage, ...]
     scores: Path | None = None
     words: str | None = None
+    vocabulary: Vocabulary | None = field(default=None, compare=False)
 
 
 def read_label(path: Path, classes: Classes) -> Label:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fmbseg.data.formats import PREDICTED
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
-from fmbseg.labelling.record import LABELLED, read_labelled
+from fmbseg.labelling.record import LABELLED, VOCABULARY, read_labelled
 from fmbseg.pseudo.merging import MACHINE
 from fmbseg.pseudo.tables import MASKS
 
@@ -45,6 +46,26 @@ def open_source(
     return _label_maps(place, pictures, vocabulary)
 
 
+def in_order(source: Source, file: Path) -> Source:
+    """The pictures that a file names, in its order: an image id a line.
+
+    Raises:
+        DataError: the file is missing, empty, or names a picture that is not there, or one twice.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: give a text file of image ids") from error
+    wanted = [line.strip() for line in lines if line.strip()]
+    by_id = {image.image_id: image for image in source.images}
+    for name in wanted:
+        if name not in by_id:
+            raise DataError(f"{file} names {name!r}, which is none of the {len(by_id)} pictures")
+    if not wanted or len({*wanted}) < len(wanted):
+        raise DataError(f"{file} names no picture, or one twice: give an image id a line")
+    return replace(source, images=tuple(by_id[name] for name in wanted))
+
+
 def _labelled_folder(
     place: Path, pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
 ) -> Source:
@@ -60,7 +81,10 @@ def _labelled_folder(
         for entry in record.images
     ]
     recorded = Classes.of(record.classes, record.background)
-    return Source(_chosen(vocabulary) or recorded, _checked(found, place), place / MASKS)
+    own = place / VOCABULARY
+    words = vocabulary or (load_vocabulary(own) if own.is_file() else None)
+    classes = _chosen(vocabulary) or recorded
+    return Source(classes, _checked(found, place), place / MASKS, vocabulary=words)
 
 
 def _stage_out(
@@ -88,7 +112,8 @@ def _stage_out(
         for name, path in listed
     ]
     classes = Classes.of(words.names, words.background)
-    return Source(classes, _checked(found, place), place / MASKS, words.name if several else None)
+    images = _checked(found, place)
+    return Source(classes, images, place / MASKS, words.name if several else None, words)
 
 
 def _own_words(place: Path, data: DataSection, dataset: Vocabulary) -> Vocabulary:

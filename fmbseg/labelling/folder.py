@@ -23,7 +23,7 @@ from fmbseg.errors import DataError
 from fmbseg.labelling.labeller import Labeller
 from fmbseg.labelling.pictures import Picture, Pictures, find_pictures
 from fmbseg.labelling.published import WORK, damaged, forget_others, publish, require_own
-from fmbseg.labelling.record import LABELLED, Labelled
+from fmbseg.labelling.record import LABELLED, VOCABULARY, Labelled
 from fmbseg.labelling.summary import (
     SUMMARY,
     ClassSummary,
@@ -231,7 +231,7 @@ def _assemble(
         (folder / RECORD).write_text(merging.record(merged), encoding="utf-8")
     summary = counted.rows()
     write_summary(folder / SUMMARY, summary)
-    (folder / "vocabulary.yaml").write_text(vocabulary_yaml(words), encoding="utf-8")
+    (folder / VOCABULARY).write_text(vocabulary_yaml(words), encoding="utf-8")
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("file", "reason"), *pictures.skipped.items()])
     (folder / "sheet.png").write_bytes(png(sheet(pictures.readable, labels, words)))
