@@ -109,7 +109,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    executable = os.environ.get("LABEL_STUDIO") or shutil.which("label-studio")
+    named = os.environ.get("LABEL_STUDIO")
+    executable = os.path.abspath(named) if named else shutil.which("label-studio")
     if executable is None:
         pytest.skip(
             "no Label Studio: name its executable in LABEL_STUDIO, or `make test-label-studio`"
