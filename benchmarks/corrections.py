@@ -47,7 +47,7 @@ from fmbseg.scenes.files import write_scenes
 from fmbseg.store.paths import Paths
 
 LAYOUT, BENCHMARK, SPLIT = "coco_stuff164k", "coco_stuff", "train2017"
-TRAIN, SCORED = 200, 100
+TRAIN, SCORED = 120, 80
 SHARE = 0.05
 NONE, FIRST, RANDOM = "none", "first of the ranking", "random"
 Truth = dict[str, npt.NDArray[np.int64]]

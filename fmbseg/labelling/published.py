@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from fmbseg.errors import DataError
 from fmbseg.pseudo.merging import Merging
 from fmbseg.store import atomic
 from fmbseg.store.digest import file_digest
-from fmbseg.store.shards import MANIFEST, ShardStore
+from fmbseg.store.shards import MANIFEST, ShardStore, published_files
 
 WORK = ".fmbseg"
 
@@ -62,13 +61,10 @@ def damaged(out: Path) -> bool:
 
 def _listed(out: Path) -> dict[str, str]:
     """The files that were published, and their sha256."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{out / MANIFEST} is damaged: choose another --out") from error
+    files = published_files(out)
+    if files is None:
+        raise DataError(f"{out / MANIFEST} is damaged: choose another --out")
+    return files
 
 
 def forget_others(store: ShardStore) -> None:

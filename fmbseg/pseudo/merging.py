@@ -7,7 +7,6 @@ changed, so what is whose can be told pixel by pixel; `corrections.json` says wh
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,15 +28,14 @@ from fmbseg.data.corrections import (
     read_correction,
     read_corrections,
 )
-from fmbseg.data.images import read_annotation
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
+from fmbseg.pseudo.edits import edited_label
 from fmbseg.pseudo.labels import label_png, load_label
 from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows
 from fmbseg.pseudo.tables import MASKS, MASKS_SCHEMA, PERSON, encode_masks
 from fmbseg.store.digest import file_digest, json_digest
-from fmbseg.store.shards import MANIFEST
 
 MACHINE = "machine"
 """Folder beside `labels` with the machine's own label maps of corrected pictures."""
@@ -90,9 +88,9 @@ class Merging:
         place = PurePosixPath(name)
         if not place.is_relative_to(self.labels):
             return False
-        if not is_label_map(path):
+        label = edited_label(path)
+        if label is None:
             return False
-        label = read_annotation(path)
         image_id = place.relative_to(self.labels).with_suffix("").as_posix()
         wanted = self.label(image_id, (label.shape[0], label.shape[1]))
         return wanted is not None and np.array_equal(wanted, label)
@@ -198,53 +196,6 @@ def person_rows(
                 }
             )
     return rows
-
-
-def require_no_lost_edits(place: Path, merging: Merging | None) -> None:
-    """Refuse to write over label maps that someone has edited where they were published.
-
-    A file that is no label map any more is damaged, and made again; one that says what a correction
-    says is not lost.
-
-    Args:
-        place: a published folder with `labels/` and a manifest; it need not be there.
-        merging: what is merged now; None: nothing.
-
-    Raises:
-        DataError: there are some; the first one is named.
-    """
-    edited = []
-    for name, digest in _listed(place).items():
-        path = place / name
-        of_labels = name.startswith("labels/") and path.suffix == ".png" and path.is_file()
-        if not of_labels or file_digest(path) == digest:
-            continue
-        if is_label_map(path) and not (merging is not None and merging.says(path, name)):
-            edited.append(path)
-    if edited:
-        raise DataError(
-            f"{len(edited)} label maps were changed by hand and would be lost, the first is "
-            f"{edited[0]}: copy them to a folder and `fmbseg corrections import png` it, or remove "
-            "them"
-        )
-
-
-def is_label_map(path: Path) -> bool:
-    """Whether a file can be read as a label map."""
-    try:
-        read_annotation(path)
-    except DataError:
-        return False
-    return True
-
-
-def _listed(place: Path) -> dict[str, str]:
-    """The files that a published folder had, and their sha256; nothing where it says nothing."""
-    try:
-        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def _next_ids(masks: Path, image_ids: Iterable[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.corrections import read_corrections
 from fmbseg.data.drawn import is_drawn
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
@@ -21,9 +22,10 @@ from fmbseg.models.clip import ClipEncoding
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import regions
 from fmbseg.pseudo.detection import detect_classes
+from fmbseg.pseudo.edits import require_no_lost_edits
 from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_folder, label_png
-from fmbseg.pseudo.merging import Merging, merge, require_no_lost_edits
+from fmbseg.pseudo.merging import Merging, merge
 from fmbseg.pseudo.pipeline import Classification, classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
@@ -186,7 +188,8 @@ class Label(_PseudoStage):
     def publish(self, count: int) -> None:
         """See `ShardedStage.publish`."""
         merging = self._merging
-        require_no_lost_edits(self.place, merging)
+        says = (lambda path, name: False) if merging is None else merging.says
+        require_no_lost_edits(self.place, says)
         amend = None if merging is None else partial(merge, merging=merging)
         header = self.work.header()
         self.store.publish(self.place, count=count, manifest=header, key=self.key, amend=amend)
@@ -249,6 +252,11 @@ class Label(_PseudoStage):
             if doubt := found.doubt(words):
                 _log.warning("%s", doubt)
             lines += found.lines(words)
+        if (merged := read_corrections(self.place)) is not None:
+            lines.append(
+                f"{len(merged.images)} pictures are people's corrections, which changed "
+                f"{merged.changed} pixels"
+            )
         return lines
 
 

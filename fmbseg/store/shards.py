@@ -176,6 +176,20 @@ def published_digest(destination: Path) -> str:
     return json_digest([manifest["files"], manifest.get("feature_shards")])
 
 
+def published_files(destination: Path) -> dict[str, str] | None:
+    """The sha256 of each file of an out, as it was published; none: there is no manifest.
+
+    None: the manifest is damaged.
+    """
+    try:
+        manifest = json.loads((destination / MANIFEST).read_text(encoding="utf-8"))
+        return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def verify_published(destination: Path) -> bool:
     """Whether every file of a published out has the size and sha256 of its manifest."""
     return atomic.damage(destination, MANIFEST) is None

@@ -98,6 +98,8 @@ def test_corrections_are_merged_with_their_provenance(
     record = read_corrections(labelled.label)
     assert record is not None
     assert record.images == {FIRST: Correction("png", changed, "Ada")}
+    said = opened("label", make_config(), labelled).summary()
+    assert f"1 pictures are people's corrections, which changed {changed} pixels" in said
     areas = pq.read_table(labelled.label / "areas.parquet").to_pylist()
     assert sum(row["pixels"] for row in areas) == sum(w * h for w, h in SIZES)
     of_first = {row["class_index"]: row["pixels"] for row in areas if row["image_id"] == FIRST}

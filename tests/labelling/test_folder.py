@@ -183,7 +183,8 @@ def test_corrections_are_merged_over_the_labels(
     # An export of it scores what the machine says against what it said.
     (image,) = [each for each in open_source(out, config).images if each.image_id == "a"]
     assert (
-        image.machine_label(Classes(WORDS.names)) == np.where(machine == 255, -1, machine)
+        image.machine_label(Classes(WORDS.names))
+        == np.where(machine == 255, -1, machine.astype(int))
     ).all()
 
     labelled_by(pictures, out, config)
