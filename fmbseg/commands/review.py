@@ -18,7 +18,7 @@ from fmbseg.commands.options import (
     lenient_config,
     use_weights,
 )
-from fmbseg.config import Config
+from fmbseg.config import Config, override_config, parse_config
 from fmbseg.errors import DataError, WeightsError
 from fmbseg.store.paths import Paths
 
@@ -48,6 +48,13 @@ def review(
     pictures: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pictures on the page, the most doubtful ones.")
     ] = 100,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="tiny, base or paper, as the labels were made. Default: params.yaml, else tiny.",
+        ),
+    ] = None,
     images: PictureFolder = None,
     vocabulary: LabelledWords = None,
     overrides: Overrides = None,
@@ -61,7 +68,12 @@ def review(
     Pictures that people have corrected are left out.
     """
     use_weights(weights_dir)
-    config = lenient_config(params, overrides, outside="tiny")
+    if preset is None:
+        config = lenient_config(params, overrides, outside="tiny")
+    else:
+        from fmbseg.presets import preset as parameters
+
+        config = override_config(parse_config(parameters(preset)), overrides or ())
 
     from fmbseg.data.vocabulary import load_vocabulary
     from fmbseg.export.sources import open_source

@@ -31,7 +31,7 @@ _TEMPLATE = Path(__file__).with_name("sheet.html")
 _SIDE = 384  # pixels, of the longer side of a picture on the page
 _QUALITY = 82
 _SHOWN = 5  # masks a picture
-_LEAST = 20  # percent of doubt that the filter begins with, where enough have it
+_WORTH = 0.1  # doubt of a mask that is worth a number
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def sheet(
     of_picture: dict[int, list[int]] = {index: [] for index in shown}
     for index in ranking.masks:
         members = of_picture.get(ranking.collected.masks.image[index])
-        if members is not None and len(members) < _SHOWN:
+        worth = ranking.doubt[index] >= _WORTH
+        if members is not None and worth and len(members) < _SHOWN:
             members.append(index)
     cards = []
     with progress.task("sheet", len(shown)) as task:
@@ -85,8 +86,6 @@ def sheet(
     options = [
         escape(names[index], quote=True) for index in sorted(present, key=lambda i: names[i])
     ]
-    doubts = [ranking.doubt[i] for found in of_picture.values() for i in found]
-    enough = sum(value >= _LEAST / 100 for value in doubts) >= len(shown)
     title = (
         f"Where to look first: {len(shown)} of {len(source.images)} pictures, "
         f"{len(ranking.doubt)} masks"
@@ -94,7 +93,6 @@ def sheet(
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=escape(title),
         options="".join(f'<option value="{name}">{name}</option>' for name in options),
-        least=_LEAST if enough else 0,
         cards="\n".join(cards),
         foot=escape(_foot(ranking)),
         key=json_digest([image.image_id for image in source.images])[:12],
@@ -121,7 +119,9 @@ def _card(
 ) -> str:
     image, names = ranking.collected.images[picture], source.classes.names
     seen, overlay = _panels(ranking, source, config, image, members)
-    doubt = 100 * ranking.picture_doubt[picture]
+    doubt = f"{100 * ranking.picture_doubt[picture]:.0f} % of it may be wrong"
+    if (missing := 100 * ranking.collected.unlabelled[picture]) >= 1:
+        doubt += f"; {missing:.0f} % has no label"
     rows = []
     for number, index in enumerate(members, 1):
         name = escape(names[ranking.collected.masks.classes[index]], quote=True)
@@ -136,7 +136,7 @@ def _card(
         f'<article id="{name}"><figure><img loading="lazy" alt="{name}" src="{seen}">'
         f'<figcaption>{name}</figcaption></figure><figure><img loading="lazy" alt="its labels" '
         f'src="{overlay}"><figcaption>labels; numbers: what is doubtful</figcaption></figure>'
-        f"<div><h2>{position}. {doubt:.0f} % of it may be wrong</h2><ol>{''.join(rows)}</ol></div>"
+        f"<div><h2>{position}. {doubt}</h2><ol>{''.join(rows)}</ol></div>"
         "</article>"
     )
 

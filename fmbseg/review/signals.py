@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float64]
 # Masks of one class, from which on their similarities are compared with each other alone.
 _ENOUGH = 8
 _NEIGHBOURS = 10
-_BLOCK = 1024
+# Cosines held at once.
+_ELEMENTS = 1 << 24
 
 
 @dataclass
@@ -80,8 +81,9 @@ def neighbours(masks: Masks) -> Neighbours:
     if not masks.features:
         return Neighbours(other, says)
     features, image = np.stack(masks.features), np.array(masks.image)
-    for start in range(0, count, _BLOCK):
-        block = slice(start, start + _BLOCK)
+    rows = max(1, _ELEMENTS // count)
+    for start in range(0, count, rows):
+        block = slice(start, start + rows)
         alike = features[block] @ features.T
         elsewhere = image[block, None] != image[None]
         alike[~elsewhere] = -np.inf
