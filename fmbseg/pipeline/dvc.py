@@ -22,7 +22,7 @@ from fmbseg.store.atomic import write_atomically
 from fmbseg.store.paths import Paths
 
 LIBRARIES = "libraries.yaml"
-FOLLOWED = "corrections.yaml"
+FOLLOWED = Paths().followed.name
 _HEAD = """\
 # Made from fmbseg/pipeline/table.py by `make generated`: change the table, not this file.
 #

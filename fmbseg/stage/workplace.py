@@ -16,6 +16,7 @@ from fmbseg.data.label_maps import find_label_maps
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
+from fmbseg.documents import read_yaml
 from fmbseg.errors import DataError, StoreError, VocabularyError
 from fmbseg.machine.progress import Progress
 from fmbseg.stage.depends import content_key
@@ -118,10 +119,12 @@ class Workplace:
         """What people have corrected of stage 1's labels, in one vocabulary; None: nothing.
 
         Raises:
-            DataError: the record is damaged, or of other classes.
+            DataError: the record is damaged, of other classes, or missing although DVC follows it.
         """
         place = self.paths.corrections
         found = read_corrections(place)
+        if found is None:
+            _require_none_followed(self.paths)
         if found is None or not found.images:
             return None
         if all(words.names != found.classes for words in self.vocabularies):
@@ -243,6 +246,18 @@ class Out:
             digest = _files_digest(work, work.label_maps)
             return digest if merged is None else json_digest([digest, merged.to_json()])
         return published_digest(self.require(name))
+
+
+def _require_none_followed(paths: Paths) -> None:
+    if not paths.followed.is_file():
+        return
+    record = read_yaml(paths.followed, DataError)
+    place = record.get(CORRECTIONS) if isinstance(record, dict) else None
+    if place != paths.followed.name:
+        raise DataError(
+            f"{paths.followed} says that there are corrections in {place}, and there are none: "
+            "bring them back (`dvc checkout`), or that file as it was before (`git checkout`)"
+        )
 
 
 def _corrections_digest(work: Workplace) -> str | None:

@@ -35,6 +35,7 @@ class Paths:
         oracle: the same head trained on ground truth.
         plots: tables and pictures that `dvc plots` shows.
         metrics: `<method>/<benchmark>.json`.
+        followed: names what DVC follows as corrections: their folder, or itself.
     """
 
     def __init__(self, root: Path = Path(".")) -> None:
@@ -61,6 +62,7 @@ class Paths:
         self.oracle = self.data / "oracle"
         self.plots = self.data / "plots"
         self.metrics = root / "metrics"
+        self.followed = root / "corrections.yaml"
 
 
 def project_folder(root: Path) -> Path:

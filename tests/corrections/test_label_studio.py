@@ -36,7 +36,7 @@ from tests.flows.stack import free_ports
 pytestmark = pytest.mark.slow
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-START_SECONDS = 400  # its first start makes a database of hundreds of migrations
+START_SECONDS = 900  # its first start makes a database of hundreds of migrations
 
 
 class Server:

@@ -22,6 +22,7 @@ from fmbseg.evaluate.results import read_result
 from fmbseg.export.source import Source
 from fmbseg.export.sources import open_source
 from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.dvc import corrections_yaml
 from fmbseg.pseudo.tables import decode_mask
 from fmbseg.store.paths import Paths
 from tests.corrections.test_import import EXPORTED
@@ -207,6 +208,18 @@ def test_a_correction_that_is_missing_or_of_another_size_is_named(
     path.unlink()
     with pytest.raises(DataError, match="dvc checkout"):
         run("label", make_config(), labelled)
+
+
+def test_corrections_that_dvc_follows_are_missed(
+    labelled: Paths, make_config: MakeConfig, corrected: Map
+) -> None:
+    labelled.followed.write_text(corrections_yaml("data/corrections"))
+    run("label", make_config(), labelled)
+    labelled.corrections.rename(labelled.root / "elsewhere")
+    with pytest.raises(DataError, match="corrections in data/corrections, and there are none"):
+        run("label", make_config(), labelled)
+    labelled.followed.write_text(corrections_yaml())
+    run("label", make_config(), labelled)
 
 
 def test_training_and_results_say_that_they_had_corrections(
