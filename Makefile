@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: install-hashed sbom licences audit scenes labels train scores report stack deploy stack-stop generated test-formats docs
+.PHONY: install-hashed sbom licences audit scenes labels train scores report stack deploy stack-stop generated test-formats docs test-label-studio
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -81,6 +81,11 @@ test-models: install  ## hold the shipped models to the figures they must reach
 test-formats: install  ## open every export by the library that is to read it
 	.venv/bin/python -m pip install --quiet --no-deps -r tests/export/readers.txt
 	pytest tests/export $(ARGS)
+
+test-label-studio: install  ## send labels through a real Label Studio and back
+	test -x .label-studio/bin/python || "$(PYTHON)" -m venv .label-studio
+	.label-studio/bin/python -m pip install --quiet -r tests/corrections/label-studio.txt
+	LABEL_STUDIO=.label-studio/bin/label-studio pytest tests/corrections/test_label_studio.py $(ARGS)
 
 test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)

@@ -28,6 +28,7 @@ from fmbseg.commands import (
     predict,
     preset,
     report,
+    review,
     run,
     table,
 )
@@ -49,6 +50,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("label")(label.label)
 app.command("export")(export.export)
+app.command("review")(review.review)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

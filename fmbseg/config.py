@@ -204,6 +204,12 @@ class AlignSection(Section):
         le=_MANY,
         description="labelled patches of one class in a batch, drawn at random; 0: all",
     )
+    correction_weight: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="of the patches of pictures that a person has corrected, in loss and draw",
+    )
     epochs: int = Field(20, ge=1, le=100_000)
     batch_images: int = Field(8, ge=1, le=_BATCH)
     learning_rate: float = Field(1e-3, gt=0, le=100)

@@ -18,7 +18,15 @@ SMALL = {
     r"epochs: \d+": "epochs: 2",
     r"threads: \d+": "threads: 1",
 }
-FILES = ("params.yaml", "dvc.yaml", "libraries.yaml", "prefect.yaml", ".dvcignore", ".gitignore")
+FILES = (
+    "params.yaml",
+    "dvc.yaml",
+    "libraries.yaml",
+    "corrections.yaml",
+    "prefect.yaml",
+    ".dvcignore",
+    ".gitignore",
+)
 FOLDERS = ("fmbseg", "flows", "docker")
 WHO = {f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")}
 MAIL = {f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")}

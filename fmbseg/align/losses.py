@@ -1,7 +1,7 @@
 """Losses of the alignment, by name; T-SupCon pulls patches to each other and to text anchors.
 
-A loss is a function (z, labels, text, temperature) -> scalar, with the arguments of `tsupcon`;
-`LOSSES` has it under its name in `align.loss`.
+A loss is a function (z, labels, text, temperature, weights) -> scalar, with the arguments of
+`tsupcon`; `LOSSES` has it under its name in `align.loss`.
 
 Equations (1)-(4) of the method's stage 2. With unit vectors z_i (patches) and t_k (texts),
 y_i the label of patch i, N_k the number of patches with label k, M labelled patches and K texts:
@@ -15,6 +15,10 @@ y_i the label of patch i, N_k the number of patches with label k, M labelled pat
 No text is in (4): alone (`supcon`) it groups patches and ties no group to the words of its class,
 so a segmenter trained with it guesses. The paper's ablation has 24.61 mIoU under that name, and
 does not say how words come into it.
+
+Patches with weights w_i (ours, for labels that a person has corrected) count w_i times in the sums
+over patches and in N_k and M. The log-sums stay as they are: what a patch is compared with is there
+once.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from torch.autograd.function import once_differentiable
 from fmbseg.config import LossName
 from fmbseg.data.labels import UNLABELLED
 
-Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
 
 # Parts of (1) by name: whether (4) is in it, whether (2) is.
 _TERMS = {"tsupcon": (True, True), "supcon": (True, False), "text": (False, True)}
@@ -44,6 +48,7 @@ def tsupcon(
     labels: Tensor,
     text: Tensor,
     temperature: float = 1.0,
+    weights: Tensor | None = None,
     term: str = "tsupcon",
 ) -> Tensor:
     """The T-SupCon loss of a batch of patches, equations (1)-(4).
@@ -71,6 +76,7 @@ def tsupcon(
         labels: [M] integers, the text row of each patch, or 255 for none.
         text: [K, D] text anchors, floating point.
         temperature: greater than 0.
+        weights: [M] of the patches, greater than 0; None: 1 each.
         term: "tsupcon" = (1); "supcon" = sum_i l_im / (M + K), (4) alone; "text" =
             sum_k l_t / (M + K), (2) alone. The first is the sum of the other two.
 
@@ -80,9 +86,9 @@ def tsupcon(
 
     Raises:
         ValueError: the shapes do not fit, a label is neither 255 nor a row of `text`, the
-            temperature is not positive or the term is unknown.
+            temperature or a weight is not positive, or the term is unknown.
     """
-    _check(z, labels, text, temperature, term)
+    _check(z, labels, text, temperature, weights, term)
     labelled = labels != UNLABELLED
     labels = labels[labelled].to(device=z.device, dtype=torch.int64)
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(text):
@@ -97,8 +103,13 @@ def tsupcon(
     text = text.to(dtype)
     if not labels.numel():
         return z.sum() + text[:0].sum()
+    if weights is None:
+        weights = z.new_ones(len(z))
+    else:
+        weights = weights[labelled].to(device=z.device, dtype=dtype)
     differentiate = torch.is_grad_enabled()
-    loss: Tensor = _TSupCon.apply(z, labels, text, 1.0 / temperature, _TERMS[term], differentiate)
+    scale = 1.0 / temperature
+    loss: Tensor = _TSupCon.apply(z, labels, text, weights, scale, _TERMS[term], differentiate)
     return loss
 
 
@@ -110,7 +121,9 @@ LOSSES: Mapping[LossName, Loss] = {
 assert tuple(LOSSES) == get_args(LossName)
 
 
-def _check(z: Tensor, labels: Tensor, text: Tensor, temperature: float, term: str) -> None:
+def _check(
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: Tensor | None, term: str
+) -> None:
     if z.ndim != 2 or text.ndim != 2 or z.shape[1] != text.shape[1]:
         raise ValueError(
             f"z must be [M, D] and text [K, D], got {list(z.shape)} and {list(text.shape)}"
@@ -121,6 +134,8 @@ def _check(z: Tensor, labels: Tensor, text: Tensor, temperature: float, term: st
         raise ValueError(f"labels must be [{z.shape[0]}] like z, got {list(labels.shape)}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if weights is not None and (weights.shape != labels.shape or not bool((weights > 0).all())):
+        raise ValueError(f"weights must be [{z.shape[0]}] like z, and greater than 0")
     if not temperature > 0:
         raise ValueError(f"temperature must be greater than 0, got {temperature}")
     if term not in _TERMS:
@@ -140,13 +155,14 @@ class _TSupCon(torch.autograd.Function):
         z: Tensor,
         labels: Tensor,
         text: Tensor,
+        weights: Tensor,
         scale: float,
         term: tuple[bool, bool],
         differentiate: bool,
     ) -> Tensor:
         wanted = differentiate and (ctx.needs_input_grad[0] or ctx.needs_input_grad[2])
         with torch.autocast(device_type=z.device.type, enabled=False):
-            loss, gradients = _evaluate(z, labels, text, scale, term, wanted)
+            loss, gradients = _evaluate(z, labels, text, weights, scale, term, wanted)
         if gradients is not None:
             ctx.save_for_backward(*gradients)
         return loss
@@ -162,6 +178,7 @@ class _TSupCon(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -169,6 +186,7 @@ def _evaluate(
     z: Tensor,
     labels: Tensor,
     text: Tensor,
+    weights: Tensor,
     scale: float,
     term: tuple[bool, bool],
     differentiate: bool,
@@ -181,33 +199,36 @@ def _evaluate(
 
         b_i = log sum_{j != i} exp(s_ij),    e_i = log( sum_k exp(r_ik) + exp(b_i) ),
 
-    the sums of (2) and (4) are, w_i being 1 / N_{y_i} and the mean over the patches l of class y_i,
+    the sums of (2) and (4) are, v_i being w_i / N_{y_i} and the mean, weighted by w_l, over the
+    patches l of class y_i,
 
-        sum_i w_i * (e_i - r_{i,y_i})  +  sum_i (b_i - mean_l s_il).
+        sum_i v_i * (e_i - r_{i,y_i})  +  sum_i w_i * (b_i - mean_l s_il).
 
     The first terms of both depend on b_i, and b_i on each s_ij, so what a row of similarities adds
     to the gradients is known as soon as the row is there:
 
-        d/db_i = w_i * exp(b_i - e_i) + 1,     db_i/ds_ij = exp(s_ij - b_i) for j != i,
-        d/dr_ik = w_i * exp(r_ik - e_i)        (and -w_i more for k = y_i).
+        d/db_i = v_i * exp(b_i - e_i) + w_i,   db_i/ds_ij = exp(s_ij - b_i) for j != i,
+        d/dr_ik = v_i * exp(r_ik - e_i)        (and -v_i more for k = y_i).
 
     s_ij is of z_i and of z_j: a block of rows adds to its own rows of the gradient and to all. The
-    means need no similarities: sum_il z_i.z_l / N is |sum of the class|^2 / N for each class, whose
-    derivative by z_i is twice the class's mean.
+    means need no similarities: sum_il w_i w_l z_i.z_l / N is |weighted sum of the class|^2 / N for
+    each class, whose derivative by z_i is 2 w_i times the class's mean.
     """
     patch_count, text_count = len(z), len(text)
-    counts = torch.bincount(labels, minlength=text_count).to(z.dtype)
-    share = 1.0 / counts[labels]  # [M], 1 / N_{y_i}
+    counts = z.new_zeros(text_count).index_add_(0, labels, weights)
+    share = weights / counts[labels]  # [M], v_i
+    own = weights[:, None]
     # The positives of (4) meet only through their class's sum: no M x M matrix is needed there.
-    means = torch.zeros_like(text).index_add_(0, labels, z) / counts.clamp_min(1.0)[:, None]
+    sums = torch.zeros_like(text).index_add_(0, labels, z * own)
+    means = sums / torch.where(counts > 0, counts, 1.0)[:, None]
     scaled, scaled_text = z * scale, text * scale
     pair, anchor = term
 
     loss = z.new_zeros(())
     by_z, by_text = torch.zeros_like(z), torch.zeros_like(text)
     if pair:
-        loss -= (scaled * means[labels]).sum()
-        by_z -= 2.0 * scale * means[labels]
+        loss -= (own * scaled * means[labels]).sum()
+        by_z -= 2.0 * scale * own * means[labels]
     if anchor:
         loss -= (share * (scaled * text[labels]).sum(dim=1)).sum()
         by_z -= share[:, None] * scaled_text[labels]
@@ -233,8 +254,8 @@ def _evaluate(
             others = peak + total.log()
         weight = z.new_zeros(height)  # dL / db_i
         if pair and patch_count > 1:
-            loss += others.sum()
-            weight += 1.0
+            loss += (weights[block] * others).sum()
+            weight += weights[block]
         if anchor:
             logits = scaled[block] @ text.T
             everything = torch.logaddexp(torch.logsumexp(logits, dim=1), others)
@@ -249,5 +270,5 @@ def _evaluate(
             by_z[block].addmm_(similarity, scaled)
             by_z.addmm_(similarity.T, scaled[block])
 
-    norm = 1.0 / (patch_count + text_count)
+    norm = 1.0 / (weights.sum() + text_count)
     return loss * norm, (by_z * norm, by_text * norm) if differentiate else None

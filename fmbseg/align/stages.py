@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +21,7 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.features import PublishedFeatures
+from fmbseg.align.record import ELSEWHERE, GROUND_TRUTH, STAGE_1, SUPERVISION, Supervision
 from fmbseg.align.training import (
     STATE,
     EpochRecord,
@@ -69,6 +70,15 @@ class Training(Stage):
     def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """What gives the label map [H, W] of an image id in a vocabulary, 255 unlabelled."""
 
+    @property
+    @abstractmethod
+    def supervision(self) -> Supervision:
+        """Whose labels they are."""
+
+    def corrected(self, words: Vocabulary) -> Collection[str]:
+        """Ids of the images whose label map in a vocabulary is a person's, among a machine's."""
+        return ()
+
     def run(self) -> StageReport:
         """See `Stage.run`.
 
@@ -108,7 +118,9 @@ class Training(Stage):
         targets = []
         for words in self.vocabularies:
             text = clip.text_embeddings(words, words.templates or config.clip.templates)
-            targets.append(Target(self._patch_labels(features, words), text.anchors))
+            labels = self._patch_labels(features, words)
+            weights = self._weights(features.image_ids, words)
+            targets.append(Target(labels, text.anchors, weights))
         trained = train_head(
             features.open(),
             targets,
@@ -150,9 +162,16 @@ class Training(Stage):
                 **config.align.model_dump(),
                 "seed": config.run.seed,
                 "labels": self.inputs[self.labels],
+                SUPERVISION: asdict(self.supervision),
             },
             metrics=metrics,
         )
+
+    def _weights(self, image_ids: Sequence[str], words: Vocabulary) -> list[float] | None:
+        weight, corrected = self.work.config.align.correction_weight, self.corrected(words)
+        if weight == 1 or not corrected:
+            return None
+        return [weight if image_id in corrected else 1.0 for image_id in image_ids]
 
     def _patch_labels(
         self, features: PublishedFeatures, words: Vocabulary
@@ -192,6 +211,20 @@ class Align(Training):
 
         return read
 
+    @property
+    def supervision(self) -> Supervision:
+        """See `Training`."""
+        merged = self.work.merged
+        origin = STAGE_1 if self.work.label_maps is None else ELSEWHERE
+        if merged is None:
+            return Supervision(origin)
+        return Supervision(origin, len(merged.images), merged.changed)
+
+    def corrected(self, words: Vocabulary) -> Collection[str]:
+        """See `Training`."""
+        merged = self.work.merged
+        return merged.images if merged is not None and merged.classes == words.names else ()
+
 
 class Oracle(Training):
     """Train the same head on the same features with ground truth.
@@ -207,6 +240,11 @@ class Oracle(Training):
     def vocabularies(self) -> tuple[Vocabulary, ...]:
         """See `Training`."""
         return (self.work.dataset.vocabulary,)
+
+    @property
+    def supervision(self) -> Supervision:
+        """See `Training`."""
+        return Supervision(GROUND_TRUTH)
 
     def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """See `Training`."""

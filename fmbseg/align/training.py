@@ -10,7 +10,7 @@ import io
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ class Target:
     Attributes:
         labels: of each image [h, w] class indices, 255 = unlabelled.
         text: [K, D] unit text anchors t_k, frozen.
+        weights: of each image's patches, beside those of the others in a batch; None: all alike.
     """
 
     labels: Sequence[npt.NDArray[np.integer]]
     text: Tensor
+    weights: Sequence[float] | None = None
 
     def __contains__(self, image: int) -> bool:
         """Whether an image has a labelled patch."""
@@ -130,7 +132,7 @@ def train_head(
     )
     run = _Run(config, section, seed, device, steps=math.ceil(len(used) / section.batch_images))
     resumed = run.restore(checkpoint_dir / STATE)
-    targets = [Target(t.labels, t.text.to(device.device, torch.float32)) for t in targets]
+    targets = [replace(t, text=t.text.to(device.device, torch.float32)) for t in targets]
     with progress.task("align", section.epochs * run.steps) as task:
         task.advance(resumed * run.steps)
         for epoch in range(resumed + 1, section.epochs + 1):
@@ -213,28 +215,46 @@ class _Run:
     def _loss(
         self, tokens: Tensor, index: int, target: Target, images: Sequence[int]
     ) -> tuple[Tensor, int]:
-        """The loss of the tokens [M, C] of some images in one vocabulary, and its M + K."""
+        """The loss of the tokens [M, C] of some images in one vocabulary, and its M + K.
+
+        Weights are relative: scaled to a mean of 1, they leave equation (1) its balance of
+        patches and texts, of which there is one a class whatever patches weigh.
+        """
         labels = np.concatenate([target.labels[i].ravel() for i in images]).astype(np.int64)
-        sampled = self._sample(labels)
-        chosen = torch.from_numpy(sampled).to(self._device.device)
+        weights = None if target.weights is None else _of_patches(target, images)
+        sampled = self._sample(labels, weights)
+        counted = labels[sampled] != UNLABELLED
+        if weights is not None and counted.any():
+            weights = weights / weights[sampled][counted].mean()
+        device = self._device.device
+        chosen = torch.from_numpy(sampled).to(device)
         loss = LOSSES[self._section.loss](
             self.head.project(tokens[chosen], index),
-            torch.from_numpy(labels).to(self._device.device)[chosen],
+            torch.from_numpy(labels).to(device)[chosen],
             target.text,
             self._section.temperature,
+            None if weights is None else torch.from_numpy(weights[sampled]).to(device),
         )
-        return loss, int((labels[sampled] != UNLABELLED).sum()) + len(target.text)
+        return loss, int(counted.sum()) + len(target.text)
 
-    def _sample(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _sample(
+        self, labels: npt.NDArray[np.int64], weights: npt.NDArray[np.float32] | None
+    ) -> npt.NDArray[np.int64]:
         """Indices of the patches of a batch that enter the loss, ascending.
 
         Equation 1 weighs every labelled patch alike, so large stuff regions drown small things and
-        the text term, of which there is one a class; `patches_per_class` evens that out.
+        the text term, of which there is one a class; `patches_per_class` evens that out. The odds
+        of a patch are its weight.
         """
         most = self._section.patches_per_class
         if most == 0:
             return np.arange(len(labels))
-        order = torch.randperm(len(labels), generator=self._generator).numpy()
+        if weights is None:
+            order = torch.randperm(len(labels), generator=self._generator).numpy()
+        else:
+            # Of waiting times with rates w_i the first ones are a weighted draw without repeats.
+            times = torch.rand(len(labels), generator=self._generator).log().neg().numpy() / weights
+            order = np.argsort(times, kind="stable")
         classes = [k for k in np.unique(labels).tolist() if k != UNLABELLED]
         kept = [order[labels[order] == k][:most] for k in classes]
         return np.sort(np.concatenate(kept)) if kept else np.arange(0)
@@ -273,6 +293,13 @@ class _Run:
         self.curve = curve
         self._done = len(curve) * self.steps
         return len(curve)
+
+
+def _of_patches(target: Target, images: Sequence[int]) -> npt.NDArray[np.float32]:
+    """[M] weight of each patch of some images, in the order of their labels."""
+    assert target.weights is not None
+    each = [np.full(target.labels[i].size, target.weights[i], dtype=np.float32) for i in images]
+    return np.concatenate(each)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

@@ -60,11 +60,14 @@ def import_(
     earlier one.
     """
     from fmbseg.corrections import READERS
-    from fmbseg.corrections.store import Correction, import_corrections
+    from fmbseg.corrections.store import import_corrections
     from fmbseg.corrections.target import Target
+    from fmbseg.data.corrections import Correction
     from fmbseg.data.vocabulary import load_vocabulary
     from fmbseg.export.sources import open_source
     from fmbseg.machine.progress import console_progress
+    from fmbseg.pipeline.dvc import follow_corrections
+    from fmbseg.stage.row import LABEL
 
     if format_ not in READERS:
         raise ConfigError(f"no format {format_!r}: use one of {', '.join(READERS)}")
@@ -74,3 +77,5 @@ def import_(
     found = import_corrections(READERS[format_], file, target, out, console_progress(), origin)
     changed = sum(correction.changed > 0 for correction in found.values())
     print(f"{out}: {len(found)} pictures taken over, {changed} of them differ from {of}")
+    if follow_corrections(out):
+        print(f"next: `dvc add {_CORRECTIONS}` keeps them, `fmbseg run {LABEL}` merges them")

@@ -53,6 +53,13 @@ def export(
             help=f"For Label Studio: before a picture's name. Default: {LOCAL_FILES}DIR/images/.",
         ),
     ] = None,
+    order: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Image ids, a line each (order.txt of `fmbseg review`): those pictures alone.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
@@ -63,7 +70,7 @@ def export(
     """
     from fmbseg.data.vocabulary import load_vocabulary
     from fmbseg.export import FORMATS
-    from fmbseg.export.sources import open_source
+    from fmbseg.export.sources import in_order, open_source
     from fmbseg.export.writer import Options
     from fmbseg.export.writer import export as write
     from fmbseg.machine.progress import console_progress
@@ -73,6 +80,8 @@ def export(
     config = lenient_config(params, overrides)
     words = None if vocabulary is None else load_vocabulary(vocabulary)
     found = open_source(source, config, images, words)
+    if order is not None:
+        found = in_order(found, order)
     options = Options(
         found.classes,
         stuff=_indices(stuff, found.classes.names),

@@ -46,6 +46,12 @@ def label(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at pictures that cannot be read.")
     ] = False,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="What people have corrected of these labels; merged over them."
+        ),
+    ] = None,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -63,7 +69,9 @@ def label(
     from fmbseg.labelling.folder import label_folder
     from fmbseg.machine.progress import console_progress
 
-    report = label_folder(folder, words, config, out, console_progress(), strict=strict)
+    report = label_folder(
+        folder, words, config, out, console_progress(), strict=strict, corrections=corrections
+    )
     _say(report, out)
     sizes = [min(image.width, image.height) for image in report.labelled.images]
     if config.clip.model == _TINY and max(sizes) > _PHOTO:

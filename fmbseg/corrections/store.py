@@ -6,66 +6,16 @@ the classes that its values mean and, for each picture, where the correction com
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from fmbseg.corrections.target import Reader, Target
+from fmbseg.data.corrections import RECORD, Correction, Corrections, read_corrections
 from fmbseg.errors import DataError
 from fmbseg.export.pictures import value_png
 from fmbseg.machine.progress import Progress
 from fmbseg.store.atomic import remove_abandoned, replace_directory, temporary_directory
-
-RECORD = "corrections.json"
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Where one picture's correction comes from.
-
-    Attributes:
-        format: of the import.
-        changed: pixels whose label differs from the machine's.
-        by: who corrected it, if that was given.
-        at: when, if that was given.
-    """
-
-    format: str
-    changed: int
-    by: str | None = None
-    at: str | None = None
-
-
-@dataclass(frozen=True)
-class Corrections:
-    """All corrections of a folder.
-
-    Attributes:
-        classes: names in index order.
-        images: by image id.
-    """
-
-    classes: tuple[str, ...]
-    images: dict[str, Correction]
-
-
-def read_corrections(folder: Path) -> Corrections | None:
-    """The record of a folder of corrections; None: there is none.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    path = folder / RECORD
-    try:
-        return TypeAdapter(Corrections).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise DataError(f"{path} is damaged: restore it, or remove the folder") from error
 
 
 def import_corrections(
@@ -114,7 +64,7 @@ def import_corrections(
             for image, label in read(file, target):
                 if image.image_id in found:
                     raise DataError(f"{file} has {image.image_id} twice: leave one of them out")
-                changed = int((label != image.label(target.classes)).sum())
+                changed = int((label != image.machine_label(target.classes)).sum())
                 found[image.image_id] = Correction(origin.format, changed, origin.by, origin.at)
                 path = labels / f"{image.image_id}.png"
                 path.unlink(missing_ok=True)  # the earlier one may be linked
@@ -123,9 +73,8 @@ def import_corrections(
         if not found:
             raise DataError(f"{file} corrects no picture: annotate some, and export them")
         earlier = {} if before is None else before.images
-        record = asdict(Corrections(names, dict(sorted((earlier | found).items()))))
-        text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
-        (temporary / RECORD).write_text(text, encoding="utf-8")
+        record = Corrections(names, {**earlier, **found})
+        (temporary / RECORD).write_text(record.to_json(), encoding="utf-8")
         replace_directory(temporary, place)
     return found
 

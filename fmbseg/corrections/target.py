@@ -110,5 +110,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: name the file that the tool exported") from error
-    except (ValueError, IsADirectoryError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise DataError(f"{path} is no JSON file ({error}): export it again") from error

@@ -21,7 +21,15 @@ from fmbseg.evaluate.published import (
     Row,
 )
 from fmbseg.evaluate.results import OWN_WORDS, Result, current_results, read_results
-from fmbseg.evaluate.table import ORACLE, TINY, is_tiny, ordered, percent
+from fmbseg.evaluate.table import (
+    ORACLE,
+    TINY,
+    corrected,
+    corrected_notes,
+    is_tiny,
+    ordered,
+    percent,
+)
 from fmbseg.store.atomic import write_atomically
 
 MEASURED = "measured here"
@@ -76,6 +84,7 @@ def build_report(metrics: Path) -> Report:
     notes = [_image_note(rows, benchmarks), _MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
     if len(results) < every:
         notes.append(f"left out: {every - len(results)} results of an earlier head")
+    notes += corrected_notes(results)
     if any(row.method == "oracle" for row in rows):
         notes.append(ORACLE)
     if any(_SCENES in row.source for row in rows):
@@ -190,6 +199,7 @@ def _measured(results: Sequence[Result]) -> list[Row]:
     groups: dict[tuple[str, str, str, str], list[Result]] = {}
     for result in results:
         source = MEASURED if result["method"] in METHODS else PREDICTIONS
+        source += "" if corrected(result) is None else " +"
         source += _SCENES if "without_held_out_glyphs" in result else ""
         key = result["method"], source, _basis(result), str(result.get("checkpoint_sha256"))
         groups.setdefault(key, []).append(result)
@@ -213,6 +223,8 @@ def _basis(result: Result) -> str:
         names.append(f"words of {words}")
     if (refine := protocol.get("refine", "none")) != "none":
         names.append(f"refined: {refine}")
+    if (labels := corrected(result)) is not None:
+        names.append(f"trained on {labels}")
     return ", ".join(name for name in names if name)
 
 

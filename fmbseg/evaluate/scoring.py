@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint
+from fmbseg.align.record import SUPERVISION, Supervision, supervision_of
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.drawn import SCENE_OBJECTS
@@ -89,7 +90,12 @@ class Candidate:
         return {
             "head": [head.sha256, asdict(head.head.config), head.info.templates, trained_on],
             "models": {name: model_digest(name) for name in models},
-        }
+        } | ({} if self.supervision is None else {SUPERVISION: asdict(self.supervision)})
+
+    @property
+    def supervision(self) -> Supervision | None:
+        """Whose labels its head was trained on; None: it has none, or it does not say."""
+        return None if self.head is None else supervision_of(self.head.info.training)
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,9 @@ class Scoring:
             scenes=self._held_out is not None,
             unseen=self._unseen(record["protocol"]),
         )
+        supervision = self.candidate.supervision
+        if supervision is not None:
+            result[SUPERVISION] = asdict(supervision)
         return result | {"samples_sha256": self.samples_sha256, "key": self.key}
 
     def _published(self, place: Path) -> Result | None:

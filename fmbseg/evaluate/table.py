@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from fmbseg.align.record import GROUND_TRUTH, supervision_of
 from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
@@ -14,6 +16,7 @@ from fmbseg.models import tiny
 ORACLE = "oracle = same encoder and head, trained on truth: no ceiling for the other methods"
 STALE = "* of an earlier head than the one that is there now: run `fmbseg run evaluate` again"
 UNSEEN = "(in brackets: only images without glyphs that pretraining never saw)"
+CORRECTED = "+ not annotation-free: trained on"
 TINY = "tiny models: the numbers show that the pipeline works, do not compare them with published"
 
 
@@ -33,13 +36,14 @@ def result_table(metrics: Path) -> str:
     rows = [["mIoU, %", *benchmarks]]
     for method in methods:
         row = (found.get((name, method)) for name in benchmarks)
-        rows.append([method, *(_cell(result) + "*" * (result in stale) for result in row)])
+        rows.append([method, *(_cell(result) + _marks(result, stale) for result in row)])
     columns = [[found.get((name, method)) for method in methods] for name in benchmarks]
     rows.append(["images", *(_images(column) for column in columns)])
     lines = aligned(rows)
     lines.insert(1, "-" * max(len(line) for line in lines))
     if stale:
         lines.append(STALE)
+    lines += corrected_notes(results)
     if "oracle" in methods:
         lines.append(ORACLE)
     if any("without_held_out_glyphs" in result for result in results):
@@ -62,6 +66,29 @@ def _cell(result: Result | None) -> str:
     if "without_held_out_glyphs" in result:
         cell += f" ({percent(result['without_held_out_glyphs']['miou'], 1)})"
     return cell
+
+
+def _marks(result: Result | None, stale: Sequence[Result]) -> str:
+    if result is None:
+        return ""
+    return "+" * (corrected(result) is not None) + "*" * (result in stale)
+
+
+def corrected(result: Mapping[str, Any]) -> str | None:
+    """What labels of people a method was trained on, in words; None: none.
+
+    The oracle is left out, whose name says it.
+    """
+    supervision = supervision_of(result)
+    if supervision is None or supervision.annotation_free or supervision.labels == GROUND_TRUTH:
+        return None
+    return supervision.words
+
+
+def corrected_notes(results: Iterable[Result]) -> list[str]:
+    """A line on each kind of labels of people that some results were trained on."""
+    found = dict.fromkeys(filter(None, map(corrected, results)))
+    return [f"{CORRECTED} {words}" for words in found]
 
 
 def _images(results: Sequence[Result | None]) -> str:

@@ -25,6 +25,7 @@ class LabelStudio(Writer):
     def __init__(self, folder: Path, options: Options) -> None:
         super().__init__(folder, options)
         self._tasks = JsonList(folder / "tasks.json")
+        self._written = 0
 
     def add(self, image: LabelledImage, label: Label) -> None:
         """See `Writer`."""
@@ -57,7 +58,12 @@ class LabelStudio(Writer):
             area = sum(region.area for region in scored)
             mean = sum((region.score or 0.0) * region.area for region in scored) / area
             prediction["score"] = _score(mean)
-        data = {"image": f"{self.options.url}{name}", "image_id": image.image_id}
+        self._written += 1
+        data = {
+            "image": f"{self.options.url}{name}",
+            "image_id": image.image_id,
+            "order": self._written,  # a column to sort tasks by
+        }
         self._tasks.add({"data": data, "predictions": [prediction]})
 
     def finish(self) -> None:

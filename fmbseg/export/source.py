@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from PIL import Image
 
 from fmbseg.data.images import naming_damage, upright_size
 from fmbseg.errors import DataError
+
+if TYPE_CHECKING:  # it brings torch
+    from fmbseg.data.vocabulary import Vocabulary
 
 NOTHING = -1
 """Value of an unlabelled pixel in the label maps of this room, whatever the file's depth."""
@@ -61,6 +64,8 @@ class LabelledImage:
         image_id: unique in the source; names the files of an export.
         path: the picture.
         label_path: its label map.
+        machine_path: the one that a machine made, where a person's is merged over it; None: the
+            same.
         masks: rows of stage 1's table of masks (see `MASKS_SCHEMA`); empty where there is none.
     """
 
@@ -68,6 +73,7 @@ class LabelledImage:
     path: Path
     label_path: Path
     masks: Sequence[dict[str, Any]] = field(default=(), compare=False)
+    machine_path: Path | None = field(default=None, compare=False)
 
     def label(self, classes: Classes) -> Label:
         """The label map [H, W] int32: class indices, `NOTHING` where there is no label.
@@ -85,6 +91,12 @@ class LabelledImage:
             )
         return label
 
+    def machine_label(self, classes: Classes) -> Label:
+        """The label map that a machine made; raises DataError as `label`."""
+        if self.machine_path is None:
+            return self.label(classes)
+        return replace(self, label_path=self.machine_path, machine_path=None).label(classes)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -95,12 +107,14 @@ class Source:
         images: in the order in which they are exported.
         scores: table of masks with the similarities of regions; None: regions have no score.
         words: name of the vocabulary whose masks of that table count; None: it has one alone.
+        vocabulary: that the labels were made with; None: it is not known.
     """
 
     classes: Classes
     images: tuple[LabelledImage, ...]
     scores: Path | None = None
     words: str | None = None
+    vocabulary: Vocabulary | None = field(default=None, compare=False)
 
 
 def read_label(path: Path, classes: Classes) -> Label:

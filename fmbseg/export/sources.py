@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from fmbseg.data.formats import PREDICTED
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
-from fmbseg.labelling.record import LABELLED, read_labelled
+from fmbseg.labelling.record import LABELLED, VOCABULARY, read_labelled
+from fmbseg.pseudo.merging import MACHINE
 from fmbseg.pseudo.tables import MASKS
 
 
@@ -44,6 +46,26 @@ def open_source(
     return _label_maps(place, pictures, vocabulary)
 
 
+def in_order(source: Source, file: Path) -> Source:
+    """The pictures that a file names, in its order: an image id a line.
+
+    Raises:
+        DataError: the file is missing, empty, or names a picture that is not there, or one twice.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: give a text file of image ids") from error
+    wanted = [line.strip() for line in lines if line.strip()]
+    by_id = {image.image_id: image for image in source.images}
+    for name in wanted:
+        if name not in by_id:
+            raise DataError(f"{file} names {name!r}, which is none of the {len(by_id)} pictures")
+    if not wanted or len({*wanted}) < len(wanted):
+        raise DataError(f"{file} names no picture, or one twice: give an image id a line")
+    return replace(source, images=tuple(by_id[name] for name in wanted))
+
+
 def _labelled_folder(
     place: Path, pictures: Mapping[str, Path] | None, vocabulary: Vocabulary | None
 ) -> Source:
@@ -54,11 +76,15 @@ def _labelled_folder(
             entry.image_id,
             _picture(entry.image_id, root / entry.file, pictures),
             place / "labels" / f"{entry.image_id}.png",
+            machine_path=_if_there(place / MACHINE / f"{entry.image_id}.png"),
         )
         for entry in record.images
     ]
     recorded = Classes.of(record.classes, record.background)
-    return Source(_chosen(vocabulary) or recorded, _checked(found, place), place / MASKS)
+    own = place / VOCABULARY
+    words = vocabulary or (load_vocabulary(own) if own.is_file() else None)
+    classes = _chosen(vocabulary) or recorded
+    return Source(classes, _checked(found, place), place / MASKS, vocabulary=words)
 
 
 def _stage_out(
@@ -75,9 +101,19 @@ def _stage_out(
     # With several vocabularies each has a folder.
     several = (place / "labels" / words.name).is_dir()
     labels = place / "labels" / words.name if several else place / "labels"
-    found = [LabelledImage(name, path, labels / f"{name}.png") for name, path in listed]
+    machine = place / MACHINE / words.name if several else place / MACHINE
+    found = [
+        LabelledImage(
+            name,
+            path,
+            labels / f"{name}.png",
+            machine_path=_if_there(machine / f"{name}.png"),
+        )
+        for name, path in listed
+    ]
     classes = Classes.of(words.names, words.background)
-    return Source(classes, _checked(found, place), place / MASKS, words.name if several else None)
+    images = _checked(found, place)
+    return Source(classes, images, place / MASKS, words.name if several else None, words)
 
 
 def _own_words(place: Path, data: DataSection, dataset: Vocabulary) -> Vocabulary:
@@ -127,6 +163,10 @@ def _label_maps(
         )
     found = [LabelledImage(path.stem, _picture(path.stem, path, pictures), path) for path in labels]
     return Source(classes, _checked(found, place))
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _chosen(vocabulary: Vocabulary | None) -> Classes | None:

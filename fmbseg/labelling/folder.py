@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
+from fmbseg.data.corrections import RECORD, Correction
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary, vocabulary_yaml
 from fmbseg.errors import DataError
 from fmbseg.labelling.labeller import Labeller
 from fmbseg.labelling.pictures import Picture, Pictures, find_pictures
-from fmbseg.labelling.record import LABELLED, Labelled
+from fmbseg.labelling.published import WORK, damaged, forget_others, publish, require_own
+from fmbseg.labelling.record import LABELLED, VOCABULARY, Labelled
 from fmbseg.labelling.summary import (
     SUMMARY,
     ClassSummary,
@@ -35,6 +36,7 @@ from fmbseg.machine.device import choose_device
 from fmbseg.machine.progress import Progress
 from fmbseg.pipeline.table import ROWS
 from fmbseg.pseudo.labels import label_png, load_label
+from fmbseg.pseudo.merging import MACHINE, Merging, open_merging, person_rows
 from fmbseg.pseudo.pipeline import ImageLabels
 from fmbseg.pseudo.tables import (
     DETECTIONS,
@@ -43,15 +45,15 @@ from fmbseg.pseudo.tables import (
     MASKS_SCHEMA,
     TableWriter,
     detection_rows,
+    known,
     mask_rows,
 )
 from fmbseg.stage.depends import Depends, content_key
 from fmbseg.store import atomic
-from fmbseg.store.digest import file_digest, json_digest
+from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import MANIFEST, ShardStore, published_key
 from fmbseg.view.overlay import png
 
-WORK = ".fmbseg"
 _NAME = "labelling"
 _STAGES = ("detect", "query", "masks", "label")
 _NAMED = 5  # broken pictures that an error names
@@ -81,6 +83,7 @@ def label_folder(
     progress: Progress,
     *,
     strict: bool = False,
+    corrections: Path | None = None,
 ) -> FolderReport:
     """Label all pictures of a folder.
 
@@ -92,15 +95,18 @@ def label_folder(
             `labelled.json`, `vocabulary.yaml`, `summary.csv`, `skipped.csv` and `sheet.png`.
         progress: advanced by pictures.
         strict: a picture that cannot be read is an error, before anything is computed.
+        corrections: folder of what people have corrected, merged over the labels as the stage
+            label does; None: there is none.
 
     Raises:
         DataError: no picture can be read, or one cannot and `strict`; `out` holds something else,
-            or its labels were changed by hand.
+            or its labels were changed by hand; the corrections are of other classes or sizes.
         WeightsError: the weights of a model are missing or damaged.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give one of pictures")
-    _require_own(out)
+    merging = None if corrections is None else open_merging(corrections, words)
+    require_own(out, merging)
     work = out / WORK
     pictures = find_pictures(folder, out, work / "pictures", progress)
     if strict and pictures.skipped:
@@ -117,17 +123,18 @@ def label_folder(
         pictures.skipped,
     )
     contents = [each.sha256 for each in pictures.readable]
-    whole = json_digest([key, labelled.to_json(), contents])
-    if published_key(out) == whole and not _damaged(out):
+    digests = [] if merging is None else [merging.digest]
+    whole = json_digest([key, labelled.to_json(), contents, *digests])
+    if published_key(out) == whole and not damaged(out):
         return FolderReport(labelled, 0, tuple(read_summary(out / SUMMARY)))
     store = ShardStore(work / "label", "pictures", key)
     computed = _compute(pictures.readable, words, config, store, progress)
     with atomic.temporary_directory(work, "out") as temporary:
-        summary = _assemble(temporary, pictures, words, config, store)
+        summary = _assemble(temporary, pictures, words, config, store, merging)
         (temporary / LABELLED).write_text(labelled.to_json(), encoding="utf-8")
         atomic.seal(temporary, MANIFEST, {"stage": _NAME, "key": whole})
-        _publish(temporary, out)
-    _forget_others(store)
+        publish(temporary, out)
+    forget_others(store)
     return FolderReport(labelled, computed, summary)
 
 
@@ -173,14 +180,15 @@ def _tables(found: ImageLabels, words: Vocabulary) -> dict[str, list[dict[str, A
     )
     classes = [*found.detections.classes.tolist(), *found.classes.tolist()]
     similarity = [*found.query_similarity.tolist(), *found.similarity.tolist()]
+    margins = map(known, [*found.query_margin, *found.margin])
     masks = []
-    for number, (row, index, value) in enumerate(
-        zip(queried + automatic, classes, similarity, strict=True)
+    for number, (row, index, value, margin) in enumerate(
+        zip(queried + automatic, classes, similarity, margins, strict=True)
     ):
         row |= {"mask_id": number, "vocabulary": words.name}
         if index != UNLABELLED:
             named = {"class_index": index, "class_name": words.names[index]}
-            row |= named | {"similarity": value}
+            row |= named | {"similarity": value, "margin": margin}
         masks.append(row)
     return {
         DETECTIONS: detection_rows("", words, found.detections, found.points),
@@ -189,13 +197,19 @@ def _tables(found: ImageLabels, words: Vocabulary) -> dict[str, list[dict[str, A
 
 
 def _assemble(
-    folder: Path, pictures: Pictures, words: Vocabulary, config: Config, store: ShardStore
+    folder: Path,
+    pictures: Pictures,
+    words: Vocabulary,
+    config: Config,
+    store: ShardStore,
+    merging: Merging | None,
 ) -> tuple[ClassSummary, ...]:
     """Write everything that is published, but the record and the manifest."""
     labels = folder / "labels"
     labels.mkdir()
     counted = Summary(words.names, config.label.min_similarity)
     schemas = {DETECTIONS: DETECTIONS_SCHEMA, MASKS: MASKS_SCHEMA}
+    merged: dict[str, Correction] = {}
     with ExitStack() as stack:
         tables = {
             name: stack.enter_context(TableWriter(folder / name, schema))
@@ -206,66 +220,19 @@ def _assemble(
             target = labels / f"{image_id}.png"
             shutil.copyfile(result / _LABEL, target)
             rows = json.loads((result / _TABLES).read_text(encoding="utf-8"))
+            if merging is not None and image_id in merging.corrections.images:
+                machine = folder / MACHINE / target.name
+                merged[image_id], before, after = merging.over(image_id, target, machine)
+                rows[MASKS] += person_rows(image_id, words, before, after, len(rows[MASKS]))
             for name, table in tables.items():
                 table.add([row | {"image_id": image_id} for row in rows[name]])
             counted.add(load_label(target), rows[MASKS])
+    if merging is not None and merged:
+        (folder / RECORD).write_text(merging.record(merged), encoding="utf-8")
     summary = counted.rows()
     write_summary(folder / SUMMARY, summary)
-    (folder / "vocabulary.yaml").write_text(vocabulary_yaml(words), encoding="utf-8")
+    (folder / VOCABULARY).write_text(vocabulary_yaml(words), encoding="utf-8")
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("file", "reason"), *pictures.skipped.items()])
     (folder / "sheet.png").write_bytes(png(sheet(pictures.readable, labels, words)))
     return tuple(summary)
-
-
-def _publish(temporary: Path, out: Path) -> None:
-    """Move a sealed folder's files into `out`, the manifest last; files of others stay."""
-    before = _listed(out)
-    (out / MANIFEST).unlink(missing_ok=True)
-    names = atomic.contents(temporary, MANIFEST)
-    for name in names:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary / name, out / name)
-    for name in set(before) - set(names):
-        (out / name).unlink(missing_ok=True)
-    os.replace(temporary / MANIFEST, out / MANIFEST)
-
-
-def _require_own(out: Path) -> None:
-    """Refuse a folder of others, and labels that someone has worked on.
-
-    Raises:
-        DataError: they would be lost.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / WORK).is_dir():
-        raise DataError(f"{out} holds something already: choose an empty folder")
-    for name, digest in _listed(out).items():
-        if (out / name).is_file() and file_digest(out / name) != digest:
-            raise DataError(
-                f"{out / name} was changed after it was made and would be lost: choose another "
-                "--out, or remove it"
-            )
-
-
-def _damaged(out: Path) -> bool:
-    """Whether a file of a published folder is gone; `_require_own` has found none changed."""
-    return not all((out / name).is_file() for name in _listed(out))
-
-
-def _listed(out: Path) -> dict[str, str]:
-    """The files that were published, and their sha256."""
-    if not (out / MANIFEST).exists():
-        return {}
-    manifest = atomic.read_listing(out, MANIFEST)
-    if manifest is None:
-        raise DataError(f"{out / MANIFEST} is damaged: choose another --out")
-    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-
-
-def _forget_others(store: ShardStore) -> None:
-    """Remove the results of other classes or parameters: those asked for now are published."""
-    for other in store.directory.parent.iterdir():
-        if other != store.directory:
-            shutil.rmtree(other)

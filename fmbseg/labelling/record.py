@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from fmbseg.errors import DataError
 
 LABELLED = "labelled.json"
+VOCABULARY = "vocabulary.yaml"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 libraries.yaml holds the installed versions of the libraries that results depend on: DVC follows it
 as a file of parameters, as the content keys follow the versions themselves.
+
+corrections.yaml names what DVC follows as people's corrections. DVC knows no dependency that may be
+absent: while there are none, that file itself stands in their place.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import yaml
 
 from fmbseg.pipeline.table import ROWS
 from fmbseg.stage.depends import PACKAGE, library_versions
-from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH, Row
+from fmbseg.stage.row import BENCHMARK, CORRECTIONS, IMAGES, TRUTH, Row
+from fmbseg.store.atomic import write_atomically
+from fmbseg.store.paths import Paths
 
 LIBRARIES = "libraries.yaml"
+FOLLOWED = Paths().followed.name
 _HEAD = """\
 # Made from fmbseg/pipeline/table.py by `make generated`: change the table, not this file.
 #
@@ -29,7 +35,12 @@ _HEAD = """\
 """
 # What follows the last colon: called in a sub-folder, DVC puts its file before the name.
 _OWN_NAME = '"\\${DVC_STAGE##*:}"'
-_PLACES = {IMAGES: "${data.root}", TRUTH: "${data.root}", BENCHMARK: "${item.root}"}
+_PLACES = {
+    IMAGES: "${data.root}",
+    TRUTH: "${data.root}",
+    BENCHMARK: "${item.root}",
+    CORRECTIONS: f"${{{CORRECTIONS}}}",
+}
 # What `dvc artifacts get` and DVC's model registry know it by.
 _ARTIFACTS = """\
 artifacts:
@@ -42,6 +53,10 @@ artifacts:
     path: data/report
     type: report
     desc: results, pictures and figures of the run on one page
+"""
+_FOLLOWED_HEAD = """\
+# What DVC follows as people's corrections: their folder, or this file while there are none.
+# `fmbseg corrections import` writes it.
 """
 # What `dvc plots show` draws of the stage plots and of the training.
 _PLOTS = """\
@@ -71,7 +86,7 @@ plots:
 def dvc_yaml() -> str:
     """The pipeline in DVC's words."""
     stages = {row.name: _stage(row) for row in ROWS.values()}
-    content = yaml.safe_dump({"stages": stages}, sort_keys=False, width=100)
+    content = yaml.safe_dump({"vars": [FOLLOWED], "stages": stages}, sort_keys=False, width=100)
     return f"{_HEAD}\n{content}\n{_ARTIFACTS}\n{_PLOTS}"
 
 
@@ -79,6 +94,24 @@ def libraries_yaml() -> str:
     """The versions of all libraries that a result may depend on."""
     names = {library for row in ROWS.values() for library in row.depends.libraries}
     return _HEAD.partition("\n")[0] + "\n" + yaml.safe_dump(library_versions(sorted(names)))
+
+
+def corrections_yaml(place: str = FOLLOWED) -> str:
+    """What names the place of people's corrections; of none, itself."""
+    return _FOLLOWED_HEAD + yaml.safe_dump({CORRECTIONS: place})
+
+
+def follow_corrections(folder: Path) -> bool:
+    """Have DVC follow a folder of corrections, if it is the one of the project in this folder.
+
+    Returns:
+        Whether it is.
+    """
+    place = Paths().corrections
+    if folder.absolute() != place.absolute() or not Path(FOLLOWED).is_file():
+        return False
+    write_atomically(Path(FOLLOWED), corrections_yaml(place.as_posix()).encode())
+    return True
 
 
 def _stage(row: Row) -> dict[str, Any]:
@@ -111,6 +144,8 @@ def main() -> None:
     """Write both files into the current folder."""
     for name, text in (("dvc.yaml", dvc_yaml()), (LIBRARIES, libraries_yaml())):
         Path(name).write_text(text, encoding="utf-8")
+    if not Path(FOLLOWED).exists():
+        Path(FOLLOWED).write_text(corrections_yaml(), encoding="utf-8")
 
 
 if __name__ == "__main__":

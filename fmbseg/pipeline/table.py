@@ -22,7 +22,7 @@ from fmbseg.stage.depends import (
     TEXT,
     Depends,
 )
-from fmbseg.stage.row import BENCHMARK, IMAGES, LABEL, TRUTH, WORDS, Row
+from fmbseg.stage.row import BENCHMARK, CORRECTIONS, IMAGES, LABEL, TRUTH, WORDS, Row
 from fmbseg.store.paths import Paths
 
 _OUT = Paths()
@@ -107,7 +107,7 @@ _TABLE = (
         summary="1.2 classify the masks and compose label maps",
         stage="fmbseg.pseudo.stages:Label",
         depends=_PSEUDO + CLIP + Depends(("label",)),
-        inputs=(IMAGES, WORDS, "detect", "query", "masks"),
+        inputs=(IMAGES, WORDS, "detect", "query", "masks", CORRECTIONS),
         outputs=(_OUT.label.as_posix(),),
     ),
     Row(

@@ -89,6 +89,35 @@ def classify_masks(
     return detected[best], similarity[np.arange(len(features)), best]
 
 
+def margins(
+    features: npt.NDArray[np.float32],
+    text: TextEmbeddings,
+    classes: npt.NDArray[np.int64],
+    detected: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    """How much more similar a mask is to its class than to any other detected one.
+
+    Args:
+        features: [M, D] unit mask features.
+        text: embeddings of the vocabulary.
+        classes: [M] the class of each, 255 for none.
+        detected: [c] indices of the classes detected in the image.
+
+    Returns:
+        [M] float32 differences of cosines, negative where another class is more similar; NaN
+        where a mask has no class or no other class was detected.
+    """
+    found: npt.NDArray[np.float32] = np.full(len(features), np.nan, dtype=np.float32)
+    if len(detected) < 2 or not len(features):
+        return found
+    similarity = similarity_to_classes(features, text)[:, detected]
+    own = classes[:, None] == detected
+    other = np.where(own, -np.inf, similarity).max(axis=1)
+    named = own.any(axis=1)
+    found[named] = (similarity[own] - other[named]).astype(np.float32)
+    return found
+
+
 def _shares(pixels: int, cells: int) -> torch.Tensor:
     """[cells, pixels] float32: how much of each pixel lies in each of `cells` equal intervals."""
     return torch.from_numpy(patch_overlaps(pixels, cells) / cells).float()

@@ -15,7 +15,7 @@ from fmbseg.config import Config, LabelSection
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.models.mask_model import AutomaticMasks, MaskModel
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.pseudo.classification import Masks, Regions, classify_masks, regions
+from fmbseg.pseudo.classification import Masks, Regions, classify_masks, margins, regions
 from fmbseg.pseudo.detection import Detections, detect_classes, similarity_to_classes
 from fmbseg.pseudo.encodings import ImageEncodings
 from fmbseg.pseudo.querying import query_masks, query_points
@@ -31,12 +31,16 @@ class Classification:
         query_similarity: [c] float32, cosine of each query mask's feature with its own class.
         classes: [M] int64 class of each automatic mask, 255 where nothing was detected.
         similarity: [M] float32, cosine of each automatic mask's feature with its class.
+        query_margin: [c] float32, see `margins`.
+        margin: [M] float32, the same of the automatic masks.
     """
 
     label: npt.NDArray[np.uint8]
     query_similarity: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
+    query_margin: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,14 @@ def classify_and_compose(
         np.where(used, classes, UNLABELLED),
         size,
     )
-    return Classification(label, query_similarity, classes, similarity)
+    return Classification(
+        label,
+        query_similarity,
+        classes,
+        similarity,
+        margins(queried.features, text, query_classes, detected),
+        margins(automatic.features, text, classes, detected),
+    )
 
 
 def compose(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg.data.corrections import read_corrections
 from fmbseg.data.drawn import is_drawn
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
@@ -20,8 +22,10 @@ from fmbseg.models.clip import ClipEncoding
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import regions
 from fmbseg.pseudo.detection import detect_classes
+from fmbseg.pseudo.edits import require_no_lost_edits
 from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_folder, label_png
+from fmbseg.pseudo.merging import Merging, merge
 from fmbseg.pseudo.pipeline import Classification, classify_and_compose
 from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
@@ -32,11 +36,15 @@ from fmbseg.pseudo.tables import (
     MASKS_SCHEMA,
     StoredMasks,
     detection_rows,
+    known,
     mask_rows,
     rows_by_image,
     write_table,
 )
+from fmbseg.stage.depends import content_key
+from fmbseg.stage.row import CORRECTIONS
 from fmbseg.stage.stage import ShardedStage
+from fmbseg.store.shards import ShardStore, StageReport
 
 Row = dict[str, Any]
 # What a mask of 1.1 has from its detection.
@@ -151,11 +159,49 @@ class Label(_PseudoStage):
     """1.2 Classification and composition: one label map an image and vocabulary.
 
     Out: the label maps (see `label_folder`), `areas.parquet` with the pixels of each class in each
-    image, and `masks.parquet` with all masks, both in each vocabulary; a mask has its class and
+    image, and `masks.parquet` with all masks, both in each vocabulary; a mask has its class,
     `similarity`: the cosine between the class's text and the mean CLIP patch feature under the
-    mask, for masks of both sources. A mask's id counts on from the query masks of its image to the
-    automatic ones; an automatic mask has one id in all vocabularies.
+    mask, for masks of both sources, and `margin`. A mask's id counts on from the query masks of its
+    image to the automatic ones; an automatic mask has one id in all vocabularies.
+
+    What people have corrected is merged over that when it is published, see `merge`. The shards
+    are the machine's labels: they stay when a correction comes or goes.
     """
+
+    @cached_property
+    def store(self) -> ShardStore:
+        """The machine's labels, under a key that knows no corrections."""
+        work = self.work
+        inputs = {name: digest for name, digest in self.inputs.items() if name != CORRECTIONS}
+        key = content_key(self.row.name, self.row.depends, work.config, inputs)
+        return ShardStore(work.paths.shards, self.row.name, key)
+
+    def run(self) -> StageReport:
+        """See `ShardedStage.run`.
+
+        Raises:
+            DataError: a published label map was edited and would be lost, or a correction does not
+                fit.
+        """
+        return replace(super().run(), key=self.key)
+
+    def publish(self, count: int) -> None:
+        """See `ShardedStage.publish`."""
+        merging = self._merging
+        says = (lambda path, name: False) if merging is None else merging.says
+        require_no_lost_edits(self.place, says)
+        amend = None if merging is None else partial(merge, merging=merging)
+        header = self.work.header()
+        self.store.publish(self.place, count=count, manifest=header, key=self.key, amend=amend)
+
+    @cached_property
+    def _merging(self) -> Merging | None:
+        found = self.work.corrections
+        if found is None:
+            return None
+        words = next(each for each in self.work.vocabularies if each.names == found.classes)
+        labels = label_folder(self.work.vocabularies, words)
+        return Merging(self.work.paths.corrections, found, words, labels)
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
         """See `ShardedStage`."""
@@ -206,14 +252,17 @@ class Label(_PseudoStage):
             if doubt := found.doubt(words):
                 _log.warning("%s", doubt)
             lines += found.lines(words)
+        if (merged := read_corrections(self.place)) is not None:
+            lines.append(
+                f"{len(merged.images)} pictures are people's corrections, which changed "
+                f"{merged.changed} pixels"
+            )
         return lines
 
 
 def _query_rows(rows: list[Row], found: Classification) -> list[Row]:
-    return [
-        row | {"similarity": float(value)}
-        for row, value in zip(rows, found.query_similarity, strict=True)
-    ]
+    values = zip(rows, found.query_similarity, found.query_margin, strict=True)
+    return [row | {"similarity": float(value), "margin": known(gap)} for row, value, gap in values]
 
 
 def _automatic_rows(
@@ -221,11 +270,13 @@ def _automatic_rows(
 ) -> list[Row]:
     """The automatic masks with their classes; ids from `first` on."""
     labelled = []
-    for row, index, value in zip(rows, found.classes, found.similarity, strict=True):
+    for row, index, value, margin in zip(
+        rows, found.classes, found.similarity, found.margin, strict=True
+    ):
         named: Row = {"vocabulary": words.name, "mask_id": first + row["mask_id"]}
         if index != UNLABELLED:
             named |= {"class_index": int(index), "class_name": words.names[index]}
-            named["similarity"] = float(value)
+            named |= {"similarity": float(value), "margin": known(margin)}
         labelled.append(row | named)
     return labelled
 

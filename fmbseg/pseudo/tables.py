@@ -45,15 +45,18 @@ MASKS_SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("area", pa.int64(), nullable=False),
-        pa.field("predicted_iou", pa.float32(), nullable=False),
+        pa.field("predicted_iou", pa.float32()),  # none: a person drew it
         pa.field("stability", pa.float32()),
-        pa.field("source", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # query, automatic or person
         pa.field("vocabulary", pa.string()),
         pa.field("class_index", pa.int32()),
         pa.field("class_name", pa.string()),
         pa.field("similarity", pa.float32()),
+        pa.field("margin", pa.float32()),  # see `fmbseg.pseudo.classification.margins`
     ]
 )
+PERSON = "person"
+"""The source of a region that a person has corrected."""
 
 
 def encode_masks(masks: npt.NDArray[np.bool_]) -> list[str]:
@@ -123,6 +126,11 @@ def mask_rows(
         }
         for index, code in enumerate(encode_masks(found))
     ]
+
+
+def known(value: np.floating[Any]) -> float | None:
+    """A number as a table has it: none in place of NaN."""
+    return None if np.isnan(value) else float(value)
 
 
 class StoredMasks(Sequence[npt.NDArray[np.bool_]]):

@@ -10,6 +10,7 @@ IMAGES = "images"
 WORDS = "words"
 TRUTH = "truth"
 BENCHMARK = "benchmark"
+CORRECTIONS = "corrections"
 LABEL = "label"
 """The stage whose out `data.labels` takes the place of."""
 
@@ -24,7 +25,7 @@ class Row:
         stage: the class that does it, `module:Class`; imported when it runs.
         depends: what its result depends on, besides its inputs.
         inputs: what it reads: `images`, `words` and `truth` of the section data, the `benchmark`
-            it scores, and earlier stages by name.
+            it scores, people's `corrections`, and earlier stages by name.
         outputs: what it makes, relative to the workspace; the out that later stages read first.
             `${key}` is the benchmark.
         metrics: those of its outputs that are results in JSON.

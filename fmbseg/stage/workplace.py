@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
+from fmbseg.data.corrections import Corrections, correction_file, read_corrections
 from fmbseg.data.datasets import SegmentationDataset, load_dataset
 from fmbseg.data.label_maps import find_label_maps
 from fmbseg.data.manifest import Manifest, build_manifest
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
+from fmbseg.documents import read_yaml
 from fmbseg.errors import DataError, StoreError, VocabularyError
 from fmbseg.machine.progress import Progress
 from fmbseg.stage.depends import content_key
-from fmbseg.stage.row import IMAGES, LABEL, TRUTH, WORDS, Row
+from fmbseg.stage.row import CORRECTIONS, IMAGES, LABEL, TRUTH, WORDS, Row
 from fmbseg.stage.tracker import Tracker
 from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.file_memory import remembered
@@ -113,6 +115,48 @@ class Workplace:
         return find_label_maps(self.paths.root / folder, images)
 
     @cached_property
+    def corrections(self) -> Corrections | None:
+        """What people have corrected of stage 1's labels, in one vocabulary; None: nothing.
+
+        Raises:
+            DataError: the record is damaged, of other classes, or missing although DVC follows it.
+        """
+        place = self.paths.corrections
+        found = read_corrections(place)
+        if found is None:
+            _require_none_followed(self.paths)
+        if found is None or not found.images:
+            return None
+        if all(words.names != found.classes for words in self.vocabularies):
+            names = ", ".join(words.name for words in self.vocabularies)
+            raise DataError(
+                f"{place} has corrections in other classes than {names}: set data.vocabulary to "
+                "theirs, or move that folder away"
+            )
+        known = {record.image_id for record in self.images.records}
+        if others := len([image_id for image_id in found.images if image_id not in known]):
+            _log.warning(
+                "%s: %d of %d corrected pictures are not among the images",
+                place,
+                others,
+                len(found.images),
+            )
+        here = {image_id: each for image_id, each in found.images.items() if image_id in known}
+        return replace(found, images=here) if here else None
+
+    @cached_property
+    def merged(self) -> Corrections | None:
+        """What of the labels that are there to be trained on people have corrected.
+
+        Of `data.labels`, which may be of any origin, what lies beside them says so.
+        """
+        folder = self.config.data.labels
+        if folder is None:
+            return read_corrections(self.out(LABEL).place)
+        place = self.paths.root / folder
+        return read_corrections(place) or read_corrections(place.parent)
+
+    @cached_property
     def dataset(self) -> SegmentationDataset:
         """The data set of the section data."""
         data = self.config.data
@@ -162,7 +206,8 @@ class Out:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """The content of each input, by name; raises as `key`."""
-        return {name: self._input(name) for name in self.row.inputs}
+        found = {name: self._input(name) for name in self.row.inputs}
+        return {name: digest for name, digest in found.items() if digest is not None}
 
     def require(self, name: str) -> Path:
         """Folder of an earlier stage's out, which is there and made from what is here now.
@@ -182,7 +227,8 @@ class Out:
             )
         return earlier.place
 
-    def _input(self, name: str) -> str:
+    def _input(self, name: str) -> str | None:
+        """None: there is none of it, and the result is as if it could not be."""
         work = self.work
         if name == IMAGES:
             return work.images.digest
@@ -193,9 +239,34 @@ class Out:
             samples.require_labels()
             truth = truth_digest(samples, work.progress, work.paths.manifests)
             return json_digest([truth, work.dataset.vocabulary.digest])
+        if name == CORRECTIONS:
+            return _corrections_digest(work)
         if name == LABEL and work.label_maps is not None:
-            return _files_digest(work, work.label_maps)
+            merged = work.merged
+            digest = _files_digest(work, work.label_maps)
+            return digest if merged is None else json_digest([digest, merged.to_json()])
         return published_digest(self.require(name))
+
+
+def _require_none_followed(paths: Paths) -> None:
+    if not paths.followed.is_file():
+        return
+    record = read_yaml(paths.followed, DataError)
+    place = record.get(CORRECTIONS) if isinstance(record, dict) else None
+    if place != paths.followed.name:
+        raise DataError(
+            f"{paths.followed} says that there are corrections in {place}, and there are none: "
+            "bring them back (`dvc checkout`), or that file as it was before (`git checkout`)"
+        )
+
+
+def _corrections_digest(work: Workplace) -> str | None:
+    found = work.corrections
+    if found is None:
+        return None
+    place = work.paths.corrections
+    files = {image_id: correction_file(place, image_id) for image_id in found.images}
+    return json_digest([found.to_json(), _files_digest(work, files)])
 
 
 def _files_digest(work: Workplace, files: Mapping[str, Path]) -> str:

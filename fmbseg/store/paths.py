@@ -38,6 +38,7 @@ class Paths:
         figures: the paper's figures of the run.
         report: one page with everything, and the head's card.
         metrics: `<method>/<benchmark>.json`.
+        followed: names what DVC follows as corrections: their folder, or itself.
     """
 
     def __init__(self, root: Path = Path(".")) -> None:
@@ -66,6 +67,7 @@ class Paths:
         self.figures = self.data / "figures"
         self.report = self.data / "report"
         self.metrics = root / "metrics"
+        self.followed = root / "corrections.yaml"
 
     def written(self) -> Iterator[Path]:
         """Folders in which files or folders of a stage are written under a name for the while."""

@@ -104,12 +104,27 @@ class ShardStore:
                     shutil.rmtree(shard)
                 atomic.write_atomically(path, wanted.encode())
 
-    def publish(self, destination: Path, *, count: int, manifest: Mapping[str, Any]) -> None:
+    def publish(
+        self,
+        destination: Path,
+        *,
+        count: int,
+        manifest: Mapping[str, Any],
+        key: str | None = None,
+        amend: Callable[[Path], None] | None = None,
+    ) -> None:
         """Merge shards 0..count-1 into `destination`, replacing it.
 
         `*.parquet` files of one name are concatenated in shard order; every other file is copied
         (not linked: a tool that edits the out in place must not reach the shard). `manifest` goes
         into `manifest.json` with stage, key, number of shards and every file's size and sha256.
+
+        Args:
+            destination: of the out.
+            count: shards.
+            manifest: what it is to say besides.
+            key: of the out, where it is made of more than the shards; None: theirs.
+            amend: called with the folder of merged shards before it is sealed.
 
         Raises:
             StoreError: a shard is missing, or two shards hold a file of the same name.
@@ -137,7 +152,9 @@ class ShardStore:
                         shutil.copyfile(shard / name, target)
             for target, parts in tables.items():
                 _concatenate(parts, target)
-            header = {**manifest, "stage": self.stage, "key": self.key, "shards": count}
+            if amend is not None:
+                amend(temporary)
+            header = {**manifest, "stage": self.stage, "key": key or self.key, "shards": count}
             atomic.seal(temporary, MANIFEST, header)
             atomic.replace_directory(temporary, destination)
 
@@ -158,6 +175,19 @@ def published_digest(destination: Path) -> str:
     if manifest is None:
         raise StoreError(f"{destination} has no manifest that is sound: make it again")
     return json_digest([manifest["files"], manifest.get("feature_shards")])
+
+
+def published_files(destination: Path) -> dict[str, str] | None:
+    """The sha256 of each file of an out, as it was published; none: there is no manifest.
+
+    None: the manifest is damaged.
+    """
+    if not (destination / MANIFEST).exists():
+        return {}
+    manifest = atomic.read_listing(destination, MANIFEST)
+    if manifest is None:
+        return None
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
 
 
 def verify_published(destination: Path) -> bool:

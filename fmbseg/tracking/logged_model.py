@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from fmbseg import __version__
-from fmbseg.align.record import HEAD, RECORD
+from fmbseg.align.record import HEAD, RECORD, SUPERVISION
 from fmbseg.tracking.mlflow_runs import OWN
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def promote(client: MlflowClient, name: str, run_id: str, model_id: str, benchma
             return False
     source = client.get_logged_model(model_id).artifact_location
     tags = {"benchmark": benchmark, "miou": f"{score:.4f}"}
+    if (supervision := run.data.tags.get(SUPERVISION)) is not None:
+        tags[SUPERVISION] = supervision
     made = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, CHAMPION, made.version)
     return True

@@ -15,10 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fmbseg.align.record import HEAD, RECORD, recorded_sha256
+from fmbseg.align.record import (
+    HEAD,
+    RECORD,
+    SUPERVISION,
+    recorded_sha256,
+    recorded_supervision,
+    supervision_of,
+)
 from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.results import read_result
+from fmbseg.evaluate.table import corrected
 from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
 from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.paths import Paths
@@ -285,10 +293,13 @@ class MlflowTracker(Tracker):
         name = run_name(config, result["method"], result["checkpoint_sha256"])
         best = self._section.champion_benchmark
         score = run.data.metrics.get(f"miou/{best}")
+        if (labels := corrected(result)) is not None:
+            name += f" ({labels})"
         name += "" if score is None else f" {best} {score:.1f}"
         if name != run.info.run_name:
             client.update_run(run_id, name=name)
-        note = run_note(config, result["method"], run.data.metrics)
+        supervision = supervision_of(result)
+        note = run_note(config, result["method"], run.data.metrics, supervision)
         if note != run.data.tags.get(_NOTE):
             client.set_tag(run_id, _NOTE, note)
 
@@ -314,6 +325,8 @@ class MlflowTracker(Tracker):
         if not client.list_artifacts(run_id, "checkpoint"):
             for name in (RECORD, HEAD):
                 client.log_artifact(run_id, str(checkpoint / name), "checkpoint")
+        if (supervision := recorded_supervision(checkpoint)) is not None:
+            client.set_tag(run_id, SUPERVISION, supervision.words)
         name, key = f"training-{method}", published_key(checkpoint)
         child, begun = self._runs.child(run_id, name), self._runs.begun(method, key)
         if child is not None and child.info.status == "FINISHED":

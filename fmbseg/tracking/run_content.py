@@ -14,11 +14,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from fmbseg.align.record import RECORD
+from fmbseg.align.record import RECORD, Supervision
 from fmbseg.config import Config
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
 from fmbseg.evaluate.table import ordered, percent
+from fmbseg.pseudo.tables import PERSON
 from fmbseg.stage.depends import SCORING, flat_params, within
 from fmbseg.store.digest import json_digest
 from fmbseg.store.paths import Paths
@@ -61,7 +62,12 @@ def run_name(config: Config, method: str, checkpoint_sha256: str | None) -> str:
     return "-".join([*parts, run_key(config, method, checkpoint_sha256)[:8]])
 
 
-def run_note(config: Config, method: str, metrics: Mapping[str, float]) -> str:
+def run_note(
+    config: Config,
+    method: str,
+    metrics: Mapping[str, float],
+    supervision: Supervision | None = None,
+) -> str:
     """Markdown: the mIoU of each benchmark at one decimal, and what a head was trained on."""
     prefix = "miou/"
     scored = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
@@ -71,6 +77,8 @@ def run_note(config: Config, method: str, metrics: Mapping[str, float]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     if METHODS[method].head is not None:
         lines += ["", f"trained on {config.data.root} ({config.data.split})"]
+        if supervision is not None:
+            lines[-1] += f": {supervision.words}"
     return "\n".join(lines)
 
 
@@ -168,6 +176,7 @@ def stage_figures(config: Config, paths: Paths) -> dict[str, float]:
             figures[f"peak_gpu_memory_mb/{stage}"] = found.peak_gpu_memory_mb
     columns = ["source", "vocabulary", "class_index", "similarity", "predicted_iou"]
     table = pq.read_table(paths.label / "masks.parquet", columns=columns).to_pandas()
+    table = table[table["source"] != PERSON]
     queried = table["source"] == "query"
     # An image is labelled once in each vocabulary.
     images = labelled_images(paths)[0] * max(1, table["vocabulary"].nunique())

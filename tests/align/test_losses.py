@@ -16,12 +16,18 @@ TERMS = ("tsupcon", "supcon", "text")
 
 
 def by_equations(
-    z: Tensor, labels: Tensor, text: Tensor, temperature: float = 1.0, term: str = "tsupcon"
+    z: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    temperature: float = 1.0,
+    term: str = "tsupcon",
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Equations (1)-(4) symbol by symbol, one dot product at a time."""
+    """Equations (1)-(4) symbol by symbol, one dot product at a time, and patches by weight."""
     rows = [i for i in range(len(z)) if int(labels[i]) != 255]
     y = {i: int(labels[i]) for i in rows}
-    size = {k: sum(y[i] == k for i in rows) for k in range(len(text))}
+    w = {i: 1.0 if weights is None else float(weights[i]) for i in rows}
+    size = {k: sum(w[i] for i in rows if y[i] == k) for k in range(len(text))}
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum() / temperature
@@ -35,16 +41,38 @@ def by_equations(
             if y[i] == k:
                 terms = [dot(z[i], text[m]).exp() for m in range(len(text))] + patch_sum(i)
                 inner = -dot(z[i], text[k]) + torch.stack(terms).sum().log()
-                anchor = anchor + inner / size[k]
+                anchor = anchor + w[i] * inner / size[k]
     pair = z.new_zeros(())
     for i in rows:
         others = patch_sum(i)
         log_sum = torch.stack(others).sum().log() if others else z.new_zeros(())
         for m in rows:
             if y[m] == y[i]:
-                pair = pair + (-dot(z[i], z[m]) + log_sum) / size[y[i]]
+                pair = pair + w[i] * w[m] * (-dot(z[i], z[m]) + log_sum) / size[y[i]]
     total = {"tsupcon": anchor + pair, "supcon": pair, "text": anchor}[term]
-    return total / (len(rows) + len(text))
+    return total / (sum(w.values()) + len(text))
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_weights_count_patches_in_the_equations(term: str) -> None:
+    z, labels, text = batch(unit=True)
+    weights = 0.3 + 4 * torch.rand(len(z), generator=torch.Generator().manual_seed(2))
+    expected = by_equations(z, labels, text, 0.2, term, weights)
+    loss = tsupcon(z, labels, text, 0.2, weights, term)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    exact = weights.double()
+    for ours, theirs in zip(
+        gradients(tsupcon(z, labels, text, 0.2, exact, term), z, text),
+        gradients(by_equations(z, labels, text, 0.2, term, exact), z, text),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    ones = torch.ones(len(z))
+    assert torch.equal(
+        tsupcon(z, labels, text, 0.2, ones, term), tsupcon(z, labels, text, 0.2, None, term)
+    )
+    with pytest.raises(ValueError, match="weights must be"):
+        tsupcon(z, labels, text, 0.2, 0 * ones, term)
 
 
 def batch(
@@ -73,7 +101,7 @@ def test_equals_equations(term: str, temperature: float, unit: bool) -> None:
     for seed in range(3):
         z, labels, text = batch(seed=seed, unit=unit)
         expected = by_equations(z, labels, text, temperature, term)
-        loss = tsupcon(z, labels, text, temperature, term)
+        loss = tsupcon(z, labels, text, temperature, term=term)
         assert loss.dtype == torch.float64
         assert loss.shape == ()
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
@@ -86,7 +114,7 @@ def test_equals_equations(term: str, temperature: float, unit: bool) -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_gradcheck(term: str) -> None:
     z, labels, text = batch(patches=7, texts=3, dim=4)
-    assert torch.autograd.gradcheck(lambda a, b: tsupcon(a, labels, b, 0.5, term), (z, text))
+    assert torch.autograd.gradcheck(lambda a, b: tsupcon(a, labels, b, 0.5, term=term), (z, text))
 
 
 @pytest.mark.parametrize("elements", [1, 20, 39, 1 << 20])
@@ -95,7 +123,7 @@ def test_blocks_change_nothing(term: str, elements: int, monkeypatch: pytest.Mon
     monkeypatch.setitem(losses._BLOCK_ELEMENTS, "cpu", elements)
     z, labels, text = batch(patches=16, seed=4)
     expected = by_equations(z, labels, text, 0.3, term)
-    loss = tsupcon(z, labels, text, 0.3, term)
+    loss = tsupcon(z, labels, text, 0.3, term=term)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients(loss, z, text), gradients(expected, z, text), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
@@ -104,12 +132,16 @@ def test_blocks_change_nothing(term: str, elements: int, monkeypatch: pytest.Mon
 def test_each_term_is_a_loss_by_its_name() -> None:
     z, labels, text = batch()
     for name, loss in LOSSES.items():
-        assert torch.equal(loss(z, labels, text, 0.3), tsupcon(z, labels, text, 0.3, name))
+        assert torch.equal(
+            loss(z, labels, text, 0.3, None), tsupcon(z, labels, text, 0.3, term=name)
+        )
 
 
 def test_tsupcon_is_the_sum_of_its_terms() -> None:
     z, labels, text = batch(patches=40)
-    parts = tsupcon(z, labels, text, 0.2, "supcon") + tsupcon(z, labels, text, 0.2, "text")
+    parts = tsupcon(z, labels, text, 0.2, term="supcon") + tsupcon(
+        z, labels, text, 0.2, term="text"
+    )
     torch.testing.assert_close(tsupcon(z, labels, text, 0.2), parts)
 
 
@@ -140,7 +172,7 @@ def test_nothing_labelled(term: str) -> None:
 def test_one_labelled_patch(term: str) -> None:
     z, _, text = batch(patches=3)
     labels = torch.tensor([255, 2, 255])
-    loss = tsupcon(z, labels, text, 0.7, term)
+    loss = tsupcon(z, labels, text, 0.7, term=term)
     expected = by_equations(z, labels, text, 0.7, term)
     assert math.isfinite(loss.item())
     torch.testing.assert_close(loss, expected)

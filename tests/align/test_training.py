@@ -236,8 +236,10 @@ def test_patches_and_texts_of_all_vocabularies_count_alike(
     seen: list[tuple[float, int]] = []
     real = losses.LOSSES["tsupcon"]
 
-    def watching(z: Tensor, labels: Tensor, text: Tensor, temperature: float) -> Tensor:
-        found = real(z, labels, text, temperature)
+    def watching(
+        z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: Tensor | None
+    ) -> Tensor:
+        found = real(z, labels, text, temperature, weights)
         seen.append((float(found.detach()), int((labels != 255).sum()) + len(text)))
         return found
 
@@ -247,6 +249,47 @@ def test_patches_and_texts_of_all_vocabularies_count_alike(
     steps = [(one * m + other * n) / (m + n) for (one, m), (other, n) in pairs]
     assert any(m != n for (_, m), (_, n) in pairs)
     assert trained.curve[0].loss == pytest.approx(sum(steps) / len(steps), rel=1e-5)
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_weight_draws_patches_to_the_labels_that_have_it(tmp_path: Path, most: int) -> None:
+    """Half of the images have false labels; the more the others weigh, the less that matters."""
+    data = ClusteredPatches(images=10)
+    for label in data.labels[::2]:
+        label[label != 255] = (label[label != 255] + 1) % CLASSES
+    chosen = section(
+        epochs=40,
+        batch_images=5,
+        learning_rate=1e-2,
+        head="linear",
+        loss="text",
+        patches_per_class=most,
+    )
+
+    def learned(weight: float) -> float:
+        weights = [weight if index % 2 else 1.0 for index in range(10)]
+        target, folder = Target(data.labels, anchors(), weights), tmp_path / str(weight)
+        found = train_head(data, [target], chosen, 0, folder, silent_progress())
+        return accuracy(found, ClusteredPatches(images=10))
+
+    shares = [learned(weight) for weight in (1 / 30, 1.0, 30.0)]
+    assert shares[0] < 0.15 < shares[1] < 0.6 < shares[2], shares
+
+
+def test_weights_of_one_change_nothing_but_the_draw(tmp_path: Path) -> None:
+    data = ClusteredPatches()
+    trained = [
+        train_head(
+            data,
+            [Target(data.labels, anchors(), weights)],
+            section(),
+            0,
+            tmp_path / str(number),
+            silent_progress(),
+        )
+        for number, weights in enumerate((None, [1.0] * 9))
+    ]
+    assert_same_bytes(*trained)
 
 
 def test_an_image_counts_that_is_labelled_in_one_vocabulary(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from PIL import Image
 from fmbseg.cli import _main
 from fmbseg.config import Config
 from fmbseg.corrections import READERS
-from fmbseg.corrections.store import Correction, import_corrections, read_corrections
+from fmbseg.corrections.store import import_corrections
 from fmbseg.corrections.target import Target
+from fmbseg.data.corrections import Correction, read_corrections
 from fmbseg.errors import DataError
 from fmbseg.export.brush import encode_brush
 from fmbseg.export.source import NOTHING, Classes, Source
@@ -158,6 +159,11 @@ def bad_json(folder: Path) -> Path:
     return folder / "a.json"
 
 
+def deep_json(folder: Path) -> Path:
+    (folder / "a.json").write_text("[" * 100_000, encoding="utf-8")
+    return folder / "a.json"
+
+
 def other_json(folder: Path) -> Path:
     (folder / "a.json").write_text('{"a": 1}', encoding="utf-8")
     return folder / "a.json"
@@ -207,6 +213,7 @@ def brush(folder: Path, **changes: Any) -> Path:
 
 BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "broken JSON": ("coco", bad_json, "is no JSON file"),
+    "JSON without end": ("label-studio", deep_json, "is no JSON file"),
     "another JSON": ("coco", other_json, "is no COCO instances file"),
     "no file": ("coco", lambda folder: folder / "no.json", "does not exist"),
     "an unknown class": ("coco", lambda f: coco_file(f / "a", [], "cow"), "the class 'cow', which"),

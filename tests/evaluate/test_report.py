@@ -157,6 +157,16 @@ def test_what_was_refined_is_a_row_of_its_own(results: Path) -> None:
     assert by_basis["fmbseg, tiny-clip, tiny-encoder, refined: pamr"] == "61.00"
 
 
+def test_what_was_trained_on_corrections_is_a_row_that_says_so(results: Path) -> None:
+    corrected = {"labels": "stage 1", "corrected_images": 7, "corrected_pixels": 9}
+    put(results, "fmbseg", "cityscapes", 33.0, supervision=corrected)
+    report = build_report(results)
+    own = [row for row in report.rows if row.method == "fmbseg" and "cityscapes" in row.miou]
+    assert [row.source for row in own] == ["measured here +"]
+    assert own[0].basis.endswith("trained on 7 pictures corrected by people")
+    assert "+ not annotation-free: trained on 7 pictures corrected by people" in report.notes
+
+
 def test_latex_is_escaped_and_every_row_has_all_cells(results: Path) -> None:
     text = latex(build_report(results))
     assert r"Group\_ViT" in text

@@ -48,6 +48,20 @@ def test_scenes_and_tiny_models_are_said(tmp_path: Path) -> None:
     assert "oracle" not in table
 
 
+def test_what_people_have_corrected_is_never_shown_as_annotation_free(tmp_path: Path) -> None:
+    plain = {"labels": "stage 1", "corrected_images": 0, "corrected_pixels": 0}
+    put(tmp_path, "fmbseg", "voc21", 40.0, supervision=plain)
+    put(tmp_path, "oracle", "voc21", 60.0, supervision=plain | {"labels": "ground truth"})
+    assert "+" not in result_table(tmp_path)
+    put(tmp_path, "fmbseg", "voc20", 50.0, supervision=plain | {"corrected_images": 20})
+    lines = result_table(tmp_path).splitlines()
+    (row,) = [line for line in lines if line.startswith("fmbseg")]
+    assert "40.0 " in row and "50.0+" in row
+    assert "+ not annotation-free: trained on 20 pictures corrected by people" in lines
+    put(tmp_path, "fmbseg", "voc20", 50.0, supervision=plain | {"labels": "data.labels"})
+    assert "trained on labels of data.labels" in result_table(tmp_path)
+
+
 def test_no_results_and_damage_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no results in"):
         result_table(tmp_path / "none")

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,10 @@ import pytest
 from PIL import Image
 
 from fmbseg.config import Config
+from fmbseg.corrections import READERS
+from fmbseg.corrections.store import import_corrections
+from fmbseg.corrections.target import Target
+from fmbseg.data.corrections import Correction, read_corrections
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError
@@ -52,7 +57,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def labelled_by(pictures: Path, out: Path, config: Config, **options: bool) -> FolderReport:
+def labelled_by(pictures: Path, out: Path, config: Config, **options: Any) -> FolderReport:
     return label_folder(pictures, WORDS, config, out, silent_progress(), **options)
 
 
@@ -143,6 +148,53 @@ def test_labels_that_someone_changed_are_kept(
         with pytest.raises(DataError, match=r"a\.png was changed after it was made"):
             label_folder(pictures, words, config, out, silent_progress())
     assert mine.read_bytes() == content
+
+
+def test_corrections_are_merged_over_the_labels(
+    pictures: Path, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    out, config = tmp_path / "out", make_config()
+    labelled_by(pictures, out, config)
+    machine = np.asarray(Image.open(out / "labels" / "a.png"))
+    label = machine.copy()
+    label[:20, :30] = (label[:20, :30] + 1) % len(WORDS)
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    Image.fromarray(label).save(edited / "a.png")
+    Image.fromarray(label).save(out / "labels" / "a.png")  # where it was published, too
+    with pytest.raises(DataError, match="keep a copy, which `fmbseg corrections import png`"):
+        labelled_by(pictures, out, config)
+    place, origin = tmp_path / "corrections", Correction("png", 0, by="Ada")
+    target = Target(open_source(out, config))
+    import_corrections(READERS["png"], edited, target, place, silent_progress(), origin)
+
+    report = labelled_by(pictures, out, config, corrections=place)
+    assert report.computed == 0
+    assert (np.asarray(Image.open(out / "labels" / "a.png")) == label).all()
+    assert (np.asarray(Image.open(out / "machine" / "a.png")) == machine).all()
+    changed = int((label != machine).sum())
+    record = read_corrections(out)
+    assert record is not None and record.images == {"a": Correction("png", changed, by="Ada")}
+    rows = pq.read_table(out / "masks.parquet").to_pylist()
+    regions = [row for row in rows if row["source"] == "person"]
+    assert {row["image_id"] for row in regions} == {"a"}
+    assert sum(row["area"] for row in regions) == changed
+    assert labelled_by(pictures, out, config, corrections=place).summary == report.summary
+    # An export of it scores what the machine says against what it said.
+    (image,) = [each for each in open_source(out, config).images if each.image_id == "a"]
+    assert (
+        image.machine_label(Classes(WORDS.names))
+        == np.where(machine == 255, -1, machine.astype(int))
+    ).all()
+
+    labelled_by(pictures, out, config)
+    assert (np.asarray(Image.open(out / "labels" / "a.png")) == machine).all()
+    assert read_corrections(out) is None and not list((out / "machine").glob("*.png"))
+    with pytest.raises(DataError, match="corrections of other classes"):
+        other = vocabulary_from_names(["cat"])
+        label_folder(pictures, other, config, out, silent_progress(), corrections=place)
+    with pytest.raises(DataError, match="holds no corrections"):
+        labelled_by(pictures, out, config, corrections=pictures)
 
 
 def test_other_classes_make_other_labels(

@@ -31,6 +31,25 @@ from tests.tracking.world import (
 BENCHMARKS = ("voc21", "voc20", "coco_stuff")
 
 
+def test_a_run_says_whose_labels_its_head_learned(config: Config, tmp_path: Path) -> None:
+    paths = Paths(tmp_path)
+    found = {}
+    for corrected, sha256 in ((0, "abc"), (7, "def")):
+        learned = {"labels": "stage 1", "corrected_images": corrected, "corrected_pixels": 9}
+        write_checkpoint(paths.align, sha256, key=f"key {corrected}")
+        record = {"sha256": sha256, "training": {"supervision": learned}}
+        (paths.align / "checkpoint.json").write_text(json.dumps(record))
+        write_result(paths, "voc21", 10.0 + corrected, sha256, supervision=learned)
+        open_tracker(config, tmp_path).evaluation(config, paths, "fmbseg", ["voc21"])
+        (run,) = [run for run in parent_runs(config) if run.data.tags[CHECKPOINT] == sha256]
+        note = run.data.tags["mlflow.note.content"]
+        found[corrected] = run.data.tags["supervision"], run.info.run_name, note
+    assert found[0][0] == "no annotation" and "corrected" not in found[0][1] + found[0][2]
+    assert found[7][0] == "7 pictures corrected by people"
+    assert "(7 pictures corrected by people) voc21 17.0" in found[7][1]
+    assert found[7][2].endswith(": 7 pictures corrected by people")
+
+
 def test_separate_processes_fill_one_run(config: Config, tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     train(config, paths)

@@ -1,0 +1,1 @@
+"""Where to look first: masks and pictures of a labelled set, the most doubtful first."""
