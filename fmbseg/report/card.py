@@ -7,6 +7,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from fmbseg.report.content import HEAD_METHOD, Content
 
 _METRIC = "mean_iou"
+_FREE = ("annotation-free",)
+_LABELS = {
+    True: "It was trained on\npseudo labels that CLIP and SAM made; no annotation was read.",
+    False: "It was trained on\nlabels that people have made or corrected: see below.",
+}
 _USE = """\
 ```python
 import fmbseg
@@ -29,7 +34,7 @@ def card(content: Content) -> str:
         license="apache-2.0",
         library_name="fmbseg",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "open-vocabulary", "annotation-free", "fmbseg"],
+        tags=["semantic-segmentation", "open-vocabulary", *_FREE[: content.free], "fmbseg"],
         eval_results=[
             EvalResult(
                 task_type="image-segmentation",
@@ -51,8 +56,7 @@ def card(content: Content) -> str:
 # {content.title}
 
 An alignment head: it maps the patches of a frozen image encoder into CLIP's text space, so that a
-picture is segmented into any classes by one pass through the encoder. It was trained on pseudo
-labels that CLIP and SAM made; no annotation was read.
+picture is segmented into any classes by one pass through the encoder. {_LABELS[content.free]}
 
 ## Use
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.align.checkpoint import load_checkpoint
-from fmbseg.align.record import RECORD
+from fmbseg.align.record import RECORD, supervision_of
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.plots import ENDS, OVERLAYS
 from fmbseg.evaluate.published import COLUMNS, PEER_COLUMNS, PEERS, PEERS_NOTE, PUBLISHED, Row
 from fmbseg.evaluate.report import build_report
 from fmbseg.evaluate.results import Result, current_results
+from fmbseg.evaluate.table import corrected_notes
 from fmbseg.figures import FIGURES
 from fmbseg.pseudo.summary import read_summary
 from fmbseg.report.pictures import Picture, picture
@@ -73,6 +74,7 @@ class Content:
 
     Attributes:
         title: what was trained.
+        free: whether the head has seen no label of a person, as far as its record says.
         facts: name and value of what it was made with.
         measured: mIoU of the methods of this run.
         published: rows of other systems, as printed by their authors, by what they may use.
@@ -84,6 +86,7 @@ class Content:
     """
 
     title: str
+    free: bool
     facts: tuple[tuple[str, str], ...]
     measured: Table
     published: tuple[tuple[str, Table], ...]
@@ -111,6 +114,7 @@ def collect(paths: Paths, words: Sequence[Vocabulary], facts: Sequence[tuple[str
     columns = tuple(name for name in report.benchmarks if any(name in row.miou for row in own))
     return Content(
         title=f"{HEAD_METHOD}: {', '.join(each.name for each in words)}",
+        free=not corrected_notes(results),
         facts=(*facts, *head_facts(paths.align)),
         measured=_measured(own, columns),
         published=(("FMbSeg's Table 1", _table_1(report.rows)), *_peers()),
@@ -131,7 +135,9 @@ def head_facts(folder: Path) -> list[tuple[str, str]]:
         return []
     head = load_checkpoint(folder)
     info, training = head.info, head.info.training
+    supervision = supervision_of(training)
     return [
+        ("labels", "not recorded" if supervision is None else supervision.words),
         ("head", f"{training.get('head')}, loss {training.get('loss')}"),
         ("trained on the names of", ", ".join(words.name for words in info.vocabularies)),
         *(

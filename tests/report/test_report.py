@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fmbseg import cli
+from fmbseg.align.record import STAGE_1, SUPERVISION, Supervision
 from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import read_result, write_result
+from fmbseg.report.card import card
 from fmbseg.report.content import Table, collect
 from fmbseg.report.page import best_cells, page
 from fmbseg.report.stage import CARD, PAGE
@@ -162,6 +165,17 @@ def test_a_report_of_scores_of_another_head_is_refused(
     write_result(result | {"checkpoint_sha256": "0" * 64}, path)
     with pytest.raises(FmbsegError, match="coco_stuff is not of the present head"):
         assert opened("report", make_config(), made).key
+
+
+def test_what_people_have_corrected_is_never_called_annotation_free(made: Paths) -> None:
+    free = collect(made, (), [])
+    assert "Annotation-free" in page(free) and "annotation-free" in card(free)
+    path = made.metrics / "fmbseg" / "coco_stuff.json"
+    supervision = asdict(Supervision(STAGE_1, corrected_images=2, corrected_pixels=100))
+    write_result(read_result(path) | {SUPERVISION: supervision}, path)
+    found = collect(made, (), [])
+    assert "nnotation-free" not in page(found) + card(found)
+    assert "2 pictures corrected by people" in page(found)
 
 
 class Recorded(Tracker):

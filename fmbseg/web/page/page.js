@@ -203,7 +203,8 @@ async function begin() {
     } catch (error) { say(error.message, true); }
   });
   const start = await (await fetch("start")).json();
-  $("classes").value = start.classes.join(", ");
+  // What was typed meanwhile stays.
+  if (!$("classes").value) $("classes").value = start.classes.join(", ");
   for (const name of start.examples) {
     const button = document.createElement("button");
     button.type = "button";
