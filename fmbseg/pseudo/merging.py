@@ -40,6 +40,9 @@ from fmbseg.store.digest import file_digest, json_digest
 MACHINE = "machine"
 """Folder beside `labels` with the machine's own label maps of corrected pictures."""
 
+# Of one class in one picture: each is encoded over the whole picture.
+_ISLANDS = 64
+
 Label = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
@@ -170,7 +173,7 @@ def person_rows(
     """Rows of `MASKS` for the regions [H, W] whose label a person changed; ids from `first` on.
 
     A region hangs together (8 neighbours) and has one class afterwards; one whose label was taken
-    away has none.
+    away has none. What falls apart into more than `_ISLANDS` parts is one region.
     """
     changed = before != after
     rows: list[Row] = []
@@ -180,6 +183,8 @@ def person_rows(
         named: Row = {}
         if index != UNLABELLED:
             named = {"class_index": index, "class_name": words.names[index]}
+        if count - 1 > _ISLANDS:
+            count, islands = 2, here.astype(np.int32)
         for island in range(1, count):
             mask = islands == island
             rows.append(

@@ -16,13 +16,14 @@ from fmbseg.corrections import READERS
 from fmbseg.corrections.store import import_corrections
 from fmbseg.corrections.target import Target
 from fmbseg.data.corrections import Correction, read_corrections
-from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError
 from fmbseg.evaluate.results import read_result
 from fmbseg.export.source import Source
 from fmbseg.export.sources import open_source
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.dvc import corrections_yaml
+from fmbseg.pseudo.merging import person_rows
 from fmbseg.pseudo.tables import decode_mask
 from fmbseg.store.paths import Paths
 from tests.corrections.test_import import EXPORTED
@@ -268,3 +269,19 @@ def test_labels_of_elsewhere_bring_their_corrections(
     assert json.loads((labelled.align / "checkpoint.json").read_text())["training"][
         "supervision"
     ] == {"labels": "data.labels", "corrected_images": 0, "corrected_pixels": 0}
+
+
+def test_a_region_hangs_together_unless_it_falls_to_pieces() -> None:
+    words = vocabulary_from_names(["dog", "grass"])
+    before: Map = np.zeros((40, 60), dtype=np.uint8)
+    after = before.copy()
+    after[2:5, 2:5] = after[5:8, 5:8] = after[20:30, 20:30] = 1  # two touch at a corner
+    after[35, 50] = 255
+    rows = person_rows("a", words, before, after, first=7)
+    assert [row["area"] for row in rows] == [18, 100, 1]
+    assert [row.get("class_name") for row in rows] == ["grass", "grass", None]
+    assert [row["mask_id"] for row in rows] == [7, 8, 9]
+    after = before.copy()
+    after[::2, ::2] = 1
+    (row,) = person_rows("a", words, before, after, first=0)
+    assert (decode_mask(row) == (after == 1)).all()
