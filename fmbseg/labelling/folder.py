@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fmbseg.config import Config
-from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary, vocabulary_yaml
 from fmbseg.errors import DataError
 from fmbseg.labelling.labeller import Labeller
@@ -178,7 +177,7 @@ def _tables(found: ImageLabels, words: Vocabulary) -> dict[str, list[dict[str, A
         zip(queried + automatic, classes, similarity, strict=True)
     ):
         row |= {"mask_id": number, "vocabulary": words.name}
-        if index != UNLABELLED:
+        if index != words.unlabelled:
             named = {"class_index": index, "class_name": words.names[index]}
             row |= named | {"similarity": value}
         masks.append(row)
@@ -208,7 +207,7 @@ def _assemble(
             rows = json.loads((result / _TABLES).read_text(encoding="utf-8"))
             for name, table in tables.items():
                 table.add([row | {"image_id": image_id} for row in rows[name]])
-            counted.add(load_label(target), rows[MASKS])
+            counted.add(load_label(target, len(words)), rows[MASKS])
     summary = counted.rows()
     write_summary(folder / SUMMARY, summary)
     (folder / "vocabulary.yaml").write_text(vocabulary_yaml(words), encoding="utf-8")

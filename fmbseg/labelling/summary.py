@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fmbseg.data.images import read_image
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import Label, unlabelled
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.labelling.pictures import Picture
 from fmbseg.pseudo.labels import load_label
@@ -53,13 +53,14 @@ class Summary:
     def __init__(self, names: Sequence[str], min_similarity: float) -> None:
         self._names = names
         self._least = min_similarity
-        self._images = np.zeros(UNLABELLED + 1, dtype=np.int64)
-        self._pixels = np.zeros(UNLABELLED + 1, dtype=np.int64)
+        self._nothing = unlabelled(len(names))
+        self._images = np.zeros(self._nothing + 1, dtype=np.int64)
+        self._pixels = np.zeros(self._nothing + 1, dtype=np.int64)
         self._similarities: list[list[float]] = [[] for _ in names]
 
-    def add(self, label: np.ndarray[Any, np.dtype[np.uint8]], masks: Iterable[Any]) -> None:
+    def add(self, label: Label, masks: Iterable[Any]) -> None:
         """Count a label map [H, W] and the rows of its masks."""
-        pixels = np.bincount(label.reshape(-1), minlength=UNLABELLED + 1)
+        pixels = np.bincount(label.reshape(-1), minlength=self._nothing + 1)
         self._pixels += pixels
         self._images += pixels > 0
         for row in masks:
@@ -83,8 +84,8 @@ class Summary:
             )
         rest = ClassSummary(
             "unlabelled",
-            int(self._images[UNLABELLED]),
-            int(self._pixels[UNLABELLED]) / total,
+            int(self._images[self._nothing]),
+            int(self._pixels[self._nothing]) / total,
             None,
         )
         return [*sorted(rows, key=lambda row: -row.area), rest]
@@ -112,7 +113,11 @@ def sheet(pictures: Sequence[Picture], labels: Path, words: Vocabulary) -> Image
     count = min(_EXAMPLES, len(pictures))
     chosen = [pictures[index * len(pictures) // count] for index in range(count)]
     panels = [
-        (each.file.file, read_image(each.path), load_label(labels / f"{each.file.image_id}.png"))
+        (
+            each.file.file,
+            read_image(each.path),
+            load_label(labels / f"{each.file.image_id}.png", len(words)),
+        )
         for each in chosen
     ]
     return label_sheet(panels, words.names, words.background)
