@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fmbseg.commands.exporting import LOCAL_FILES, known_format, local_url
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
     LabelledWords,
@@ -15,9 +16,7 @@ from fmbseg.commands.options import (
     PictureFolder,
     lenient_config,
 )
-from fmbseg.errors import ConfigError, VocabularyError
-
-LOCAL_FILES = "/data/local-files/?d="
+from fmbseg.errors import VocabularyError
 
 
 def export(
@@ -68,8 +67,7 @@ def export(
     from fmbseg.export.writer import export as write
     from fmbseg.machine.progress import console_progress
 
-    if format_ not in FORMATS:
-        raise ConfigError(f"no format {format_!r}: use one of {', '.join(FORMATS)}")
+    known_format(format_)
     config = lenient_config(params, overrides)
     words = None if vocabulary is None else load_vocabulary(vocabulary)
     found = open_source(source, config, images, words)
@@ -77,7 +75,7 @@ def export(
         found.classes,
         stuff=_indices(stuff, found.classes.names),
         link=link,
-        url=f"{LOCAL_FILES}{out.absolute().name}/images/" if url is None else url,
+        url=local_url(out) if url is None else url,
     )
     write(FORMATS[format_], found, out, console_progress(), options)
     count = f"{len(found.images)} pictures, {len(found.classes.names)} classes"

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +193,7 @@ def _assemble(
     """Write everything that is published, but the record and the manifest."""
     labels = folder / "labels"
     labels.mkdir()
-    counted = Summary(words.names, config.label.min_similarity)
+    counted = Summary(words.names)
     schemas = {DETECTIONS: DETECTIONS_SCHEMA, MASKS: MASKS_SCHEMA}
     with ExitStack() as stack:
         tables = {
@@ -207,14 +207,31 @@ def _assemble(
             rows = json.loads((result / _TABLES).read_text(encoding="utf-8"))
             for name, table in tables.items():
                 table.add([row | {"image_id": image_id} for row in rows[name]])
-            counted.add(load_label(target, len(words)), rows[MASKS])
+            counted.add(load_label(target, len(words)), _similarities(rows[MASKS], words, config))
     summary = counted.rows()
     write_summary(folder / SUMMARY, summary)
     (folder / "vocabulary.yaml").write_text(vocabulary_yaml(words), encoding="utf-8")
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("file", "reason"), *pictures.skipped.items()])
-    (folder / "sheet.png").write_bytes(png(sheet(pictures.readable, labels, words)))
+    panels = [
+        (each.file.file, each.path, labels / f"{each.file.image_id}.png")
+        for each in pictures.readable
+    ]
+    (folder / "sheet.png").write_bytes(png(sheet(panels, words)))
     return tuple(summary)
+
+
+def _similarities(
+    masks: Sequence[dict[str, Any]], words: Vocabulary, config: Config
+) -> Iterator[tuple[int, float, float]]:
+    """Classes of the masks in the label map, with their cosines."""
+    least = words.thresholds
+    for row in masks:
+        index, value = row.get("class_index"), row.get("similarity")
+        if index is None or value is None:
+            continue
+        if value >= max(config.label.min_similarity, -1 if least is None else least[index]):
+            yield index, value, 1
 
 
 def _publish(temporary: Path, out: Path) -> None:
