@@ -28,6 +28,7 @@ from fmbseg.commands import (
     preset,
     run,
     table,
+    words,
 )
 from fmbseg.errors import FmbsegError, may_pass, shown
 
@@ -53,6 +54,7 @@ app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
 app.add_typer(models.app, name="models")
+app.add_typer(words.app, name="words")
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from fmbseg.commands.exporting import LOCAL_FILES, known_format, local_url
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    Groups,
     LabelledWords,
     Overrides,
     Params,
@@ -36,6 +38,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
     images: PictureFolder = None,
     vocabulary: LabelledWords = None,
+    groups: Groups = None,
     stuff: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +64,7 @@ def export(
     without a label stay without one.
     """
     from fmbseg.data.vocabulary import load_vocabulary
+    from fmbseg.data.vocabulary.grouping import load_grouping
     from fmbseg.export import FORMATS
     from fmbseg.export.sources import open_source
     from fmbseg.export.writer import Options
@@ -71,14 +75,16 @@ def export(
     config = lenient_config(params, overrides)
     words = None if vocabulary is None else load_vocabulary(vocabulary)
     found = open_source(source, config, images, words)
+    if groups is not None:
+        found = replace(found, grouping=load_grouping(groups, found.classes.names))
     options = Options(
-        found.classes,
-        stuff=_indices(stuff, found.classes.names),
+        found.written,
+        stuff=_indices(stuff, found.written.names),
         link=link,
         url=local_url(out) if url is None else url,
     )
     write(FORMATS[format_], found, out, console_progress(), options)
-    count = f"{len(found.images)} pictures, {len(found.classes.names)} classes"
+    count = f"{len(found.images)} pictures, {len(found.written.names)} classes"
     print(f"{out}: {count} as {format_}")
 
 

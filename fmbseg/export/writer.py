@@ -34,7 +34,7 @@ class Options:
     """What holds for a whole export.
 
     Attributes:
-        classes: of the label maps.
+        classes: that are written.
         stuff: indices of classes that are no countable things.
         link: pictures are linked to and not copied.
         url: how Label Studio finds a picture: this, and its file name.
@@ -105,7 +105,7 @@ def export(
         writer = make(temporary, options)
         with progress.task("export", len(source.images)) as task:
             for image in _with_masks(source):
-                writer.add(image, image.label(source.classes))
+                writer.add(image, source.label(image))
                 task.advance()
         writer.finish()
         if own:
@@ -171,5 +171,4 @@ def _with_masks(source: Source) -> Iterator[LabelledImage]:
             continue
         rows = rows_by_image(source.scores, [image.image_id for image in part])
         for image in part:
-            own = [r for r in rows[image.image_id] if source.words in (None, r["vocabulary"])]
-            yield replace(image, masks=own)
+            yield replace(image, masks=source.masks(rows[image.image_id]))

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fmbseg.inference.many import best_of_many
+
 # Scores at full size held at once when pixels are decided: 64 MB in float32.
 _BAND_ELEMENTS = 1 << 24
+# Of more maps only those that can be the best are upsampled, and the sum of a softmax is that of
+# the grid: at a photo's size 20,000 maps have ten thousand million values.
+_MANY = 1024
 
 
 class Similarities(ABC):
@@ -147,16 +152,24 @@ def best_class(
 
 
 def _best_class(maps: Maps, size: tuple[int, int], logit_scale: float | None) -> Best:
-    values = maps.values
-    classes = torch.empty(size, dtype=torch.int64, device=values.device)
-    cosine = torch.empty(size, dtype=values.dtype, device=values.device)
+    if len(maps.classes) > _MANY:
+        index, cosine = best_of_many(maps.values, size)
+        log_sum = None if logit_scale is None else _grid_log_sum(maps, size, logit_scale)
+        return Best(maps.classes[index], cosine, log_sum)
+    classes = torch.empty(size, dtype=torch.int64, device=maps.values.device)
+    cosine = torch.empty(size, dtype=maps.values.dtype, device=maps.values.device)
     log_sum = None if logit_scale is None else torch.empty_like(cosine)
-    for rows, scores in _bands(values, size):
+    for rows, scores in _bands(maps.values, size):
         best, index = scores.max(dim=0)
         cosine[rows], classes[rows] = best, maps.classes[index]
         if log_sum is not None and logit_scale is not None:
             log_sum[rows] = (logit_scale * scores).logsumexp(dim=0)
     return Best(classes, cosine, log_sum)
+
+
+def _grid_log_sum(maps: Maps, size: tuple[int, int], logit_scale: float) -> Tensor:
+    """[H, W] of the grid's own log sums, at least as high as those of upsampled maps."""
+    return upsample((logit_scale * maps.values).logsumexp(dim=0)[None], size)[0]
 
 
 def probability_of(
@@ -174,20 +187,26 @@ def probability_of(
         [H, W] float32, of the label's best map; 0 for a label that is no class.
     """
     own = torch.full(size, float("-inf"), device=labels.device)
-    log_sum = torch.full(size, float("-inf"), device=labels.device)
+    log_sum = own.clone()
     for maps in similarities.parts():
+        if many := len(maps.classes) > _MANY:
+            log_sum = torch.logaddexp(log_sum, _grid_log_sum(maps, size, logit_scale))
+            present = torch.isin(maps.classes, labels)
+            maps = Maps(maps.values[present], maps.classes[present])
         for rows, scores in _bands(maps.values, size):
-            log_sum[rows] = torch.logaddexp(log_sum[rows], (logit_scale * scores).logsumexp(dim=0))
+            if not many:
+                part = (logit_scale * scores).logsumexp(dim=0)
+                log_sum[rows] = torch.logaddexp(log_sum[rows], part)
             others = maps.classes[:, None, None] != labels[rows]
             best = scores.masked_fill_(others, float("-inf")).amax(dim=0)
             own[rows] = torch.maximum(own[rows], best)
-    return (logit_scale * own - log_sum).exp()
+    return (logit_scale * own - log_sum).exp().clamp_max(1)
 
 
 def _bands(values: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
     """Rows of the image, and the maps [M, rows, W] there."""
     height, width = size
-    band = max(1, _BAND_ELEMENTS // (len(values) * width))
+    band = max(1, _BAND_ELEMENTS // (max(1, len(values)) * width))
     for start in range(0, height, band):
         rows = slice(start, min(start + band, height))
         yield rows, upsample(values, size, rows)

@@ -31,12 +31,11 @@ from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice, choose_device, find_device
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.text import SAME_TO_CLIP
 
 ImageInput = Image.Image | npt.NDArray[np.uint8] | Path | str
 
 _log = logging.getLogger(__name__)
-# Cosine of two words' texts from which on they count as one.
-_SAME_TO_CLIP = 0.95
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Segmenter:
         text = self._words.of(asked)
         unknown = []
         for words in trained:
-            same = text.queries @ self._words.of(words).queries.T >= _SAME_TO_CLIP
+            same = text.queries @ self._words.of(words).queries.T >= SAME_TO_CLIP
             known = torch.unique(text.query_class[same.any(dim=1)])
             unknown.append((words.digest != asked.digest, len(text) - len(known)))
         return unknown.index(min(unknown))

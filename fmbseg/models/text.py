@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SAME_TO_CLIP = 0.95
+"""Cosine of two words' texts from which on they count as one."""
+
 
 @dataclass(frozen=True)
 class TextEmbeddings:

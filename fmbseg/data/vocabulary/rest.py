@@ -92,6 +92,13 @@ def contrasts(told: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for words in left for word in words))
 
 
+def also_called(word: str) -> tuple[str, ...]:
+    """Other words for the same, as far as our vocabularies know them."""
+    wanted = compared(word)
+    known = (words for words in _known_classes() if wanted in words)
+    return tuple(dict.fromkeys(each for words in known for each in words if each != wanted))
+
+
 def same(word: str, other: str) -> bool:
     """Whether two words count as one."""
     return compared(word) == compared(other)
