@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
+.PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean lock
 .PHONY: stack deploy stack-stop generated test-formats
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
@@ -51,6 +51,11 @@ demo: install  ## run the whole pipeline on synthetic scenes and print the resul
 
 demo-short: install  ## the same with few scenes, in a scratch copy of the last commit
 	.ci/demo-short
+
+labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
+	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
+	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
+		--preset tiny --out data/labels-demo/labels --export coco,label-studio
 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)

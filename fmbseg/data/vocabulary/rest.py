@@ -80,15 +80,15 @@ def with_rest(
     return replace(vocabulary, classes=tuple(classes), background=index)
 
 
-def contrasts(told: Iterable[str]) -> tuple[str, ...]:
-    """Words of our vocabulary that contrast with some words, each once.
+def contrasts(told: Iterable[str], of: str = CONTRASTS) -> tuple[str, ...]:
+    """Words of one of our vocabularies that contrast with some words, each once.
 
     A class of ours is left out with all its words where one of them means what a word does, or
     includes it (`brick wall`, `wall`): it would take away what that word is asked for.
     """
     told = frozenset(map(compared, told))
     alike = told.union(*(words for words in _known_classes() if _share(words, told)))
-    left = [words for words in _contrasting_classes() if not _share(words, alike)]
+    left = [words for words in _contrasting_classes(of) if not _share(words, alike)]
     return tuple(dict.fromkeys(word for words in left for word in words))
 
 
@@ -116,8 +116,8 @@ def _share(words: Iterable[str], others: Iterable[str]) -> bool:
 
 
 @cache
-def _contrasting_classes() -> tuple[tuple[str, ...], ...]:
-    return tuple(_words([shipped(CONTRASTS)]))
+def _contrasting_classes(of: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(_words([shipped(of)]))
 
 
 @cache
