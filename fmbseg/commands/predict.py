@@ -104,8 +104,6 @@ def predict(
     use_weights(weights_dir)
     words = named_classes(classes, vocabulary, rest, groups)
     exports = parse_formats([*(formats or ()), *(["coco"] if coco else [])])
-    chosen = find_method(method)
-    config, head = _asked(chosen, checkpoint, preset, params, overrides)
 
     from fmbseg.predicting.pictures import named_pictures
     from fmbseg.predicting.results import Results, Wanted
@@ -116,6 +114,8 @@ def predict(
     wanted = Wanted(scores, contours)  # type: ignore[arg-type]
     _refuse_others_files(out, jobs, wanted.endings)
     refuse_changed(out, exports)
+    chosen = find_method(method)
+    config, head = _asked(chosen, checkpoint, preset, params, overrides)
 
     from fmbseg.evaluate.methods.predictor import load_predictor
     from fmbseg.machine.progress import console_progress, silent_progress
@@ -191,6 +191,8 @@ def _refuse_others_files(out: Path, jobs: Iterable[str], endings: Sequence[str])
     """Refuse, before any work, a folder where results would replace what fmbseg did not write."""
     from fmbseg.predicting.run import SHEET
 
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{shown(out)}: File exists: choose a folder for --out")
     ledger = Ledger(out)
     names = [SHEET, *(f"{name}{ending}" for name in jobs for ending in endings)]
     others = [name for name in names if not ledger.may_write(name)]
