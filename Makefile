@@ -4,8 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-short test test-models test-slow lint format typecheck ui clean lock
-.PHONY: install-hashed sbom licences audit scenes labels train scores report stack deploy stack-stop generated test-formats docs test-label-studio
+.PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
+.PHONY: lock install-hashed sbom licences audit scenes labels train scores report docs stack deploy stack-stop
+.PHONY: generated test-formats test-label-studio
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -71,6 +72,11 @@ scores: install  ## score the head on every benchmark
 
 report: install  ## plots, figures and the page of all results
 	python -m fmbseg.pipeline.repro report
+
+labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
+	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
+	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
+		--preset tiny --out data/labels-demo/labels --export coco,label-studio
 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)

@@ -31,6 +31,7 @@ from fmbseg.commands import (
     review,
     run,
     table,
+    words,
 )
 from fmbseg.errors import FmbsegError, machine_limit, may_pass, shown
 
@@ -60,6 +61,7 @@ app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
 app.add_typer(models.app, name="models")
+app.add_typer(words.app, name="words")
 
 
 def _show_version(wanted: bool) -> None:

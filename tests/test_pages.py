@@ -26,6 +26,7 @@ PAGES = ("README.md", "docs/data.md", "docs/orchestration.md", "docs/architectur
 NOT_RUN = {
     "make demo": "its installation is the tester's; the rest of it is the first step of the walk",
     "make test": "this is it",
+    "make labels-demo": "its installation is the tester's; tests/labelling/test_demo.py",
     "make ui": "ends only when it is told to; tests/flows/test_stack.py",
     "fmbseg models pull": "needs a network; tests/models/test_download.py",
     "pip install prefect-docker": "needs a network",
@@ -72,9 +73,9 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def named_commands() -> list[tuple[str, list[str]]]:
     """Each `fmbseg ...` and `make ...` of the pages, in blocks and in running text."""
     found = []
-    for page in (*PAGES, "CONTRIBUTING.md"):
+    for page in (*PAGES, "docs/labels.md", "CONTRIBUTING.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
-        text = re.sub(r"(?ms)^```diff\n.*?^```$", "", text)
+        text = re.sub(r"(?ms)^```diff\n.*?^```$", "", text).replace("\\\n", " ")
         spans = re.findall(r"`((?:fmbseg|make) [^`]+)`", text)
         spans += re.findall(r"(?m)^(?:\$ )?((?:fmbseg|make) .+)$", text)
         found += [(page, shlex.split(" ".join(span.split()), comments=True)) for span in spans]

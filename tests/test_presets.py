@@ -10,7 +10,8 @@ from fmbseg import cli
 from fmbseg.commands.options import DEFAULT_PARAMS, lenient_config
 from fmbseg.config import Config, load_config
 from fmbseg.models.records import weights_record
-from fmbseg.presets import PRESETS, apply_preset, preset
+from fmbseg.presets import PRESETS, preset
+from fmbseg.presets.writing import apply_preset
 
 
 @pytest.fixture

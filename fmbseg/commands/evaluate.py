@@ -28,6 +28,8 @@ from fmbseg.evaluate.methods import METHODS, find_method
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
+    from fmbseg.data.vocabulary import Vocabulary
+    from fmbseg.data.vocabulary.grouping import Grouping
     from fmbseg.evaluate.scoring import Candidate
 
 Place = tuple[Path, str | None, int | None]  # root, split and limit of a benchmark
@@ -109,6 +111,13 @@ def evaluate(
             "own (docs/data.md). Default: the benchmark's own.",
         ),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score groups of classes too: `animal: [dog, cat]`, a line a group.",
+        ),
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Default: the split the benchmark is scored on.")
     ] = None,
@@ -141,7 +150,7 @@ def evaluate(
         _refuse(
             context,
             "--all",
-            *("benchmark", "root", "predictions", "name", "json", "split", "checkpoint"),
+            *("benchmark", "root", "predictions", "name", "json", "split", "checkpoint", "groups"),
         )
         _evaluate_all(
             config, methods or _DEFAULT_METHODS, named, out or DEFAULT_OUT, limit, vocabulary
@@ -161,7 +170,7 @@ def evaluate(
         system = predictions.resolve().name if name is None else name
         target = json or (out or DEFAULT_OUT) / system / f"{benchmark}.json"
         require_place(target)
-        _score_predictions(benchmark, system, predictions, place, target)
+        _score_predictions(benchmark, system, predictions, place, target, groups)
         return
     _refuse(context, "a method of its own", "name")
     _refuse(context, "--benchmark and --method", "out")
@@ -172,11 +181,16 @@ def evaluate(
     require_place(json)
     with _workspace() as paths:
         candidate = _candidate(config, methods[0], paths, named, checkpoint)
-        _evaluate_one(candidate, benchmark, place, vocabulary, json)
+        _evaluate_one(candidate, benchmark, place, vocabulary, json, groups)
 
 
 def _evaluate_one(
-    candidate: Candidate, benchmark: str, place: Place, words: str | None, target: Path
+    candidate: Candidate,
+    benchmark: str,
+    place: Place,
+    words: str | None,
+    target: Path,
+    groups: Path | None,
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.data.vocabulary import reworded
@@ -187,12 +201,13 @@ def _evaluate_one(
     dataset = load_dataset(benchmark, root, split)
     dataset.require_labels()
     vocabulary = reworded(dataset.vocabulary, words)
-    Scoring(candidate, dataset, limit, vocabulary, target, console_progress()).run()
+    grouping = _grouping(groups, vocabulary)
+    Scoring(candidate, dataset, limit, vocabulary, target, console_progress(), grouping).run()
     print(f"{_summary(target)} -> {target}")
 
 
 def _score_predictions(
-    benchmark: str, system: str, folder: Path, place: Place, target: Path
+    benchmark: str, system: str, folder: Path, place: Place, target: Path, groups: Path | None
 ) -> None:
     from fmbseg.data.datasets import load_dataset
     from fmbseg.evaluate.predictions import score_predictions
@@ -201,8 +216,16 @@ def _score_predictions(
 
     root, split, limit = place
     dataset = load_dataset(benchmark, root, split)
-    write_result(score_predictions(system, folder, dataset, console_progress(), limit), target)
+    grouping = _grouping(groups, dataset.vocabulary)
+    result = score_predictions(system, folder, dataset, console_progress(), limit, grouping)
+    write_result(result, target)
     print(f"{_summary(target)} -> {target}")
+
+
+def _grouping(groups: Path | None, words: Vocabulary) -> Grouping | None:
+    from fmbseg.data.vocabulary.grouping import load_grouping
+
+    return None if groups is None else load_grouping(groups, words.names)
 
 
 def _evaluate_all(
@@ -297,4 +320,6 @@ def _summary(target: Path) -> str:
     result = read_result(target)
     miou = result["miou"]
     shown = "nothing was scored" if miou is None else f"{miou:.2f} % mIoU"
+    if (groups := result.get("groups")) and groups["miou"] is not None:
+        shown += f" ({groups['miou']:.2f} % of {len(groups['per_class_iou'])} groups)"
     return f"{result['method']} on {result['benchmark']}: {shown}, {result['images']} images"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fmbseg.commands.exporting import LOCAL_FILES, known_format, local_url
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    Groups,
     LabelledWords,
     Overrides,
     Params,
     PictureFolder,
     lenient_config,
 )
-from fmbseg.errors import ConfigError, VocabularyError
-
-LOCAL_FILES = "/data/local-files/?d="
+from fmbseg.errors import VocabularyError
 
 
 def export(
@@ -37,6 +38,7 @@ def export(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
     images: PictureFolder = None,
     vocabulary: LabelledWords = None,
+    groups: Groups = None,
     stuff: Annotated[
         str | None,
         typer.Option(
@@ -69,27 +71,29 @@ def export(
     without a label stay without one.
     """
     from fmbseg.data.vocabulary import load_vocabulary
+    from fmbseg.data.vocabulary.grouping import load_grouping
     from fmbseg.export import FORMATS
     from fmbseg.export.sources import in_order, open_source
     from fmbseg.export.writer import Options
     from fmbseg.export.writer import export as write
     from fmbseg.machine.progress import console_progress
 
-    if format_ not in FORMATS:
-        raise ConfigError(f"no format {format_!r}: use one of {', '.join(FORMATS)}")
+    known_format(format_)
     config = lenient_config(params, overrides)
     words = None if vocabulary is None else load_vocabulary(vocabulary)
     found = open_source(source, config, images, words)
     if order is not None:
         found = in_order(found, order)
+    if groups is not None:
+        found = replace(found, grouping=load_grouping(groups, found.classes.names))
     options = Options(
-        found.classes,
-        stuff=_indices(stuff, found.classes.names),
+        found.written,
+        stuff=_indices(stuff, found.written.names),
         link=link,
-        url=f"{LOCAL_FILES}{out.absolute().name}/images/" if url is None else url,
+        url=local_url(out) if url is None else url,
     )
     write(FORMATS[format_], found, out, console_progress(), options)
-    count = f"{len(found.images)} pictures, {len(found.classes.names)} classes"
+    count = f"{len(found.images)} pictures, {len(found.written.names)} classes"
     print(f"{out}: {count} as {format_}")
 
 

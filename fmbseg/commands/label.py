@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fmbseg.commands.exporting import Formats, export_beside, parse_formats, refuse_changed
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
     ClassNames,
+    Groups,
     Overrides,
     Params,
+    PresetName,
+    RestName,
     VocabularyName,
     WeightsDir,
-    lenient_config,
     named_classes,
+    preset_config,
     run_section,
     use_weights,
 )
-from fmbseg.config import Config, override_config, parse_config
 
 if TYPE_CHECKING:
     from fmbseg.labelling.folder import FolderReport
 
 _log = logging.getLogger(__name__)
-_TINY = "tiny-clip"
-# Scenes, which the tiny models know, are smaller.
-_PHOTO = 256
 
 
 def label(
@@ -36,13 +36,10 @@ def label(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the labels go.")],
     classes: ClassNames = None,
     vocabulary: VocabularyName = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="tiny, base or paper. Default: params.yaml; where there is none, tiny.",
-        ),
-    ] = None,
+    rest: RestName = None,
+    groups: Groups = None,
+    preset: PresetName = None,
+    formats: Formats = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at pictures that cannot be read.")
     ] = False,
@@ -63,8 +60,11 @@ def label(
     later one labels what is new. Pictures that cannot be read are skipped and listed.
     """
     use_weights(weights_dir)
-    config = _config(preset, params, overrides)
-    words = named_classes(classes, vocabulary)
+    config = preset_config(preset, params, overrides)
+    config = config.model_copy(update={"run": run_section(config, params, overrides)})
+    words = named_classes(classes, vocabulary, rest, groups)
+    exports = parse_formats(formats)
+    refuse_changed(out, exports)
 
     from fmbseg.labelling.folder import label_folder
     from fmbseg.machine.progress import console_progress
@@ -73,38 +73,21 @@ def label(
         folder, words, config, out, console_progress(), strict=strict, corrections=corrections
     )
     _say(report, out)
-    sizes = [min(image.width, image.height) for image in report.labelled.images]
-    if config.clip.model == _TINY and max(sizes) > _PHOTO:
-        base = _config("base", params, None)
-        _log.warning(
-            "the tiny models know drawings alone: for photos `fmbseg models pull %s %s` and take "
-            "--preset base",
-            base.clip.model,
-            base.sam.model,
-        )
+    if exports:
+        from fmbseg.export.sources import open_source
 
+        export_beside(open_source(out, config), out, exports)
+    from fmbseg.presets.drawings import drawings_only
 
-def _config(preset: str | None, params: Path, overrides: list[str] | None) -> Config:
-    if preset is None:
-        config = lenient_config(params, overrides, outside="tiny")
-    else:
-        from fmbseg.presets import preset as parameters
-
-        config = override_config(parse_config(parameters(preset)), overrides or ())
-    return config.model_copy(update={"run": run_section(config, params, overrides)})
+    if line := drawings_only([config.clip.model], [folder]):
+        _log.warning("%s", line)
 
 
 def _say(report: FolderReport, out: Path) -> None:
-    found = [row for row in report.summary if row.images]
-    width = max(len(row.name) for row in found)
-    print(f"{'class':{width}}  images    area  similarity")
-    for row in found:
-        similarity = "" if row.similarity is None else f"{row.similarity:10.3f}"
-        print(
-            f"{row.name:{width}}  {row.images:6d}  {100 * row.area:4.1f} %  {similarity}".rstrip()
-        )
-    if never := [row.name for row in report.summary if not row.images and row.name != "unlabelled"]:
-        print(f"in no picture ({len(never)}): {', '.join(never)}")
+    from fmbseg.labelling.summary import class_table
+
+    for line in class_table(report.summary, "similarity"):
+        print(line)
     skipped = report.labelled.skipped
     for reason in skipped.values():
         print(f"skipped: {reason}")

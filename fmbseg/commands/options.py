@@ -45,7 +45,12 @@ Overrides = Annotated[
     ),
 ]
 ClassNames = Annotated[
-    str | None, typer.Option("--classes", metavar="NAMES", help='Such as "dog, cat".')
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="NAMES",
+        help='Such as "dog|puppy, cat>0.24, -wolf": synonyms, a least cosine, what is no class.',
+    ),
 ]
 VocabularyName = Annotated[
     str | None,
@@ -54,6 +59,29 @@ VocabularyName = Annotated[
         metavar="NAME|FILE",
         autocompletion=completing(vocabularies),
         help="A benchmark's names, or a YAML or .txt file.",
+    ),
+]
+RestName = Annotated[
+    str | None,
+    typer.Option(
+        "--rest",
+        metavar="NAME",
+        help="The class of what is none of the others. Default: background, where one class alone "
+        "is named, or what is no class.",
+    ),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        "--groups", metavar="FILE", help="Classes merged or renamed, `animal: [dog, cat]`."
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="tiny, base or paper. Default: params.yaml; where there is none, tiny.",
     ),
 ]
 # Of labels that were made earlier.
@@ -145,6 +173,19 @@ def lenient_config(params: Path, overrides: list[str] | None, outside: str | Non
     return override_config(parse_config(preset(outside)), overrides or ())
 
 
+def preset_config(preset: str | None, params: Path, overrides: list[str] | None) -> Config:
+    """The configuration of a call that may name a preset in the place of the project's own.
+
+    Raises:
+        ConfigError: as `lenient_config`, or there is no such preset.
+    """
+    if preset is None:
+        return lenient_config(params, overrides, outside="tiny")
+    from fmbseg.presets import preset as parameters
+
+    return override_config(parse_config(parameters(preset)), overrides or ())
+
+
 def run_section(config: Config, params: Path, overrides: list[str] | None) -> RunSection:
     """Without a file of parameters that says otherwise, as many threads as the machine gives."""
     import torch
@@ -154,16 +195,30 @@ def run_section(config: Config, params: Path, overrides: list[str] | None) -> Ru
     return config.run.model_copy(update={"threads": torch.get_num_threads()})
 
 
-def named_classes(classes: str | None, vocabulary: str | None) -> Vocabulary:
+def named_classes(
+    classes: str | None,
+    vocabulary: str | None,
+    rest: str | None = None,
+    groups: Path | None = None,
+) -> Vocabulary:
     """The classes that a call names by --classes or by --vocabulary.
+
+    Args:
+        classes: names, parted by commas.
+        vocabulary: name or file.
+        rest: name of the class of what is none of the others, see `with_rest`.
+        groups: file of classes that are merged or renamed.
 
     Raises:
         VocabularyError: none or both are given, or the names are no class list.
     """
     if (classes is None) == (vocabulary is None):
         raise VocabularyError('give either --classes "dog, cat" or --vocabulary voc21')
-    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
+    from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names, with_rest
+    from fmbseg.data.vocabulary.grouping import load_grouping
 
     if vocabulary is not None:
-        return load_vocabulary(vocabulary)
-    return vocabulary_from_names([name.strip() for name in str(classes).split(",")])
+        words = with_rest(load_vocabulary(vocabulary), rest)
+    else:
+        words = vocabulary_from_names([name.strip() for name in str(classes).split(",")], rest=rest)
+    return words if groups is None else load_grouping(groups, words.names).merged(words)

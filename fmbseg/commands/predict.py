@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from itertools import chain, count
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fmbseg.commands.asking import ask_as_trained
+from fmbseg.commands.exporting import Formats, export_beside, parse_formats, refuse_changed
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
     ClassNames,
+    Groups,
     Overrides,
     Params,
+    PresetName,
+    RestName,
     VocabularyName,
     WeightsDir,
+    completing,
     lenient_config,
     named_classes,
+    one_of,
+    preset_config,
     run_section,
     use_weights,
 )
-from fmbseg.errors import DataError, StoreError, may_pass, shown
+from fmbseg.config import Config
+from fmbseg.errors import ConfigError, DataError, shown
+from fmbseg.evaluate.methods import METHODS, Method, find_method
 from fmbseg.store.ledger import Ledger
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
-
+    from fmbseg.data.vocabulary import Vocabulary
+    from fmbseg.predicting.run import Report
 
 _log = logging.getLogger(__name__)
 # From here on a run without a terminal shows how far it is; a few pictures need no report.
 _MANY = 20
-_CHECKPOINT = Paths().align
 # Files or pictures that one line names; more have a line each.
 _NAMED = 5
+_SCORES = ("png", "npz")
 
 
 def predict(
@@ -50,9 +55,37 @@ def predict(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")],
     classes: ClassNames = None,
     vocabulary: VocabularyName = None,
+    rest: RestName = None,
+    groups: Groups = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            parser=one_of(METHODS),
+            autocompletion=completing(lambda: METHODS),
+            help=f"{', '.join(METHODS)}; those without a trained head need no training.",
+        ),
+    ] = "fmbseg",
     checkpoint: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
-    ] = _CHECKPOINT,
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the trained head. Default: the method's own in data/."
+        ),
+    ] = None,
+    preset: PresetName = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="png|npz",
+            parser=one_of(_SCORES),
+            help="Write how sure each pixel is: 16-bit PNG (65535: 1) or float32 in a NumPy file.",
+        ),
+    ] = None,
+    contours: Annotated[
+        bool, typer.Option("--contours", help="Write the outlines of the regions.")
+    ] = False,
+    formats: Formats = None,
+    coco: Annotated[bool, typer.Option("--coco", help="Short for --export coco.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")
     ] = False,
@@ -63,115 +96,105 @@ def predict(
     """Segment pictures into the classes you name.
 
     Folders are searched with their sub-folders. Each picture gets NAME.overlay.png (with a legend),
-    NAME.label.png (indexed PNG, the value is the class index) and NAME.json (classes and areas); of
-    trip/a.jpg in a folder NAME is trip__a. Files that fmbseg did not write are never replaced. A
-    picture that cannot be read is named at the end, with exit code 2; the others are done. The head
-    is asked as its checkpoint says, but for what --set names.
+    NAME.label.png (indexed PNG, the value is the class index) and NAME.json (classes, areas, mean
+    confidence); of trip/a.jpg in a folder NAME is trip__a. Files that fmbseg did not write are
+    never replaced. A picture that cannot be read is named at the end, with exit code 2; the others
+    are done. A head is asked as its checkpoint says, but for what --set names.
     """
     use_weights(weights_dir)
-    config = lenient_config(params, overrides)
-    words = named_classes(classes, vocabulary)
-    jobs, failures = _jobs(images)
-    unread = len(failures)
-    if strict and failures:
-        raise DataError(failures[0])
-    _refuse_others_files(out, jobs)
-    out.mkdir(parents=True, exist_ok=True)
+    words = named_classes(classes, vocabulary, rest, groups)
+    exports = parse_formats([*(formats or ()), *(["coco"] if coco else [])])
 
-    import numpy as np
+    from fmbseg.predicting.pictures import named_pictures
+    from fmbseg.predicting.results import Results, Wanted
 
-    from fmbseg.data.drawn import is_drawn
-    from fmbseg.data.formats import PREDICTED
-    from fmbseg.data.images import read_image
-    from fmbseg.inference.segmenter import load_segmenter
+    jobs, unusable = named_pictures(images, _tell)
+    if strict and unusable:
+        raise DataError(unusable[0])
+    wanted = Wanted(scores, contours)  # type: ignore[arg-type]
+    _refuse_others_files(out, jobs, wanted.endings)
+    refuse_changed(out, exports)
+    chosen = find_method(method)
+    config, head = _asked(chosen, checkpoint, preset, params, overrides)
+
+    from fmbseg.evaluate.methods.predictor import load_predictor
     from fmbseg.machine.progress import console_progress, silent_progress
-    from fmbseg.models import tiny
-    from fmbseg.pseudo.summary import covers_nearly_all
+    from fmbseg.predicting.run import predict_pictures
 
     paths = Paths()
-    section = ask_as_trained(config, checkpoint, overrides or ()).evaluate
-    run = run_section(config, params, overrides)
-    segmenter = load_segmenter(
-        checkpoint,
-        section,
-        run,
-        batch_size=section.batch_size,
-        text_cache=paths.encodings if paths.work.is_dir() else None,
+    predictor = load_predictor(
+        method, config, head, paths.encodings if paths.work.is_dir() else None
     )
+    out.mkdir(parents=True, exist_ok=True)
     told = sys.stderr.isatty() or len(jobs) >= _MANY
-    progress = console_progress() if told else silent_progress()
-    ledger = Ledger(out)
-    areas = np.zeros(len(words), np.int64)
-    with progress.task("predict", len(jobs)) as task:
-        for name, path in jobs.items():
-            try:
-                image = read_image(path)
-                found = segmenter.predict(image, vocabulary=words)
-                label, names = found.label_map.astype("uint8"), [*found.classes]
-                del found  # eight times the label map, and more
-                areas += np.bincount(label.ravel(), minlength=256)[: len(words)]
-                _write(ledger, name, path, image, label, names, words.background)
-            except (DataError, StoreError) as error:
-                if strict:
-                    raise
-                failures.append(str(error))
-            except OSError as error:
-                if strict or not may_pass(error):
-                    raise
-                failures.append(f"{path}: {error.strerror or error}, run it again")
-            task.advance()
-    if done := len(jobs) - len(failures):
-        each = f"NAME.overlay.png, NAME{PREDICTED} and NAME.json"
-        print(f"{done} {'picture' if done == 1 else 'pictures'} -> {out}: {each}")
+    report = predict_pictures(
+        jobs,
+        predictor,
+        words,
+        Results(out, words, wanted),
+        console_progress() if told else silent_progress(),
+        strict=strict,
+    )
+    if report.done:
+        _say(report, out, wanted.endings)
+        if exports:
+            _export(report, words, out, exports)
+    failures = [*unusable, *report.failures]
     if failures:
-        _tell(failures, len(jobs) + unread)
-    drawn = all(map(is_drawn, jobs.values()))
-    if tiny.is_tiny(segmenter.checkpoint.info.encoder.name) and not drawn:
-        _log.warning("%s", tiny.DRAWINGS_ONLY)
-    if dominant := covers_nearly_all(areas, words):
-        _log.warning("%s of all pictures: is that so? Look at the overlays", dominant)
+        _name(failures, len(jobs) + len(unusable))
+    _doubt(report, words, _models(chosen, config, head), jobs.values())
 
 
-def _jobs(images: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
-    """Pictures by the name of their results, and what cannot be one; equal names are numbered."""
-    from fmbseg.data.folder import find_pictures, name_problem, picture_id, said
-    from fmbseg.data.formats import IMAGE_EXTENSIONS
-
-    named: list[tuple[str, Path]] = []
-    failures: list[str] = []
-    for path in images:
-        if not path.is_dir():
-            named.append((path.stem, path))
-            continue
-        found = find_pictures(path)
-        for line in said(found):
-            print(f"fmbseg: {line}", file=sys.stderr)
-        failures += map(str, found.unusable)
-        if not found.files:
-            reasons = "".join(f"; {each}" for each in failures[:3])
-            raise DataError(
-                f"{shown(path)} holds no picture ({', '.join(IMAGE_EXTENSIONS)}){reasons}"
-            )
-        named += [(picture_id(each.relative_to(path)), each) for each in found.files]
-    if not any(path.exists() for _, path in named):
-        names = ", ".join(shown(path) for _, path in named)
-        raise DataError(f"{names} does not exist: name a picture or a folder of pictures")
-    jobs: dict[str, Path] = {}
-    for first, path in named:
-        if problem := name_problem(first):
-            failures.append(f"{shown(path)} {problem}")
-            continue
-        numbered = (f"{first}-{number}" for number in count(2))
-        jobs[next(name for name in chain([first], numbered) if name not in jobs)] = path
-    return jobs, failures
+def _asked(
+    method: Method,
+    checkpoint: Path | None,
+    preset: str | None,
+    params: Path,
+    overrides: list[str] | None,
+) -> tuple[Config, Path | None]:
+    """The parameters of a method, and the folder of its head."""
+    head = checkpoint or method.head_folder(Paths())
+    if method.head is None and checkpoint is not None:
+        raise ConfigError(f"--method {method.name} has no trained head: leave out --checkpoint")
+    if head is None:
+        config = preset_config(preset, params, overrides)
+    elif preset is not None:
+        raise ConfigError(
+            "a trained head brings its own models: --preset is for methods without one, such as "
+            "--method maskclip"
+        )
+    elif checkpoint is None and not head.is_dir():
+        raise ConfigError(
+            f"no trained head in {head}: `fmbseg run align` trains one, --checkpoint names the "
+            "folder of another, and --method maskclip or pseudo needs none"
+        )
+    else:
+        config = lenient_config(params, overrides)
+        config = ask_as_trained(config, head, overrides or ())
+    return config.model_copy(update={"run": run_section(config, params, overrides)}), head
 
 
-def _refuse_others_files(out: Path, jobs: Mapping[str, Path]) -> None:
+def _models(method: Method, config: Config, head: Path | None) -> list[str]:
+    """Names of the models that see the pictures."""
+    if head is None:
+        return [config.clip.model]
+    from fmbseg.align.checkpoint import load_checkpoint
+
+    return [load_checkpoint(head).info.encoder.name]
+
+
+def _tell(line: str) -> None:
+    print(f"fmbseg: {line}", file=sys.stderr)
+
+
+def _refuse_others_files(out: Path, jobs: Iterable[str], endings: Sequence[str]) -> None:
     """Refuse, before any work, a folder where results would replace what fmbseg did not write."""
-    from fmbseg.data.formats import RESULTS
+    from fmbseg.predicting.run import SHEET
 
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{shown(out)}: File exists: choose a folder for --out")
     ledger = Ledger(out)
-    names = [f"{name}{ending}" for name in jobs for ending in RESULTS]
+    names = [SHEET, *(f"{name}{ending}" for name in jobs for ending in endings)]
     others = [name for name in names if not ledger.may_write(name)]
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -181,50 +204,46 @@ def _refuse_others_files(out: Path, jobs: Mapping[str, Path]) -> None:
         )
 
 
-def _tell(failures: Sequence[str], pictures: int) -> None:
+def _say(report: Report, out: Path, endings: Sequence[str]) -> None:
+    from fmbseg.labelling.summary import class_table
+    from fmbseg.predicting.run import SHEET
+
+    for line in class_table(report.summary, "confidence"):
+        print(line)
+    done = len(report.done)
+    *first, last = (f"NAME{ending}" for ending in endings)
+    pictures = f"{done} {'picture' if done == 1 else 'pictures'}"
+    print(f"{pictures} -> {out}: {', '.join(first)} and {last}; {SHEET} shows some")
+
+
+def _export(report: Report, words: Vocabulary, out: Path, formats: Sequence[str]) -> None:
+    from fmbseg.data.formats import PREDICTED
+    from fmbseg.export.source import Classes, LabelledImage, Source
+
+    images = (
+        LabelledImage(name, path, out / f"{name}{PREDICTED}") for name, path in report.done.items()
+    )
+    classes = Classes.of(words.names, words.background)
+    export_beside(Source(classes, tuple(images)), out, formats)
+
+
+def _name(failures: Sequence[str], pictures: int) -> None:
     """Raise DataError for the pictures that were not done; where they are many, each has a line."""
     reasons = "; ".join(failures)
     if len(failures) > _NAMED:
         for failure in failures:
-            print(f"fmbseg: not done: {failure}", file=sys.stderr)
+            _tell(f"not done: {failure}")
         reasons = "reasons above"
     raise DataError(f"{len(failures)} of {pictures} not done: {reasons}")
 
 
-def _write(
-    ledger: Ledger,
-    name: str,
-    path: Path,
-    image: Image.Image,
-    label: NDArray[np.uint8],
-    names: Sequence[str],
-    background: int | None,
+def _doubt(
+    report: Report, words: Vocabulary, models: Iterable[str], pictures: Iterable[Path]
 ) -> None:
-    """Write the three results of the picture `path`."""
-    from fmbseg.data.formats import RESULTS
-    from fmbseg.pseudo.labels import label_png
-    from fmbseg.view.overlay import area_shares, overlay, png
+    from fmbseg.presets.drawings import drawings_only
+    from fmbseg.pseudo.doubt import covers_nearly_all
 
-    shown_picture = overlay(image, label, names, background=background)
-    areas = [
-        {
-            "class": names[index],
-            "index": index,
-            "pixels": int((label == index).sum()),
-            "share": round(share, 6),
-        }
-        for index, share in area_shares(label, len(names))
-        if index < len(names)
-    ]
-    record = {
-        "image": shown(path),
-        "width": label.shape[1],
-        "height": label.shape[0],
-        "classes": [*names],
-        "background": background,
-        "areas": areas,
-    }
-    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
-    contents = (png(shown_picture), label_png(label), text.encode())
-    for ending, data in zip(RESULTS, contents, strict=True):
-        ledger.write(f"{name}{ending}", data)
+    if line := drawings_only(models, pictures):
+        _log.warning("%s", line)
+    if dominant := covers_nearly_all(report.pixels, words):
+        _log.warning("%s of all pictures: is that so? Look at the overlays", dominant)

@@ -25,7 +25,7 @@ def preset(
     tracking are not touched. What changes is printed.
     """
     use_weights(weights_dir, made=True)
-    from fmbseg.presets import apply_preset
+    from fmbseg.presets.writing import apply_preset
 
     changes = apply_preset(name, params)
     for change in changes:

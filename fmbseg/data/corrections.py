@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from fmbseg.data.label_maps import read_label_map
+from fmbseg.data.labels import Label
 from fmbseg.errors import DataError
 
 RECORD = "corrections.json"
@@ -86,10 +85,8 @@ def correction_file(folder: Path, image_id: str) -> Path:
     return path
 
 
-def read_correction(
-    folder: Path, image_id: str, size: tuple[int, int], classes: int
-) -> npt.NDArray[np.uint8]:
-    """A corrected label map [H, W] uint8, 255 unlabelled; raises DataError as `read_label_map`.
+def read_correction(folder: Path, image_id: str, size: tuple[int, int], classes: int) -> Label:
+    """A corrected label map [H, W], see `read_label_map`, which says what is raised.
 
     Args:
         folder: of the corrections.

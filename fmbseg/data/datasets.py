@@ -252,14 +252,14 @@ def own_vocabulary(name: str, root: Path) -> Vocabulary:
 
     Raises:
         DataError: a folder without `vocabulary.yaml` or `classes.txt`.
-        VocabularyError: that file is not a vocabulary.
+        VocabularyError: that file is not a vocabulary, or one of more than 255 classes.
     """
     layout = dataset_layout(name)
     if layout.vocabulary is not None:
         return load_vocabulary(layout.vocabulary)
     for file in (OWN_VOCABULARY, OWN_CLASSES):
         if (root / file).is_file():
-            return load_vocabulary(root / file)
+            return load_vocabulary(root / file).require_small()
     raise DataError(
         f"{name}: {root / OWN_VOCABULARY} does not exist, nor {OWN_CLASSES}: write one (a class "
         "name a line), or name a vocabulary instead (data.vocabulary)"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fmbseg.data.formats import IMAGE_EXTENSIONS, OTHER_PICTURES, RESULTS
+from fmbseg.data.formats import CONTOURS, IMAGE_EXTENSIONS, OTHER_PICTURES, RESULTS
 from fmbseg.errors import DataError, is_control, shown
 from fmbseg.store.ledger import LEDGER, Ledger
 from fmbseg.store.shards import published_key
@@ -23,7 +23,7 @@ _NO_PHOTOS = {
     **dict.fromkeys(["thumbnails", "thumbnail", "thumbs", "@eadir", "__macosx"], "thumbnails"),
 }
 _LONGEST_NAME = 255  # bytes, on the usual file systems
-_LONGEST_ENDING = len(".overlay.png")
+_LONGEST_ENDING = len(CONTOURS)
 
 
 @dataclass(frozen=True)

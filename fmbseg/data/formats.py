@@ -21,6 +21,8 @@ IMAGE_EXTENSIONS = tuple(sorted(each for names in FORMATS.values() for each in n
 #: What `fmbseg predict` puts behind a picture's name for its label map, and for all its results.
 PREDICTED = ".label.png"
 RESULTS = (".overlay.png", PREDICTED, ".json")
+#: What it writes beside them when asked: how sure it is in two forms, and outlines.
+SCORES_PNG, SCORES_NPZ, CONTOURS = ".scores.png", ".scores.npz", ".contours.json"
 
 _CONVERT = "which is not read: convert it to JPEG or PNG"
 #: Extensions of pictures that are not read, and what they are.

@@ -198,6 +198,11 @@ def read_annotation(path: Path) -> npt.NDArray[np.uint8]:
         DataError: the file is missing or broken, is no PNG whatever its name is, has colours, an
             orientation, or values above 255.
     """
+    return read_values(path, 255).astype(np.uint8)
+
+
+def read_values(path: Path, largest: int) -> npt.NDArray[np.uint16]:
+    """The same `[H, W] uint16`, of 8 or 16 bits; DataError where a value is above `largest`."""
     name = shown(path)
     content = read_bytes(path)
     with open_picture(content, str(path), formats=("PNG",)) as image:
@@ -212,11 +217,14 @@ def read_annotation(path: Path) -> npt.NDArray[np.uint8]:
         raise DataError(
             f"{name} is a colour picture: expected one channel of class values (8-bit PNG)"
         )
-    if values.size and (values.max() > 255 or values.min() < 0):
-        raise DataError(f"{name} holds the value {values.max()}: expected values 0 to 255 (8-bit)")
+    if values.size and (values.max() > largest or values.min() < 0):
+        depth = 8 if largest < 256 else 16
+        raise DataError(
+            f"{name} holds the value {values.max()}: expected values 0 to {largest} ({depth}-bit)"
+        )
     bits = content[24]  # of the header, which comes first
     factor = _SCALED.get(bits, 1) if mode in ("1", "L") else 1
-    return values.astype(np.uint8) // np.uint8(factor)
+    return values.astype(np.uint16) // np.uint16(factor)
 
 
 def refuse_deep(image: Image.Image, path: Path | str) -> None:

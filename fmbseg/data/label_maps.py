@@ -6,12 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-import numpy.typing as npt
-
 from fmbseg.data.formats import PREDICTED
-from fmbseg.data.images import read_annotation
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.images import read_values
+from fmbseg.data.labels import Label, as_label, unlabelled
 from fmbseg.errors import DataError
 
 
@@ -49,8 +46,8 @@ def find_label_maps(folder: Path, images: Sequence[tuple[str, Path]]) -> dict[st
     return found
 
 
-def read_label_map(path: Path, size: tuple[int, int], classes: int) -> npt.NDArray[np.uint8]:
-    """Read a label map: [H, W] uint8 class indices, 255 unlabelled.
+def read_label_map(path: Path, size: tuple[int, int], classes: int) -> Label:
+    """Read a label map: [H, W] class indices, 255 (of more than 255 classes 65535) unlabelled.
 
     Args:
         path: a PNG of one channel, or with a palette.
@@ -60,16 +57,17 @@ def read_label_map(path: Path, size: tuple[int, int], classes: int) -> npt.NDArr
     Raises:
         DataError: it is broken, of another size than its image, or holds a value that is no class.
     """
-    values = read_annotation(path)
+    nothing = unlabelled(classes)
+    values = read_values(path, nothing)
     if values.shape != size:
         raise DataError(
             f"{path} is {values.shape[1]} x {values.shape[0]} px, its image {size[1]} x {size[0]} "
             "px: save label maps at the image's own size"
         )
-    illegal = (values >= classes) & (values != UNLABELLED)
+    illegal = (values >= classes) & (values != nothing)
     if illegal.any():
         raise DataError(
             f"{path} holds the value {int(values[illegal][0])}: there are the classes 0 to "
-            f"{classes - 1}, and {UNLABELLED} for unlabelled"
+            f"{classes - 1}, and {nothing} for unlabelled"
         )
-    return values
+    return as_label(values, classes)

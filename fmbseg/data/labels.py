@@ -5,8 +5,24 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+Label = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""Of a label map [H, W]: as many bits as its classes need."""
+
 UNLABELLED = 255
-"""The value of a pixel or a patch without a label: a label map holds at most 255 classes."""
+"""The value of a pixel or a patch without a label: a label map of 8 bits holds 255 classes."""
+
+DEEP_UNLABELLED = 65535
+"""The same in a label map of 16 bits, which more classes need."""
+
+
+def unlabelled(classes: int) -> int:
+    """The value of what has no label in label maps of some number of classes."""
+    return UNLABELLED if classes <= UNLABELLED else DEEP_UNLABELLED
+
+
+def as_label(values: npt.NDArray[np.integer], classes: int) -> Label:
+    """Values as a label map of some number of classes, in as many bits as those need."""
+    return values.astype(np.uint8) if classes <= UNLABELLED else values.astype(np.uint16)
 
 
 def odd_values(values: npt.NDArray[np.integer], classes: int) -> str | None:

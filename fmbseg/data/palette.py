@@ -38,11 +38,12 @@ def palette(n: int) -> NDArray[np.uint8]:
     ((3, 3), True)
 
     Returns:
-        [n, 3] uint8 RGB; `palette(m)` is the beginning of `palette(n)` for m < n.
+        [n, 3] uint8 RGB; `palette(m)` is the beginning of `palette(n)` for m < n. There are 255
+        colours: of more classes, some have the same.
 
     Raises:
-        DataError: n is not within 1..255 (255 is the unlabelled value of label maps).
+        DataError: n is below 1.
     """
-    if not 1 <= n <= UNLABELLED:
-        raise DataError(f"a palette has 1 to {UNLABELLED} colours, not {n}: shorten the class list")
-    return _distinct_colours()[:n].copy()
+    if n < 1:
+        raise DataError(f"a palette has at least one colour, not {n}: name the classes")
+    return _distinct_colours()[np.arange(n) % UNLABELLED]

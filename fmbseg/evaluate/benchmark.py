@@ -20,6 +20,7 @@ from fmbseg.data.datasets import Sample, SegmentationDataset, dataset_layout
 from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.labels import odd_values
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
 from fmbseg.evaluate.methods.predictor import Predictor
@@ -201,6 +202,7 @@ def benchmark_result(
     checkpoint_sha256: str | None,
     scenes: bool,
     unseen: Sequence[str] | None = None,
+    grouping: Grouping | None = None,
 ) -> Result:
     """The content of a result file: percent, and null where nothing was counted.
 
@@ -214,12 +216,13 @@ def benchmark_result(
         scenes: whether `counts.seen` means something.
         unseen: names of classes whose words the head was not trained with; None: nothing was
             trained.
+        grouping: of the classes, whose groups are scored too.
 
     Returns:
         benchmark, method, miou, miou_present, pixel_accuracy, mean_accuracy, boundary_iou,
         per_class_iou, per_class_boundary_iou, confusions (percent of all scored pixels), images,
         protocol, checkpoint_sha256, vocabulary_sha256; of scenes also without_held_out_glyphs;
-        of a trained head also names (see `names_apart`);
+        of a trained head also names (see `names_apart`); with a grouping also groups;
         where a background threshold decides also threshold_oracle, which is no result: its
         threshold is chosen on the truth.
     """
@@ -254,6 +257,8 @@ def benchmark_result(
         result["without_held_out_glyphs"] = {"miou": seen, "images": counts.seen_images}
     if unseen is not None:
         result["names"] = names_apart(result["per_class_iou"], unseen)
+    if grouping is not None:
+        result["groups"] = _grouped(matrix, grouping)
     if counts.sweep is not None:
         result["threshold_oracle"] = _oracle(counts.sweep)
     return result
@@ -281,6 +286,17 @@ def names_apart(iou: Mapping[str, float | None], unseen: Collection[str]) -> dic
     seen, other = means["seen"], means["unseen"]
     harmonic = None if seen is None or other is None else harmonic_mean((seen, other))
     return {**means, "harmonic": harmonic, "unseen_names": list(unseen)}
+
+
+def _grouped(matrix: ConfusionMatrix, grouping: Grouping) -> dict[str, Any]:
+    """mIoU, pixel accuracy and IoU of groups of classes, in percent."""
+    groups = matrix.grouped(grouping)
+    named = zip(grouping.names, groups.iou().tolist(), strict=True)
+    return {
+        "miou": _number(groups.miou()),
+        "pixel_accuracy": _number(groups.pixel_accuracy()),
+        "per_class_iou": {name: _number(value) for name, value in named},
+    }
 
 
 def _confusions(matrix: ConfusionMatrix, vocabulary: Vocabulary) -> dict[str, float]:

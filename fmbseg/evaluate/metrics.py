@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
 
 LabelMap = torch.Tensor | NDArray[Any]
@@ -92,6 +93,12 @@ class ConfusionMatrix:
                 "score both with the same vocabulary"
             )
         self.matrix += other.matrix
+
+    def grouped(self, grouping: Grouping) -> ConfusionMatrix:
+        """The counts of groups of classes; pixels whose class is in no group are not scored."""
+        found = ConfusionMatrix(len(grouping.names), self.ignore_index)
+        found.matrix += grouping.folded(self.matrix)
+        return found
 
     def confusions(self, count: int) -> list[tuple[int, int, int]]:
         """The largest off-diagonal counts.

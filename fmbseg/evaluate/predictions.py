@@ -11,6 +11,7 @@ import numpy as np
 
 from fmbseg.data.datasets import Sample, SegmentationDataset
 from fmbseg.data.label_maps import find_label_maps, read_label_map
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -36,6 +37,7 @@ def score_predictions(
     dataset: SegmentationDataset,
     progress: Progress,
     limit: int | None = None,
+    grouping: Grouping | None = None,
 ) -> Result:
     """Score label PNGs under the protocol of the benchmark: the labels' own size, no resizing.
 
@@ -48,6 +50,7 @@ def score_predictions(
         dataset: with labels.
         progress: for the bar.
         limit: score the first images only.
+        grouping: of the benchmark's classes, whose groups are scored too.
 
     Returns:
         See `benchmark_result`; its protocol holds the digest of the predictions.
@@ -83,6 +86,7 @@ def score_predictions(
         },
         checkpoint_sha256=None,
         scenes=held_out is not None,
+        grouping=grouping,
     )
 
 

@@ -20,6 +20,7 @@ from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
 from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, reworded
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import ConfigError, DataError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
@@ -109,6 +110,7 @@ class Scoring:
         vocabulary: the words its classes are asked with.
         target: the result file.
         progress: where progress is shown.
+        grouping: of the classes, whose groups are scored too; None: they are not grouped.
     """
 
     candidate: Candidate
@@ -117,6 +119,7 @@ class Scoring:
     vocabulary: Vocabulary
     target: Path
     progress: Progress
+    grouping: Grouping | None = None
 
     @property
     def samples(self) -> SegmentationDataset:
@@ -142,6 +145,8 @@ class Scoring:
             "vocabulary": [vocabulary.name, vocabulary.digest],
             "samples": self.samples_sha256,
         }
+        if self.grouping is not None:
+            inputs["groups"] = [self.grouping.names, self.grouping.of]
         depends = SCORING + method.depends_with(candidate.config)
         return content_key(f"evaluate-{method.name}", depends, candidate.config, inputs)
 
@@ -225,6 +230,7 @@ class Scoring:
             checkpoint_sha256=record["checkpoint_sha256"],
             scenes=self._held_out is not None,
             unseen=self._unseen(record["protocol"]),
+            grouping=self.grouping,
         )
         supervision = self.candidate.supervision
         if supervision is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.images import naming_damage, upright_size
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
 
 if TYPE_CHECKING:  # it brings torch
@@ -108,6 +109,7 @@ class Source:
         scores: table of masks with the similarities of regions; None: regions have no score.
         words: name of the vocabulary whose masks of that table count; None: it has one alone.
         vocabulary: that the labels were made with; None: it is not known.
+        grouping: of the classes, whose groups are written in their place; None: as they are.
     """
 
     classes: Classes
@@ -115,6 +117,32 @@ class Source:
     scores: Path | None = None
     words: str | None = None
     vocabulary: Vocabulary | None = field(default=None, compare=False)
+    grouping: Grouping | None = None
+
+    @property
+    def written(self) -> Classes:
+        """The classes that are written."""
+        grouping = self.grouping
+        if grouping is None:
+            return self.classes
+        return Classes(grouping.names, grouping.group(self.classes.background))
+
+    def label(self, image: LabelledImage) -> Label:
+        """The label map of an image in the classes that are written, see `LabelledImage.label`."""
+        label = image.label(self.classes)
+        if self.grouping is None:
+            return label
+        # `NOTHING` is the last place.
+        table = np.append(self.grouping.table(NOTHING), NOTHING).astype(np.int32)
+        grouped: Label = table[label]
+        return grouped
+
+    def masks(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of the table of masks that count, in the classes that are written."""
+        own = [row for row in rows if self.words in (None, row["vocabulary"])]
+        if (grouping := self.grouping) is None:
+            return own
+        return [row | {"class_index": grouping.group(row["class_index"])} for row in own]
 
 
 def read_label(path: Path, classes: Classes) -> Label:

@@ -15,7 +15,14 @@ from fmbseg.export.regions import Region, regions
 from fmbseg.export.source import Classes, Label, LabelledImage, Source
 from fmbseg.machine.progress import Progress
 from fmbseg.pseudo.tables import rows_by_image
-from fmbseg.store.atomic import remove_abandoned, replace_directory, temporary_directory
+from fmbseg.store.atomic import (
+    damage,
+    remove_abandoned,
+    replace_directory,
+    seal,
+    temporary_directory,
+)
+from fmbseg.store.shards import MANIFEST
 
 # Pictures whose rows of the table of masks are read at once.
 _CHUNK = 64
@@ -27,7 +34,7 @@ class Options:
     """What holds for a whole export.
 
     Attributes:
-        classes: of the label maps.
+        classes: that are written.
         stuff: indices of classes that are no countable things.
         link: pictures are linked to and not copied.
         url: how Label Studio finds a picture: this, and its file name.
@@ -72,6 +79,8 @@ def export(
     out: Path,
     progress: Progress,
     options: Options,
+    *,
+    own: bool = False,
 ) -> None:
     """Write a source in one format.
 
@@ -81,13 +90,14 @@ def export(
         out: the folder; it appears when everything is written.
         progress: advanced by pictures.
         options: of the export.
+        own: the folder belongs to the command: it is listed in a manifest, and an earlier export
+            there is replaced.
 
     Raises:
         DataError: the folder holds something already, or a picture or label map is missing,
             broken or does not fit; nothing is written then.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(f"{out} holds something already: choose an empty folder")
+    require_free(out, own=own)
     suffixes = frozenset(image.path.suffix.lower() for image in source.images)
     options = replace(options, suffixes=suffixes)
     remove_abandoned(out.absolute().parent)
@@ -95,10 +105,30 @@ def export(
         writer = make(temporary, options)
         with progress.task("export", len(source.images)) as task:
             for image in _with_masks(source):
-                writer.add(image, image.label(source.classes))
+                writer.add(image, source.label(image))
                 task.advance()
         writer.finish()
+        if own:
+            seal(temporary, MANIFEST, {"stage": "export", "key": "export"})
         replace_directory(temporary, out.absolute())
+
+
+def require_free(out: Path, *, own: bool) -> None:
+    """Refuse a folder that holds something; with `own`, but for an export as it was written.
+
+    Raises:
+        DataError: it would be lost.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not own:
+        raise DataError(f"{out} holds something already: choose an empty folder")
+    if not out.is_dir() or (changed := damage(out, MANIFEST)) is not None:
+        reason = changed if out.is_dir() else "it is a file"
+        raise DataError(
+            f"{out} is no export as fmbseg wrote it ({reason}) and stays as it is: remove or "
+            "rename it, or choose another --out"
+        )
 
 
 def place_picture(image: LabelledImage, folder: Path, *, link: bool, suffix: str = "") -> str:
@@ -141,5 +171,4 @@ def _with_masks(source: Source) -> Iterator[LabelledImage]:
             continue
         rows = rows_by_image(source.scores, [image.image_id for image in part])
         for image in part:
-            own = [r for r in rows[image.image_id] if source.words in (None, r["vocabulary"])]
-            yield replace(image, masks=own)
+            yield replace(image, masks=source.masks(rows[image.image_id]))

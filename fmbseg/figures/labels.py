@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from fmbseg.data.datasets import Sample
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import Label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.benchmark import truth_of
 from fmbseg.evaluate.metrics import ConfusionMatrix
@@ -20,7 +19,6 @@ from fmbseg.pseudo.pipeline import label_image
 
 _LOOKED_AT = 16
 _EACH = 2  # of those that gain, and of those that lose
-Label = npt.NDArray[np.uint8]
 
 
 def draw(studio: Studio) -> Figure:
@@ -63,7 +61,7 @@ def _miou(label: Label, sample: Sample, words: Vocabulary) -> float:
     """As `pseudo` is scored: where there is a background, it is what has no label."""
     found = label.astype(np.int64)
     if words.background is not None:
-        found[found == UNLABELLED] = words.background
+        found[found == words.unlabelled] = words.background
     matrix = ConfusionMatrix(len(words))
     matrix.update(found, truth_of(sample))
     return matrix.miou()

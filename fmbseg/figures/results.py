@@ -41,4 +41,4 @@ def draw(studio: Studio) -> Figure:
 
 def painted(image: Image.Image, label: npt.NDArray[np.integer], words: Vocabulary) -> Image.Image:
     """An image under its label map [H, W], as overlays show it."""
-    return blend(image, unpainted(label, words.background), colours_of(words.names))
+    return blend(image, unpainted(label, words.background, len(words)), colours_of(words.names))

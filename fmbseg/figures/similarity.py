@@ -29,7 +29,8 @@ def draw(studio: Studio) -> Figure:
         image, index = studio.image(record), row["class_index"]
         clip = studio.encoder.clip.encode_image(image, pixels_digest(image))
         before = similarity_to_classes(clip.dense, studio.text)[..., index]
-        ((maps, _),) = studio.segmenter.segment([image], studio.words)
+        ((found, _),) = studio.segmenter.segment([image], studio.words)
+        maps = found.of(torch.tensor([index]))
         own = torch.nonzero(maps.classes == index).flatten()
         size = (image.height, image.width)
         after = upsample(maps.values[own].amax(dim=0, keepdim=True).cpu().float(), size)

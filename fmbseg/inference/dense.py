@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,10 +13,15 @@ from torch import Tensor
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.inference.decision import Decision, decide
-from fmbseg.inference.maps import Maps
+from fmbseg.inference.maps import ManyMaps, Maps, Similarities
 from fmbseg.inference.protocol import Sizes, protocol_of
-from fmbseg.inference.sliding import Pixels, scaled_image, window_logits
+from fmbseg.inference.sliding import Pixels, Windows, scaled_image
 from fmbseg.models.text import TextEmbeddings, class_similarity
+
+# Similarities of one batch, or one image in windows, that are held at once; of more words they are
+# made again part by part. 512 MB and 64 MB in float32.
+_AT_ONCE = 1 << 27
+_PART = 1 << 24
 
 
 class PatchEmbedder(Protocol):
@@ -56,7 +62,7 @@ class DenseInference:
         vocabulary: Vocabulary,
         text: TextEmbeddings,
         benchmark: str | None = None,
-    ) -> Iterator[tuple[Maps, Decision]]:
+    ) -> Iterator[tuple[Similarities, Decision]]:
         """Similarities and labels of RGB images.
 
         Args:
@@ -71,30 +77,68 @@ class DenseInference:
         """
         sizes = self.protocol.sizes_for(vocabulary.name if benchmark is None else benchmark)
         if sizes.window is None:
-            maps = iter(self._whole(images, text))
+            maps: Iterator[Similarities] = iter(self._whole(images, text))
         else:
             maps = (self._slide(image, sizes, text) for image in images)
         for image, found in zip(images, maps, strict=True):
             size = image.height, image.width
-            yield found, decide(found, size, vocabulary.background, self._section)
+            yield found, decide(found, size, vocabulary, self._section)
 
     @torch.no_grad()
-    def _whole(self, images: Sequence[Image.Image], text: TextEmbeddings) -> list[Maps]:
+    def _whole(self, images: Sequence[Image.Image], text: TextEmbeddings) -> list[Similarities]:
         """Cosines of patches with classes: the maximum over a class's words."""
         classes = torch.arange(len(text), device=text.queries.device)
-        found: dict[int, Maps] = {}
+        found: dict[int, Similarities] = {}
         for members, patches in self._embedder.whole(images):
+            if patches[..., 0].numel() * len(text.queries) > _AT_ONCE:
+                many = (
+                    _many(partial(_compared, each, text), text, each[..., 0].numel())
+                    for each in patches
+                )
+                found.update(zip(members, many, strict=True))
+                continue
             values = class_similarity(patches, text).permute(0, 3, 1, 2).contiguous()
             found.update((i, Maps(v, classes)) for i, v in zip(members, values, strict=True))
         return [found[index] for index in range(len(images))]
 
     @torch.no_grad()
-    def _slide(self, image: Image.Image, sizes: Sizes, text: TextEmbeddings) -> Maps:
+    def _slide(self, image: Image.Image, sizes: Sizes, text: TextEmbeddings) -> Similarities:
         """Cosines of pixels of the resized image with words, averaged over windows."""
-
-        def score(crops: Pixels) -> Tensor:
-            patches = self._embedder.windows(crops)
-            return (patches @ text.queries.to(patches.dtype).T).permute(0, 3, 1, 2).contiguous()
-
         pixels = scaled_image(image, sizes.short_side, self.protocol.long_side)
-        return Maps(window_logits(pixels, sizes, score, self._batch_size), text.query_class)
+        windows = Windows(pixels, sizes, self._batch_size)
+        pixel_count = windows.size[0] * windows.size[1]
+        if pixel_count * len(text.queries) > _AT_ONCE:
+            # Each window through the model once, whatever the parts.
+            patches = windows.each(self._embedder.windows)
+            make = partial(_averaged, windows, patches, text)
+            return _many(make, text, pixel_count)
+
+        def score(part: slice) -> Tensor:
+            return _logits(self._embedder.windows(windows.crops(part)), text)
+
+        return Maps(windows.mean(score), text.query_class)
+
+
+def _many(make: Callable[[Tensor], Maps], text: TextEmbeddings, size: int) -> ManyMaps:
+    """Maps of `size` elements each, in parts of some classes."""
+    words_a_class = len(text.queries) / len(text)
+    at_once = max(1, int(_PART / (size * words_a_class)))
+    return ManyMaps(make, torch.arange(len(text), device=text.queries.device), at_once)
+
+
+def _compared(patches: Tensor, text: TextEmbeddings, classes: Tensor) -> Maps:
+    """Of patches [h, w, D] with some classes, a map a class."""
+    values = class_similarity(patches, text.of(classes)).permute(2, 0, 1).contiguous()
+    return Maps(values, classes)
+
+
+def _averaged(windows: Windows, patches: Tensor, text: TextEmbeddings, classes: Tensor) -> Maps:
+    """Of windows' patches [N, h, w, D] with some classes, a map a word."""
+    some = text.of(classes)
+    values = windows.mean(lambda part: _logits(patches[part], some))
+    return Maps(values, classes[some.query_class])
+
+
+def _logits(patches: Tensor, text: TextEmbeddings) -> Tensor:
+    """Patches [N, h, w, D] with Q words: [N, Q, h, w]."""
+    return (patches @ text.queries.to(patches.dtype).T).permute(0, 3, 1, 2).contiguous()

@@ -26,17 +26,16 @@ from fmbseg.errors import DataError, VocabularyError
 from fmbseg.inference.decision import Decision, Labels
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
-from fmbseg.inference.maps import Maps
+from fmbseg.inference.maps import Maps, Similarities
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice, choose_device, find_device
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.text import SAME_TO_CLIP
 
 ImageInput = Image.Image | npt.NDArray[np.uint8] | Path | str
 
 _log = logging.getLogger(__name__)
-# Cosine of two words' texts from which on they count as one.
-_SAME_TO_CLIP = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,11 @@ class Segmentation:
     """The result for one image.
 
     Attributes:
-        label_map: [H, W] int64 at the image's own size, indices into `classes`.
+        label_map: [H, W] int64 at the image's own size, indices into `classes`; 255 (of more than
+            255 classes 65535) where a class's own threshold leaves no label.
         classes: names of the K classes.
-        maps: cosines on the grid they were decided from, on the CPU.
+        maps: cosines on the grid they were decided from, on the CPU; of thousands of classes those
+            that are in the picture.
     """
 
     label_map: Labels
@@ -109,7 +110,8 @@ class Segmenter:
         Args:
             image: a PIL image of at most 8 bits a channel; an array [H, W, 3] uint8 RGB (also
                 grey [H, W] or RGBA); or a file, whose EXIF orientation is applied.
-            classes: names of the classes; or
+            classes: names of the classes, as `--classes` takes them (`dog|puppy`, `-wolf`); of one
+                alone what is something else becomes `background`; or
             vocabulary: a vocabulary, its name or its YAML file. None of both: the classes the head
                 was trained on, of several vocabularies the first.
             benchmark: see `DenseInference.segment`.
@@ -121,13 +123,16 @@ class Segmenter:
         """
         chosen = self._vocabulary(classes, vocabulary)
         picture = as_image(image)
-        ((maps, decision),) = self.segment([picture], chosen, benchmark)
+        ((found, decision),) = self.segment([picture], chosen, benchmark)
+        # Of more classes than memory holds at once those alone that are the best somewhere.
+        present = torch.from_numpy(np.unique(decision.best[decision.best < len(chosen)]))
+        maps = found.of(present)
         kept = Maps(maps.values.cpu(), maps.classes.cpu())
         return Segmentation(decision.labels, chosen.names, kept)
 
     def segment(
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
-    ) -> Iterator[tuple[Maps, Decision]]:
+    ) -> Iterator[tuple[Similarities, Decision]]:
         """What is behind the label maps that `predict` gives, for several RGB images."""
         text = self._words.of(vocabulary)
         return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
@@ -145,7 +150,7 @@ class Segmenter:
         text = self._words.of(asked)
         unknown = []
         for words in trained:
-            same = text.queries @ self._words.of(words).queries.T >= _SAME_TO_CLIP
+            same = text.queries @ self._words.of(words).queries.T >= SAME_TO_CLIP
             known = torch.unique(text.query_class[same.any(dim=1)])
             unknown.append((words.digest != asked.digest, len(text) - len(known)))
         return unknown.index(min(unknown))

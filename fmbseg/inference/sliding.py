@@ -43,45 +43,69 @@ def scaled_image(image: Image.Image, short_side: int, long_side: int | None) -> 
     return resized.astype(np.uint8, copy=False)
 
 
-def window_logits(
-    pixels: Pixels,
-    sizes: Sizes,
-    score: Callable[[Pixels], Tensor],
-    batch_size: int,
-) -> Tensor:
-    """Mean over the windows of their upsampled logits.
+class Windows:
+    """The sliding windows of an image.
 
     Args:
         pixels: [H, W, 3] uint8, the resized image.
         sizes: with window and stride.
-        score: [N, a, b, 3] uint8 windows -> [N, Q, h, w] logits on any grid of patches.
-        batch_size: windows a call of `score`; fewer where memory runs out (see
+        batch_size: windows computed at once; fewer where memory runs out (see
             `batches_with_backoff` on the last bit).
-
-    Returns:
-        [Q, H, W] float32 on the device of the scores.
     """
-    if sizes.window is None or sizes.stride is None:
-        raise ValueError("these sizes have no window")
-    height, width = pixels.shape[:2]
-    offsets = sliding_windows(height, width, sizes.window, sizes.stride)
-    a, b = min(sizes.window, height), min(sizes.window, width)
-    total: Tensor | None = None
-    count = torch.zeros(height, width)
 
-    def logits_of(part: slice) -> Tensor:
-        crops = np.stack([pixels[top : top + a, left : left + b] for top, left in offsets[part]])
-        return F.interpolate(score(crops).float(), (a, b), mode="bilinear")
+    def __init__(self, pixels: Pixels, sizes: Sizes, batch_size: int) -> None:
+        if sizes.window is None or sizes.stride is None:
+            raise ValueError("these sizes have no window")
+        height, width = pixels.shape[:2]
+        self.size = height, width
+        self._pixels = pixels
+        self._window = min(sizes.window, height), min(sizes.window, width)
+        self._offsets = sliding_windows(height, width, sizes.window, sizes.stride)
+        self._batch_size = batch_size
 
-    for part, logits in batches_with_backoff(len(offsets), batch_size, logits_of):
-        if total is None:
-            total = logits.new_zeros((logits.shape[1], height, width))
-        for (top, left), one in zip(offsets[part], logits, strict=True):
-            total[:, top : top + a, left : left + b] += one
-            count[top : top + a, left : left + b] += 1
-        del logits, one  # the largest there is: not held while the next ones are made
-    assert total is not None  # at least one window covers every image
-    return total.div_(count.to(total.device))
+    def crops(self, part: slice) -> Pixels:
+        """[N, a, b, 3] uint8, some of the windows."""
+        a, b = self._window
+        return np.stack(
+            [self._pixels[top : top + a, left : left + b] for top, left in self._offsets[part]]
+        )
+
+    def each(self, embed: Callable[[Pixels], Tensor]) -> Tensor:
+        """What `embed` gives for each of them: [N, a, b, 3] uint8 -> [N, ...]."""
+        return torch.cat(
+            [
+                found
+                for _, found in batches_with_backoff(
+                    len(self._offsets), self._batch_size, lambda part: embed(self.crops(part))
+                )
+            ]
+        )
+
+    def mean(self, score: Callable[[slice], Tensor]) -> Tensor:
+        """Mean over the windows of their upsampled logits.
+
+        Args:
+            score: some of the N windows -> their logits [n, Q, h, w] on any grid of patches.
+
+        Returns:
+            [Q, H, W] float32 on the device of the scores.
+        """
+        a, b = self._window
+        total: Tensor | None = None
+        count = torch.zeros(self.size)
+
+        def logits_of(part: slice) -> Tensor:
+            return F.interpolate(score(part).float(), (a, b), mode="bilinear")
+
+        for part, logits in batches_with_backoff(len(self._offsets), self._batch_size, logits_of):
+            if total is None:
+                total = logits.new_zeros((logits.shape[1], *self.size))
+            for (top, left), one in zip(self._offsets[part], logits, strict=True):
+                total[:, top : top + a, left : left + b] += one
+                count[top : top + a, left : left + b] += 1
+            del logits, one  # the largest there is: not held while the next ones are made
+        assert total is not None  # at least one window covers every image
+        return total.div_(count.to(total.device))
 
 
 def fitted(crops: Pixels, height: int, width: int) -> Pixels:

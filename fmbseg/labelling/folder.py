@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.data.corrections import RECORD, Correction
-from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary, vocabulary_yaml
 from fmbseg.errors import DataError
 from fmbseg.labelling.labeller import Labeller
@@ -45,6 +44,7 @@ from fmbseg.pseudo.tables import (
     MASKS_SCHEMA,
     TableWriter,
     detection_rows,
+    is_labelled,
     known,
     mask_rows,
 )
@@ -186,7 +186,7 @@ def _tables(found: ImageLabels, words: Vocabulary) -> dict[str, list[dict[str, A
         zip(queried + automatic, classes, similarity, margins, strict=True)
     ):
         row |= {"mask_id": number, "vocabulary": words.name}
-        if index != UNLABELLED:
+        if index != words.unlabelled:
             named = {"class_index": index, "class_name": words.names[index]}
             row |= named | {"similarity": value, "margin": margin}
         masks.append(row)
@@ -207,7 +207,7 @@ def _assemble(
     """Write everything that is published, but the record and the manifest."""
     labels = folder / "labels"
     labels.mkdir()
-    counted = Summary(words.names, config.label.min_similarity)
+    counted = Summary(words.names)
     schemas = {DETECTIONS: DETECTIONS_SCHEMA, MASKS: MASKS_SCHEMA}
     merged: dict[str, Correction] = {}
     with ExitStack() as stack:
@@ -226,7 +226,7 @@ def _assemble(
                 rows[MASKS] += person_rows(image_id, words, before, after, len(rows[MASKS]))
             for name, table in tables.items():
                 table.add([row | {"image_id": image_id} for row in rows[name]])
-            counted.add(load_label(target), rows[MASKS])
+            counted.add(load_label(target, len(words)), _similarities(rows[MASKS], words, config))
     if merging is not None and merged:
         (folder / RECORD).write_text(merging.record(merged), encoding="utf-8")
     summary = counted.rows()
@@ -234,5 +234,18 @@ def _assemble(
     (folder / VOCABULARY).write_text(vocabulary_yaml(words), encoding="utf-8")
     with (folder / "skipped.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("file", "reason"), *pictures.skipped.items()])
-    (folder / "sheet.png").write_bytes(png(sheet(pictures.readable, labels, words)))
+    panels = [
+        (each.file.file, each.path, labels / f"{each.file.image_id}.png")
+        for each in pictures.readable
+    ]
+    (folder / "sheet.png").write_bytes(png(sheet(panels, words)))
     return tuple(summary)
+
+
+def _similarities(
+    masks: Sequence[dict[str, Any]], words: Vocabulary, config: Config
+) -> Iterator[tuple[int, float, float]]:
+    """Classes of the masks in the label map, with their cosines."""
+    for row in masks:
+        if is_labelled(row, config.label.min_similarity, words.thresholds):
+            yield row["class_index"], row["similarity"], 1

@@ -22,7 +22,8 @@ class Labeller:
     """Labels pictures with the classes that it is given, from words alone.
 
     Args:
-        classes: names, or a vocabulary.
+        classes: names as `--classes` takes them (`dog|puppy`, `-wolf`; one alone is set against a
+            rest), or a vocabulary.
         config: sections clip, detection, query, sam, masks and label are read; None: a preset.
         device: where the models run; None: by what the machine has, and the process stays as it is.
         preset_name: the parameters where `config` is None: tiny, base or paper.

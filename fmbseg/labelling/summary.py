@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.images import read_image
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import Label, unlabelled
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.labelling.pictures import Picture
 from fmbseg.pseudo.labels import load_label
 from fmbseg.view.sheet import label_sheet
 
 SUMMARY = "summary.csv"
+NO_LABEL = "unlabelled"
+"""Name of the row of pixels without a label."""
+
 _EXAMPLES = 12
+_NAMED = 40  # classes that a line names
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class ClassSummary:
         name: of the class; "unlabelled" for the rest.
         images: pictures in whose label map it is.
         area: share of all pixels, 0 to 1.
-        similarity: mean cosine of its masks with its text; None: it has no mask.
+        similarity: mean cosine of its masks with its text, or what else was counted for it; None:
+            nothing was.
     """
 
     name: str
@@ -47,47 +51,69 @@ class Summary:
 
     Args:
         names: class names in index order.
-        min_similarity: masks below are in no label map, and do not count.
     """
 
-    def __init__(self, names: Sequence[str], min_similarity: float) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._least = min_similarity
-        self._images = np.zeros(UNLABELLED + 1, dtype=np.int64)
-        self._pixels = np.zeros(UNLABELLED + 1, dtype=np.int64)
-        self._similarities: list[list[float]] = [[] for _ in names]
+        self._nothing = unlabelled(len(names))
+        self._images = np.zeros(self._nothing + 1, dtype=np.int64)
+        self._pixels = np.zeros(self._nothing + 1, dtype=np.int64)
+        self._weights = np.zeros(len(names))
+        self._sums = np.zeros(len(names))
 
-    def add(self, label: np.ndarray[Any, np.dtype[np.uint8]], masks: Iterable[Any]) -> None:
-        """Count a label map [H, W] and the rows of its masks."""
-        pixels = np.bincount(label.reshape(-1), minlength=UNLABELLED + 1)
+    @property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """[K] pixels of each class so far."""
+        return self._pixels[: len(self._names)]
+
+    def add(self, label: Label, values: Iterable[tuple[int, float, float]]) -> None:
+        """Count a label map [H, W], and values that a class has, as (class, value, weight)."""
+        pixels = np.bincount(label.reshape(-1), minlength=self._nothing + 1)
         self._pixels += pixels
         self._images += pixels > 0
-        for row in masks:
-            value = row.get("similarity")
-            if value is not None and value >= self._least:
-                self._similarities[row["class_index"]].append(value)
+        for index, value, weight in values:
+            self._sums[index] += value * weight
+            self._weights[index] += weight
 
     def rows(self) -> list[ClassSummary]:
         """Classes by their area, the largest first; unlabelled pixels last."""
         total = max(1, int(self._pixels.sum()))
         rows = []
         for index, name in enumerate(self._names):
-            values = self._similarities[index]
+            weight = self._weights[index]
             rows.append(
                 ClassSummary(
                     name,
                     int(self._images[index]),
                     int(self._pixels[index]) / total,
-                    float(np.mean(values)) if values else None,
+                    float(self._sums[index] / weight) if weight else None,
                 )
             )
         rest = ClassSummary(
-            "unlabelled",
-            int(self._images[UNLABELLED]),
-            int(self._pixels[UNLABELLED]) / total,
+            NO_LABEL,
+            int(self._images[self._nothing]),
+            int(self._pixels[self._nothing]) / total,
             None,
         )
         return [*sorted(rows, key=lambda row: -row.area), rest]
+
+
+def class_table(rows: Sequence[ClassSummary], measure: str) -> Iterator[str]:
+    """The rows as lines of a table; classes in no picture are named below it.
+
+    Args:
+        rows: as `Summary` gives them.
+        measure: what `similarity` is.
+    """
+    found = [row for row in rows if row.images]
+    width = max(len("class"), *(len(row.name) for row in found))
+    yield f"{'class':{width}}  images    area  {measure}"
+    for row in found:
+        value = "" if row.similarity is None else f"{row.similarity:{len(measure)}.3f}"
+        yield f"{row.name:{width}}  {row.images:6d}  {100 * row.area:4.1f} %  {value}".rstrip()
+    if never := [row.name for row in rows if not row.images and row.name != NO_LABEL]:
+        more = f" and {len(never) - _NAMED} more" if len(never) > _NAMED else ""
+        yield f"in no picture ({len(never)}): {', '.join(never[:_NAMED])}{more}"
 
 
 def write_summary(path: Path, rows: Iterable[ClassSummary]) -> None:
@@ -107,12 +133,17 @@ def read_summary(path: Path) -> list[ClassSummary]:
         ]
 
 
-def sheet(pictures: Sequence[Picture], labels: Path, words: Vocabulary) -> Image.Image:
-    """Up to twelve pictures, evenly spread, coloured by their label maps in the folder `labels`."""
+def sheet(pictures: Sequence[tuple[str, Path, Path]], words: Vocabulary) -> Image.Image:
+    """Up to twelve pictures, evenly spread, coloured by their label maps.
+
+    Args:
+        pictures: captions, pictures and their label maps; at least one.
+        words: the classes.
+    """
     count = min(_EXAMPLES, len(pictures))
     chosen = [pictures[index * len(pictures) // count] for index in range(count)]
     panels = [
-        (each.file.file, read_image(each.path), load_label(labels / f"{each.file.image_id}.png"))
-        for each in chosen
+        (caption, read_image(picture), load_label(label, len(words)))
+        for caption, picture, label in chosen
     ]
     return label_sheet(panels, words.names, words.background)

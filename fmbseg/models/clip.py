@@ -132,16 +132,24 @@ class ClipModel:
             raise ConfigError(f"unknown templates {templates!r}: choose one of {known}")
         (words, owners), sentences = vocabulary.queries, TEMPLATES[templates]
 
-        def compute() -> Tensor:
-            prompts = [sentence.format(word) for word in words for sentence in sentences]
-            embedded = self.encode_text(prompts).view(len(words), len(sentences), -1)
+        def embed(some: Sequence[str]) -> Tensor:
+            prompts = [sentence.format(word) for word in some for sentence in sentences]
+            embedded = self.encode_text(prompts).view(len(some), len(sentences), -1)
             return F.normalize(embedded.mean(dim=1), dim=-1)
+
+        def compute() -> Tensor:
+            # Of thousands of words in 80 sentences only the means are held.
+            starts = range(0, len(words), _PROMPTS_AT_ONCE)
+            return torch.cat([embed(words[start : start + _PROMPTS_AT_ONCE]) for start in starts])
 
         cache = self.text_cache
         queries = cache.queries(words, sentences, self.device, compute) if cache else compute()
         query_class = torch.tensor(owners, dtype=torch.int64, device=self.device)
-        sums = torch.stack([queries[query_class == k].sum(dim=0) for k in range(len(vocabulary))])
-        return TextEmbeddings(queries, query_class, F.normalize(sums, dim=-1))
+        # Classes stand in order: each has the rows after those of the one before.
+        counts = torch.bincount(query_class, minlength=len(vocabulary)).tolist()
+        rows = torch.split(queries, counts)
+        anchors = F.normalize(torch.stack([own.sum(dim=0) for own in rows]), dim=-1)
+        return TextEmbeddings(queries, query_class, anchors, vocabulary.thresholds)
 
     @torch.no_grad()
     def encode_windows(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+SAME_TO_CLIP = 0.95
+"""Cosine of two words' texts from which on they count as one."""
 
 
 @dataclass(frozen=True)
@@ -15,15 +19,23 @@ class TextEmbeddings:
         queries: [Q, D], one row for each word of each class, synonyms included.
         query_class: [Q] int64, the class of each query.
         anchors: [K, D], normalised mean of a class's queries: the t_k of equations 1-4.
+        least: [K] the classes' own thresholds, see `Vocabulary.thresholds`; None: there are none.
     """
 
     queries: Tensor
     query_class: Tensor
     anchors: Tensor
+    least: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         """Number of classes K."""
         return len(self.anchors)
+
+    def of(self, classes: Tensor) -> TextEmbeddings:
+        """Those of some classes, [n] int64 ascending, as a vocabulary of their own."""
+        kept = torch.isin(self.query_class, classes)
+        places = torch.searchsorted(classes, self.query_class[kept])
+        return TextEmbeddings(self.queries[kept], places, self.anchors[classes])
 
 
 def class_similarity(x: Tensor, text: TextEmbeddings) -> Tensor:

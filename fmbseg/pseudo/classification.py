@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fmbseg.data.labels import UNLABELLED, patch_overlaps
+from fmbseg.data.labels import patch_overlaps, unlabelled
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.detection import similarity_to_classes
 
@@ -79,12 +79,13 @@ def classify_masks(
         detected: [c] indices of the classes detected in the image.
 
     Returns:
-        classes [M] int64 and their cosine [M] float32; 255 and NaN where nothing was detected.
+        classes [M] int64 and their cosine [M] float32; unlabelled (255, of more than 255 classes
+        65535) and NaN where nothing was detected.
     """
     if len(detected) == 0:
-        unlabelled = np.full(len(features), UNLABELLED, dtype=np.int64)
-        return unlabelled, np.full(len(features), np.nan, dtype=np.float32)
-    similarity = similarity_to_classes(features, text)[:, detected]
+        nothing = np.full(len(features), unlabelled(len(text)), dtype=np.int64)
+        return nothing, np.full(len(features), np.nan, dtype=np.float32)
+    similarity = similarity_to_classes(features, text, detected)
     best = similarity.argmax(axis=1)
     return detected[best], similarity[np.arange(len(features)), best]
 

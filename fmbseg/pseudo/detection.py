@@ -11,6 +11,9 @@ import torch
 from fmbseg.config import DetectionSection
 from fmbseg.models.text import TextEmbeddings, class_similarity
 
+# Similarities that are held at once where only some are wanted; 128 MB in float32.
+_AT_ONCE = 1 << 25
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -55,7 +58,7 @@ def detect_classes(
     voting = similarity.max(axis=1) >= section.min_vote_similarity
     votes = np.bincount(choice[voting], minlength=similarity.shape[1]).astype(np.int64)
     if section.rule == "patches":
-        best = similarity_to_classes(dense, text).max(axis=(0, 1))
+        best = best_similarity(dense, text)
     present = (
         votes >= section.min_votes if section.rule == "votes" else best >= section.min_similarity
     )
@@ -64,18 +67,43 @@ def detect_classes(
 
 
 def similarity_to_classes(
-    vectors: npt.NDArray[np.floating], text: TextEmbeddings
+    vectors: npt.NDArray[np.floating],
+    text: TextEmbeddings,
+    classes: npt.NDArray[np.int64] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Cosine of unit vectors with every class of the vocabulary.
+    """Cosine of unit vectors with every class of the vocabulary, or with some.
 
     Args:
         vectors: [..., D] unit vectors.
         text: embeddings of K classes; a class is as similar as its most similar query.
+        classes: [c] the classes that are wanted; None: all.
 
     Returns:
-        [..., K] float32.
+        [..., K] or [..., c] float32.
     """
     device = text.queries.device
     x = torch.from_numpy(np.asarray(vectors, dtype=np.float32)).to(device)
-    result: npt.NDArray[np.float32] = class_similarity(x, text).float().cpu().numpy()
-    return result
+
+    def compared(some: torch.Tensor) -> npt.NDArray[np.float32]:
+        found: npt.NDArray[np.float32] = class_similarity(some, text).float().cpu().numpy()
+        return found if classes is None else found[..., classes]
+
+    if classes is None or x[..., 0].numel() * len(text) <= _AT_ONCE:
+        return compared(x)
+    rows = x.reshape(-1, x.shape[-1])
+    parts = [compared(part) for part in torch.split(rows, max(1, _AT_ONCE // len(text)))]
+    return np.concatenate(parts).reshape(*x.shape[:-1], len(classes))
+
+
+def best_similarity(
+    dense: npt.NDArray[np.floating], text: TextEmbeddings
+) -> npt.NDArray[np.float32]:
+    """[K] float32: cosine of each class with the patch of [h, w, D] most similar to it."""
+    rows = dense.reshape(-1, dense.shape[-1])
+    step = max(1, _AT_ONCE // len(text))
+    parts = [
+        similarity_to_classes(rows[start : start + step], text).max(axis=0)
+        for start in range(0, len(rows), step)
+    ]
+    best: npt.NDArray[np.float32] = np.max(parts, axis=0)
+    return best

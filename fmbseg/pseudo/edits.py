@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fmbseg.data.images import read_annotation
+from fmbseg.data.images import read_values
+from fmbseg.data.labels import DEEP_UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.store.digest import file_digest
 from fmbseg.store.shards import published_files
@@ -42,9 +43,9 @@ def require_no_lost_edits(place: Path, kept: Callable[[Path, str], bool]) -> Non
         )
 
 
-def edited_label(path: Path) -> npt.NDArray[np.uint8] | None:
-    """The label map [H, W] in a file; None: it is none."""
+def edited_label(path: Path) -> npt.NDArray[np.uint16] | None:
+    """The values [H, W] of the label map in a file; None: it is none."""
     try:
-        return read_annotation(path)
+        return read_values(path, DEEP_UNLABELLED)
     except DataError:
         return None

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from fmbseg.data.images import read_annotation
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.images import read_values
+from fmbseg.data.labels import UNLABELLED, Label, as_label, unlabelled
 from fmbseg.data.palette import palette
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
@@ -23,28 +22,33 @@ def label_folder(vocabularies: Sequence[Vocabulary], words: Vocabulary) -> Path:
     return Path("labels") if len(vocabularies) == 1 else Path("labels") / words.name
 
 
-def save_label(path: Path, label: npt.NDArray[np.uint8]) -> None:
-    """Write a label map [H, W] uint8 as an indexed PNG with a palette, atomically."""
+def save_label(path: Path, label: Label) -> None:
+    """Write a label map [H, W], see `label_png`, atomically."""
     write_atomically(path, label_png(label))
 
 
-def label_png(label: npt.NDArray[np.uint8]) -> bytes:
-    """A label map [H, W] uint8 as an indexed PNG with a palette."""
+def label_png(label: Label) -> bytes:
+    """A label map [H, W] as a PNG: uint8 indexed with a palette, uint16 of 16 bits."""
     image = Image.fromarray(label)
-    # The colours of overlays; unlabelled pixels are white.
-    image.putpalette(palette(UNLABELLED).tobytes() + b"\xff\xff\xff")
+    if label.dtype == np.uint8:
+        # The colours of overlays; unlabelled pixels are white.
+        image.putpalette(palette(UNLABELLED).tobytes() + b"\xff\xff\xff")
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()
 
 
-def load_label(path: Path) -> npt.NDArray[np.uint8]:
-    """Read a label map: [H, W] uint8 class indices, 255 unlabelled.
+def load_label(path: Path, classes: int = UNLABELLED) -> Label:
+    """Read a label map: [H, W] class indices, uint8 and 255 for no label.
+
+    Args:
+        path: the file.
+        classes: how many there are; of more than 255 it is uint16, and 65535 means no label.
 
     Raises:
-        DataError: the file is missing, or as `read_annotation`.
+        DataError: the file is missing, or as `read_values`.
     """
     try:
-        return read_annotation(path)
+        return as_label(read_values(path, unlabelled(classes)), classes)
     except DataError as error:
         raise DataError(f"{error}; run `fmbseg run label` to make it again") from error

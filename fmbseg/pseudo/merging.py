@@ -15,7 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,7 +27,7 @@ from fmbseg.data.corrections import (
     read_correction,
     read_corrections,
 )
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import Label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.pseudo.edits import edited_label
@@ -43,7 +42,6 @@ MACHINE = "machine"
 # Of one class in one picture: each is encoded over the whole picture.
 _ISLANDS = 64
 
-Label = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 
 
@@ -110,7 +108,7 @@ class Merging:
             What is known of the correction, with the pixels it changes here; the label map [H, W]
             before and after.
         """
-        before = load_label(label)
+        before = load_label(label, len(self.words))
         after = self.label(image_id, (before.shape[0], before.shape[1]))
         assert after is not None  # it has been corrected
         machine.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +179,7 @@ def person_rows(
         here = (changed & (after == index)).view(np.uint8)
         count, islands = cv2.connectedComponents(here, connectivity=8)
         named: Row = {}
-        if index != UNLABELLED:
+        if index != words.unlabelled:
             named = {"class_index": index, "class_name": words.names[index]}
         if count - 1 > _ISLANDS:
             count, islands = 2, here.astype(np.int32)

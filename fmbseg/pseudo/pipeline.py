@@ -5,6 +5,7 @@ The stages on disk (`fmbseg.pseudo.stages`) call the same steps, so both give th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.config import Config, LabelSection
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import UNLABELLED, Label, as_label, unlabelled
 from fmbseg.models.mask_model import AutomaticMasks, MaskModel
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.pseudo.classification import Masks, Regions, classify_masks, margins, regions
@@ -27,7 +28,7 @@ class Classification:
     """Classes of an image's masks, and the label map composed of them.
 
     Attributes:
-        label: [H, W] uint8 class indices, 255 unlabelled.
+        label: [H, W] uint8 class indices, 255 unlabelled; of more than 255 classes uint16, 65535.
         query_similarity: [c] float32, cosine of each query mask's feature with its own class.
         classes: [M] int64 class of each automatic mask, 255 where nothing was detected.
         similarity: [M] float32, cosine of each automatic mask's feature with its class.
@@ -35,7 +36,7 @@ class Classification:
         margin: [M] float32, the same of the automatic masks.
     """
 
-    label: npt.NDArray[np.uint8]
+    label: Label
     query_similarity: npt.NDArray[np.float32]
     classes: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
@@ -109,8 +110,8 @@ def classify_and_compose(
 ) -> Classification:
     """Classify the automatic masks and compose them with the query masks (1.2).
 
-    A mask less similar to its class than `section.min_similarity` keeps its class in the result
-    but stays out of the label map.
+    A mask less similar to its class than `section.min_similarity`, or than the class's own
+    threshold, keeps its class in the result but stays out of the label map.
 
     Args:
         queried: q query masks of the image.
@@ -124,14 +125,16 @@ def classify_and_compose(
     of_queries = similarity_to_classes(queried.features, text)
     query_similarity = of_queries[np.arange(len(query_classes)), query_classes]
     classes, similarity = classify_masks(automatic.features, text, detected)
-    query_used = section.use_queries & (query_similarity >= section.min_similarity)
-    used = section.use_masks & (similarity >= section.min_similarity)
+    nothing = unlabelled(len(text))
+    query_used = section.use_queries & reached(query_similarity, query_classes, text, section)
+    used = section.use_masks & reached(similarity, classes, text, section)
     label = compose(
         queried.masks,
-        np.where(query_used, query_classes, UNLABELLED),
+        np.where(query_used, query_classes, nothing),
         automatic.masks,
-        np.where(used, classes, UNLABELLED),
+        np.where(used, classes, nothing),
         size,
+        nothing,
     )
     return Classification(
         label,
@@ -143,16 +146,32 @@ def classify_and_compose(
     )
 
 
+def reached(
+    similarity: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.int64],
+    text: TextEmbeddings,
+    section: LabelSection,
+) -> npt.NDArray[np.bool_]:
+    """[M] bool: masks that are as similar to their classes as they have to be."""
+    enough: npt.NDArray[np.bool_] = similarity >= section.min_similarity
+    if text.least is None or not len(classes):
+        return enough
+    least = np.array(text.least, dtype=np.float32)
+    # What has no class is not similar to any: its place does not count.
+    return enough & (similarity >= least[np.minimum(classes, len(text) - 1)])
+
+
 def compose(
     query_masks: Masks,
     query_classes: npt.NDArray[np.int64],
     masks: Masks,
     mask_classes: npt.NDArray[np.int64],
     size: tuple[int, int],
-) -> npt.NDArray[np.uint8]:
+    nothing: int = UNLABELLED,
+) -> Label:
     """Lay the masks of 1.2 over those of 1.1, in each small over large (this project's rule).
 
-    Of masks of one size the later index lies on top. Masks of class 255 are left out.
+    Of masks of one size the later index lies on top. Masks of the class `nothing` are left out.
 
     Args:
         query_masks: c masks [H, W] bool of 1.1.
@@ -160,12 +179,22 @@ def compose(
         masks: M masks [H, W] bool of 1.2.
         mask_classes: [M] their classes.
         size: (height, width) of the image.
+        nothing: what stands for no label; of more than 255 classes it takes 16 bits.
 
     Returns:
-        [H, W] uint8 class indices, 255 under no mask.
+        [H, W] uint8 or uint16 class indices, `nothing` under no mask.
     """
-    label = np.full(size, UNLABELLED, dtype=np.uint8)
-    for layer, classes in ((query_masks, query_classes), (masks, mask_classes)):
+    label = as_label(np.full(size, nothing), nothing)
+    for mask, index in painting(((query_masks, query_classes), (masks, mask_classes)), nothing):
+        np.copyto(label, label.dtype.type(index), where=mask)
+    return label
+
+
+def painting(
+    layers: Sequence[tuple[Masks, npt.NDArray[np.int64]]], nothing: int
+) -> Iterator[tuple[npt.NDArray[np.bool_], int]]:
+    """Masks with their classes in the order in which they are painted, see `compose`."""
+    for layer, classes in layers:
         # Masks read from a file know their areas: they need not all be in memory.
         areas = (
             layer.areas
@@ -173,6 +202,5 @@ def compose(
             else np.array([np.count_nonzero(mask) for mask in layer], dtype=np.int64)
         )
         for index in np.argsort(-areas, kind="stable"):
-            if classes[index] != UNLABELLED:
-                np.copyto(label, np.uint8(classes[index]), where=layer[index])
-    return label
+            if classes[index] != nothing:
+                yield layer[index], int(classes[index])

@@ -35,8 +35,8 @@ def query_points(
     """
     rows, columns = dense.shape[:2]
     width, height = image_size
-    # Only the detected classes are ranked; a vocabulary may hold hundreds.
-    similarity = similarity_to_classes(dense, text).reshape(rows * columns, -1)[:, classes]
+    # Only the detected classes are ranked; a vocabulary may hold thousands.
+    similarity = similarity_to_classes(dense, text, classes).reshape(rows * columns, -1)
     order = np.argsort(-similarity, axis=0, kind="stable")[:count].T
     x = (order % columns + 0.5) * (width / columns)
     y = (order // columns + 0.5) * (height / rows)

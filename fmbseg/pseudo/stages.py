@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.data.corrections import read_corrections
-from fmbseg.data.drawn import is_drawn
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.models import tiny
 from fmbseg.models.clip import ClipEncoding
 from fmbseg.models.text import TextEmbeddings
+from fmbseg.presets.drawings import drawings_only
 from fmbseg.pseudo.classification import regions
 from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.edits import require_no_lost_edits
@@ -244,8 +243,8 @@ class Label(_PseudoStage):
 
     def summary(self) -> list[str]:
         """See `Stage.summary`; what should give pause is warned of."""
-        if tiny.is_tiny(self.work.config.clip.model) and not is_drawn(self.work.dataset.root):
-            _log.warning("%s", tiny.DRAWINGS_ONLY)
+        if doubt := drawings_only([self.work.config.clip.model], [self.work.dataset.root]):
+            _log.warning("%s", doubt)
         lines = []
         for words in self.work.vocabularies:
             found = read_summary(self.place, words)

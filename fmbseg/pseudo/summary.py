@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.pseudo.doubt import covers_nearly_all
 
 AREAS = "areas.parquet"
 AREAS_SCHEMA = pa.schema(
@@ -24,8 +25,6 @@ AREAS_SCHEMA = pa.schema(
         pa.field("pixels", pa.int64(), nullable=False),
     ]
 )
-# A head that sees hardly anything but one class learns to say it.
-NEARLY_ALL = 0.9
 _NAMED = 8  # classes a line names
 
 
@@ -72,21 +71,6 @@ class LabelSummary:
             f"{found} of what is labelled, and a head trained on that says little else: look at "
             "the labels, and change the words, detection.min_similarity or the models"
         )
-
-
-def covers_nearly_all(areas: npt.NDArray[Any], words: Vocabulary) -> str | None:
-    """In words, which class has hardly left anything to the others; None: none has.
-
-    Args:
-        areas: [K] of each class, in any unit.
-        words: the vocabulary. Its background may cover what it likes.
-    """
-    index, total = int(np.argmax(areas)), areas.sum()
-    if not total or areas[index] < NEARLY_ALL * total:
-        return None
-    if len(words) == 1 or index == words.background:
-        return None
-    return f"{words.names[index]!r} covers {100 * areas[index] / total:.0f} %"
 
 
 def area_rows(

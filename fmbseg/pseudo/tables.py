@@ -133,6 +133,20 @@ def known(value: np.floating[Any]) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def is_labelled(row: Row, min_similarity: float, least: Sequence[float] | None) -> bool:
+    """Whether the mask of a row is as similar to its class as a label has to be.
+
+    Args:
+        row: of a masks table.
+        min_similarity: of all classes.
+        least: [K] the classes' own, see `Vocabulary.thresholds`; None: they have none.
+    """
+    index, value = row.get("class_index"), row.get("similarity")
+    if index is None or value is None:
+        return False
+    return bool(value >= (min_similarity if least is None else max(min_similarity, least[index])))
+
+
 class StoredMasks(Sequence[npt.NDArray[np.bool_]]):
     """Masks of table rows, decoded when asked for: hundreds of a large image fit in memory."""
 

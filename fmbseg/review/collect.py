@@ -11,7 +11,6 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
-from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import NOTHING, LabelledImage, Source
@@ -114,8 +113,9 @@ def repainted(
 ) -> tuple[Painting, npt.NDArray[np.int32]]:
     """A picture's label map taken apart, and the map itself; raises DataError as `collect`."""
     label = image.label(source.classes)
-    painted = painting(rows, config.label, (label.shape[0], label.shape[1]))
-    if (painted.label != np.where(label == NOTHING, UNLABELLED, label)).any():
+    least = None if source.vocabulary is None else source.vocabulary.thresholds
+    painted = painting(rows, config.label, (label.shape[0], label.shape[1]), least)
+    if (painted.label != label).any():
         raise DataError(
             f"{image.label_path} is not what its masks give with these parameters (section label): "
             "give those it was made with, or import it as a correction if it was edited"

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fmbseg.config import LabelSection
-from fmbseg.data.labels import UNLABELLED
-from fmbseg.pseudo.tables import PERSON, StoredMasks
+from fmbseg.pseudo.tables import PERSON, StoredMasks, is_labelled
 
 Row = dict[str, Any]
 Label = npt.NDArray[np.integer]
+_NOTHING = -1  # as in the label maps of exports
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class Painting:
     Attributes:
         rows: of the picture's masks, those of 1.1 first.
         owner: [H, W] int32, index of the mask that painted a pixel; -1 for none.
-        queried: [H, W] uint8, what the masks of 1.1 alone say; 255 for nothing.
+        queried: [H, W] int32, what the masks of 1.1 alone say; -1 for nothing.
     """
 
     rows: Sequence[Row]
     owner: npt.NDArray[np.int32]
-    queried: npt.NDArray[np.uint8]
+    queried: npt.NDArray[np.int32]
 
     @property
-    def label(self) -> npt.NDArray[np.uint8]:
-        """[H, W] the label map that the masks give together."""
+    def label(self) -> npt.NDArray[np.int32]:
+        """[H, W] the label map that the masks give together; -1 for nothing."""
         classes = [row["class_index"] for row in self.rows]
-        values = np.array([UNLABELLED if each is None else each for each in classes] + [UNLABELLED])
-        return values.astype(np.uint8)[self.owner]
+        values = np.array([_NOTHING if each is None else each for each in classes] + [_NOTHING])
+        return values.astype(np.int32)[self.owner]
 
     def visible(self, min_area: float = 0.0) -> dict[int, npt.NDArray[np.bool_]]:
         """Of each mask that can be seen, by its index, where: [H, W] bool.
@@ -57,29 +57,34 @@ class Painting:
         row = self.rows[index]
         if row["source"] != "query":
             said = self.queried[visible]
-            other = (said != row["class_index"]) & (said != UNLABELLED)
-            return float(other.mean() + 0.5 * (said == UNLABELLED).mean())
+            other = (said != row["class_index"]) & (said != _NOTHING)
+            return float(other.mean() + 0.5 * (said == _NOTHING).mean())
         whole = StoredMasks([row])[0]
         return float((self.label[whole] != row["class_index"]).mean())
 
 
-def painting(rows: Sequence[Row], section: LabelSection, size: tuple[int, int]) -> Painting:
+def painting(
+    rows: Sequence[Row],
+    section: LabelSection,
+    size: tuple[int, int],
+    least: Sequence[float] | None = None,
+) -> Painting:
     """Paint the masks of a picture of (height, width) anew, as `compose` does.
 
     Args:
         rows: of `masks.parquet`, of one picture and vocabulary.
         section: which masks were painted.
         size: (H, W).
+        least: the classes' own least similarities, see `Vocabulary.thresholds`.
     """
     rows = [row for row in rows if row["source"] != PERSON]
     owner = np.full(size, -1, dtype=np.int32)
-    queried = np.full(size, UNLABELLED, dtype=np.uint8)
+    queried = np.full(size, _NOTHING, dtype=np.int32)
     for source, used in (("query", section.use_queries), ("automatic", section.use_masks)):
         layer = [i for i, row in enumerate(rows) if used and row["source"] == source]
         for index in sorted(layer, key=lambda i: -rows[i]["area"]):
             row = rows[index]
-            value = row["similarity"]
-            if row["class_index"] is None or value is None or value < section.min_similarity:
+            if not is_labelled(row, section.min_similarity, least):
                 continue
             mask = StoredMasks([row])[0]
             owner[mask] = index

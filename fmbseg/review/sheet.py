@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import unlabelled
 from fmbseg.export.source import NOTHING, LabelledImage, Source
 from fmbseg.machine.progress import Progress
 from fmbseg.pseudo.tables import rows_by_image
@@ -157,11 +157,10 @@ def _panels(
         for number, index in enumerate(members, 1)
     ]
     picture = read_image(image.path)
-    values = np.where(label == NOTHING, UNLABELLED, label)
+    names = source.classes.names
+    values = np.where(label == NOTHING, unlabelled(len(names)), label)
     coloured = blend(
-        picture,
-        unpainted(values, source.classes.background),
-        colours_of(source.classes.names),
+        picture, unpainted(values, source.classes.background, len(names)), colours_of(names)
     )
     return _url(_fitted(picture)), _url(_numbered(_fitted(coloured), doubtful))
 

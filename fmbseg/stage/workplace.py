@@ -83,13 +83,13 @@ class Workplace:
         """The configured vocabularies, or the data set's own.
 
         Raises:
-            VocabularyError, DataError: one is missing or damaged, or two have one name.
+            VocabularyError, DataError: one is missing, damaged or too long, or two have one name.
         """
         wanted = self.config.data.vocabulary
         if wanted is None:
             return (self.dataset.vocabulary,)
         names = (wanted,) if isinstance(wanted, str) else wanted
-        found = {vocabulary.name: vocabulary for vocabulary in map(load_vocabulary, names)}
+        found = {each.name: each.require_small() for each in map(load_vocabulary, names)}
         if len(found) < len(names):
             raise VocabularyError(
                 f"data.vocabulary: two of {', '.join(names)} have the same `name`: rename one"

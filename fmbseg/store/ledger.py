@@ -47,17 +47,21 @@ class Ledger:
         known = self._digests.get(name, set())
         return not path.is_symlink() and path.is_file() and _digest(path) in known
 
+    def require(self, name: str) -> None:
+        """Raise StoreError where `may_write` says no."""
+        if not self.may_write(name):
+            raise StoreError(
+                f"{shown(self.folder / name)} is not by fmbseg, or was changed since: it stays as "
+                "it is, choose another folder"
+            )
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, atomically, in the place of one that fmbseg wrote or of none.
 
         Raises:
             StoreError: there is another file of that name; it stays as it is.
         """
-        if not self.may_write(name):
-            raise StoreError(
-                f"{shown(self.folder / name)} is not by fmbseg, or was changed since: it stays as "
-                "it is, choose another folder"
-            )
+        self.require(name)
         digest = hashlib.sha256(data).hexdigest()
         # Before the file: one that a kill left without its line would be taken for the user's.
         if digest not in self._digests.setdefault(name, set()):

@@ -23,6 +23,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
 from fmbseg.data.images import read_image
+from fmbseg.data.labels import as_label
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 
 # It asks for type hints, from which it would make a signature; there is one.
@@ -47,7 +48,7 @@ class SegmenterModel(PythonModel):
         for row, data in enumerate(model_input["image"]):
             found = self._segmenter.predict(read_image(data, f"the image of row {row}"), classes)
             stream = io.BytesIO()
-            Image.fromarray(found.label_map.astype("uint8")).save(stream, "PNG")
+            Image.fromarray(as_label(found.label_map, len(found.classes))).save(stream, "PNG")
             label = base64.b64encode(stream.getvalue()).decode()
             rows.append({"label_png": label, "classes": json.dumps(list(found.classes))})
         return pd.DataFrame(rows, columns=["label_png", "classes"])

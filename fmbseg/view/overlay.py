@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.labels import unlabelled
 from fmbseg.data.palette import palette
 from fmbseg.errors import DataError
 from fmbseg.view.fonts import Font, drawable, font_for
@@ -99,13 +99,13 @@ def _borders(label: NDArray[np.integer], reach: int) -> NDArray[np.bool_]:
 def area_shares(label: NDArray[np.integer], classes: int) -> list[tuple[int, float]]:
     """(class index, share of the pixels 0 to 1) of the classes present, largest first.
 
-    Pixels of no class (255 or anything outside 0..classes-1) come last as (UNLABELLED, share).
+    Pixels of no class (anything outside 0..classes-1) come last, as `unlabelled(classes)`.
     """
     counts = np.bincount(label[(label >= 0) & (label < classes)], minlength=classes).tolist()
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
     rows = [(index, counts[index] / label.size) for index in present]
     outside = label.size - sum(counts)
-    return [*rows, (UNLABELLED, outside / label.size)] if outside else rows
+    return [*rows, (unlabelled(classes), outside / label.size)] if outside else rows
 
 
 def overlay(
@@ -118,7 +118,7 @@ def overlay(
 
     Args:
         image: any mode, [H, W] as `label`.
-        label: [H, W] integers, class indices; 255 is unlabelled.
+        label: [H, W] integers, class indices; every other value is unlabelled.
         names: class names in index order.
         background: index of the class that means "none of the others"; it is left unpainted.
 
@@ -129,7 +129,7 @@ def overlay(
     Raises:
         DataError: sizes do not fit, or there are no names.
     """
-    picture = blend(image, unpainted(label, background), colours_of(names))
+    picture = blend(image, unpainted(label, background, len(names)), colours_of(names))
     # A narrow picture gets a legend wider than itself: class names come first.
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
     rows = area_shares(label, len(names))
@@ -143,9 +143,13 @@ def png(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def unpainted(label: NDArray[np.integer], background: int | None) -> NDArray[np.integer]:
-    """A label map [H, W] whose background, where there is one, is unlabelled."""
-    return label if background is None else np.where(label == background, UNLABELLED, label)
+def unpainted(
+    label: NDArray[np.integer], background: int | None, classes: int
+) -> NDArray[np.integer]:
+    """A label map [H, W] of some classes whose background, where there is one, is unlabelled."""
+    if background is None:
+        return label
+    return np.where(label == background, unlabelled(classes), label)
 
 
 def above(picture: Image.Image, key: Image.Image) -> Image.Image:
@@ -166,7 +170,7 @@ def legend(
     """Entries in as many columns as fit; the text grows with the picture it belongs to.
 
     Args:
-        rows: (class index or UNLABELLED, share of the area or None to print none).
+        rows: (class index or `unlabelled(K)`, share of the area or None to print none).
         names: class names in index order.
         width: pixels, of the legend.
         height: pixels, of the picture above it (0: judge the text size by the width alone).
@@ -177,7 +181,7 @@ def legend(
     """
     colours = colours_of(names).tolist()
     size = text_size(width, height)
-    font = font_for([names[index] for index, _ in rows if index != UNLABELLED], size)
+    font = font_for([names[index] for index, _ in rows if index < len(names)], size)
     texts = [_entry(index, share, names, font) for index, share in rows]
     gap, swatch = size // 2, size
     widest = max((font.getlength(text) for text in texts), default=0.0)
@@ -191,7 +195,7 @@ def legend(
         column, line = divmod(position, lines)
         x, y = gap + column * ((width - gap) // columns), gap // 2 + line * line_height
         box = (x, y + line_height // 6, x + swatch, y + line_height // 6 + swatch)
-        if index in (UNLABELLED, background):
+        if index in (unlabelled(len(names)), background):
             draw.rectangle(box, outline=_SWATCH_EMPTY, width=max(1, size // 10))
         else:
             draw.rectangle(box, fill=tuple(colours[index]), outline=INK)
@@ -221,7 +225,7 @@ def fit_text(text: str, font: Font, room: float) -> str:
 
 
 def _entry(index: int, share: float | None, names: Sequence[str], font: Font) -> str:
-    name = "unlabelled" if index == UNLABELLED else drawable(names[index], font, f"class {index}")
+    name = "unlabelled" if index >= len(names) else drawable(names[index], font, f"class {index}")
     if share is None:
         return name
     percent = 100 * share

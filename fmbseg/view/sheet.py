@@ -63,7 +63,7 @@ def label_sheet(
         draw.text((x, y + size), fit_text(caption, font, CELL[0]), fill=INK, font=font, anchor="lm")
         picture = image
         if label is not None:
-            picture = blend(image, unpainted(label, background), colours)
+            picture = blend(image, unpainted(label, background, len(names)), colours)
             present.update(np.unique(label).tolist())
         scale = min(CELL[0] / picture.width, CELL[1] / picture.height)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

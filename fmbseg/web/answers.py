@@ -21,7 +21,7 @@ from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
 from fmbseg.export import FORMATS
 from fmbseg.export.source import Classes, LabelledImage, Source
 from fmbseg.export.writer import Options, export
-from fmbseg.inference.maps import best_map
+from fmbseg.inference.decision import confidence
 from fmbseg.inference.segmenter import Segmenter
 from fmbseg.inference.words import Words
 from fmbseg.machine.progress import silent_progress
@@ -110,11 +110,9 @@ class Answers:
     def _segmented(
         self, image: Image.Image, words: Vocabulary
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Label map [H, W], and the probability [H, W] of each pixel's best class."""
-        ((maps, decision),) = self._segmenter.segment([image], words)
-        scale = self._segmenter.inference.logit_scale
-        _, sure = best_map(maps.values, (image.height, image.width), scale)
-        return decision.labels, sure.cpu().numpy()
+        """Label map [H, W], and how probable each label [H, W] is."""
+        ((found, decision),) = self._segmenter.segment([image], words)
+        return decision.labels, confidence(found, decision, self._segmenter.inference)
 
     def _stage_1(self, image: Image.Image, words: Vocabulary) -> Answer:
         encoder = self._encoder

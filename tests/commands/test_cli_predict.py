@@ -81,7 +81,7 @@ def test_predict_does_all_pictures_it_can_and_names_the_others(
     out = workplace / "out" / "here"
     endings = (".json", ".label.png", ".overlay.png")
     names = {f"{name}{ending}" for name in ("a.b", "a.b-2", "b") for ending in endings}
-    names.add("fmbseg-results.sha256")
+    names |= {"fmbseg-results.sha256", "sheet.png"}
     assert {path.name for path in out.iterdir()} == names
 
     record = json.loads((out / "a.b-2.json").read_text())
@@ -166,8 +166,12 @@ def test_predict_with_a_benchmarks_names(workplace: Path, checkpoint: Path) -> N
         workplace,
     )
     assert done.returncode == 0, done.stderr
-    files = "NAME.overlay.png, NAME.label.png and NAME.json"
-    assert done.stdout == f"1 picture -> out: {files}\n"
+    files = "NAME.overlay.png, NAME.label.png and NAME.json; sheet.png shows some"
+    head, row, never, last = done.stdout.splitlines()
+    assert head.split() == ["class", "images", "area", "confidence"]
+    assert row.split()[:4] == ["background", "1", "100.0", "%"]
+    assert never.startswith("in no picture (20): aeroplane, bicycle")
+    assert last == f"1 picture -> out: {files}"
     asked, drawings = done.stderr.splitlines()
     assert asked.startswith("fmbseg: ")
     assert "asked with evaluate.background_threshold=1.0" in asked

@@ -150,7 +150,7 @@ def test_digest_is_of_the_content() -> None:
         (["dog", " "], "empty name"),
         (["dog", "cat", " Dog"], "'Dog' stands twice"),
         (["hot dog", "hot  dog"], "stands twice"),
-        ([f"class {index}" for index in range(256)], "at most 255"),
+        ([f"class {index}" for index in range(65536)], "at most 65535"),
     ],
 )
 def test_bad_names_are_refused(names: list[str], message: str) -> None:
@@ -159,7 +159,7 @@ def test_bad_names_are_refused(names: list[str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["dog; cat", "dog, cat", "dog|cat"])
+@pytest.mark.parametrize("word", ["dog; cat", "dog, cat"])
 def test_two_names_in_one_are_refused(word: str) -> None:
     with pytest.raises(VocabularyError, match="part class names with commas alone"):
         vocabulary_from_names(["sky", word])
@@ -248,7 +248,7 @@ def test_the_wrong_separator_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"line 2 holds ','"):
         vocabulary_from_text(file, separator="; ")
     with pytest.raises(VocabularyError, match=r"line 2 holds ','"):
-        vocabulary_from_text(file, separator=None)
+        load_vocabulary(file)
 
 
 def test_published_lists_are_variants_of_every_benchmark() -> None:

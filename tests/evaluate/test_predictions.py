@@ -12,6 +12,7 @@ from PIL import Image
 
 from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
+from fmbseg.data.vocabulary.grouping import load_grouping
 from fmbseg.errors import DataError
 from fmbseg.evaluate.predictions import score_predictions
 from fmbseg.machine.progress import silent_progress
@@ -198,3 +199,22 @@ def test_names_that_are_taken(predictions: Predictions) -> None:
             score(predictions, name)
     with pytest.raises(DataError, match="no folder"):
         score((predictions[0], predictions[1] / "none"))
+
+
+def test_groups_are_scored_beside_their_classes(predictions: Predictions, tmp_path: Path) -> None:
+    dataset, folder = predictions
+    names = dataset.vocabulary.names
+    (tmp_path / "groups.yaml").write_text(f"all: [{', '.join(names[:5])}]\n")
+    grouping = load_grouping(tmp_path / "groups.yaml", names)
+    plain = score(predictions)
+    found = score_predictions("theirs", folder, dataset, silent_progress(), grouping=grouping)
+    groups = found.pop("groups")
+    assert found == plain
+    hits = union = 0
+    for sample in dataset:
+        truth = np.asarray(sample.label)
+        pred = np.asarray(Image.open(folder / f"{sample.image_id}.png")).astype(int)
+        t, p = truth < 5, (pred < 5) & (truth != 255)
+        hits, union = hits + (t & p).sum(), union + (t | p).sum()
+    assert groups["per_class_iou"]["all"] == pytest.approx(100 * hits / union)
+    assert groups["per_class_iou"][names[16]] == plain["per_class_iou"][names[16]]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fmbseg import cli
 from fmbseg.config import Config, parse_config
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
-from fmbseg.export.source import NOTHING, Classes
+from fmbseg.export.source import NOTHING, Classes, Source
 from fmbseg.export.sources import open_source
 from fmbseg.store.paths import Paths
-from tests.export.labels import few
+from tests.export.labels import few, hard_source
 from tests.workspace import draw_picture
 
 
@@ -93,3 +95,28 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.json is no JSON"):
         open_source(tmp_path, Config())
+
+
+def test_classes_are_exported_in_groups(tmp_path: Path) -> None:
+    source, labels = hard_source(tmp_path / "own")
+    (tmp_path / "groups.yaml").write_text(
+        "living: [dog, potted plant]\nunlabelled: [sky]\nlawn: grass\n"
+    )
+    out = ["--out", str(tmp_path / "out"), "--groups", str(tmp_path / "groups.yaml")]
+    (tmp_path / "classes.txt").write_text("\n".join(source.classes.names))
+    place = ["--images", str(tmp_path / "own" / "images")]
+    place += ["--vocabulary", str(tmp_path / "classes.txt")]
+    assert cli._main(["export", "mmseg", str(tmp_path / "own" / "labels"), *place, *out]) == 0
+    table = np.array([0, 0, 255, 1, 255])  # the last: no label
+    for name, label in labels.items():
+        with Image.open(tmp_path / "out" / "annotations" / "train" / f"{name}.png") as image:
+            assert (np.asarray(image) == table[label]).all()
+    assert "'living', 'lawn'" in (tmp_path / "out" / "dataset.py").read_text()
+
+
+def test_masks_keep_their_scores_in_groups(tmp_path: Path) -> None:
+    grouping = Grouping(("b", "a"), (1, 0, None))
+    source = Source(Classes(("x", "y", "z"), background=0), (), grouping=grouping)
+    assert source.written == Classes(("b", "a"), background=1)
+    rows = [{"class_index": k, "vocabulary": None} for k in (0, 1, 2, None)]
+    assert [row["class_index"] for row in source.masks(rows)] == [1, 0, None, None]

@@ -107,7 +107,12 @@ def test_odd_sizes(segmenter: Segmenter) -> None:
         result = segmenter.predict(picture(width, height), classes=["dog", "cat"])
         assert result.label_map.shape == (height, width)
         assert result.scores.shape == (2, height, width)
-    assert segmenter.predict(picture(), classes=["dog"]).label_map.max() == 0
+
+
+def test_one_class_alone_is_set_against_a_rest(segmenter: Segmenter) -> None:
+    found = segmenter.predict(picture(), classes=["dog|puppy"])
+    assert found.classes == ("dog", "background")
+    assert np.unique(found.label_map).tolist() != [0]
 
 
 def test_synonyms_count_for_their_class(segmenter: Segmenter) -> None:
@@ -206,21 +211,33 @@ def test_a_library_call_leaves_the_process_as_it_is(
 
 
 @pytest.mark.parametrize("size", [(40, 30), (7, 50), (3, 2), (8, 10)])
-def test_pixels_are_decided_in_bands(
+def test_pixels_are_decided_in_bands_and_classes_in_parts(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(5, 8, 10, generator=generator) * 0.2
     scores = F.interpolate(values[None], size, mode="bilinear")[0]
     probability = (40 * scores).softmax(dim=0).amax(dim=0)
+    classes = torch.arange(5)
+    whole = maps.Maps(values, classes)
+
+    def some(wanted: torch.Tensor) -> maps.Maps:
+        return maps.Maps(values[wanted], wanted)
+
     for elements in (1, 5 * size[1] * 3, 1 << 24):
         monkeypatch.setattr(maps, "_BAND_ELEMENTS", elements)
-        best, cosine = maps.best_map(values, size)
-        assert torch.equal(best, scores.argmax(dim=0))
-        torch.testing.assert_close(cosine, scores.amax(dim=0))
-        best, sure = maps.best_map(values, size, logit_scale=40.0)
-        assert torch.equal(best, scores.argmax(dim=0))
-        torch.testing.assert_close(sure, probability)
+        for given in (whole, maps.ManyMaps(some, classes, at_once=2)):
+            found = maps.best_class(given, size)
+            assert found is not None and torch.equal(found.classes, scores.argmax(dim=0))
+            torch.testing.assert_close(found.cosine, scores.amax(dim=0))
+            found = maps.best_class(given, size, logit_scale=40.0)
+            assert found is not None and torch.equal(found.classes, scores.argmax(dim=0))
+            torch.testing.assert_close(found.probability(40.0), probability)
+            own = maps.probability_of(given, found.classes, size, 40.0)
+            torch.testing.assert_close(own, probability)
+            second = (found.classes + 1) % 5
+            expected = (40 * scores).softmax(dim=0).gather(0, second[None])[0]
+            torch.testing.assert_close(maps.probability_of(given, second, size, 40.0), expected)
 
 
 def test_the_projection_asked_is_that_of_the_words(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ background: none of these
 classes:
   - none of these
   - dog
-  - {name: grass, synonyms: [lawn, meadow]}
+  - {name: grass, synonyms: [lawn, meadow], threshold: 0.03}
   - {name: person, synonyms: [man]}
 """
 CASES = list(product(get_args(ProtocolName), (None, *get_args(BackgroundRule))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import cv2
@@ -20,7 +21,7 @@ from fmbseg.inference.decision import decide
 from fmbseg.inference.maps import Maps
 from fmbseg.inference.protocol import Sizes, protocol_of
 from fmbseg.inference.segmenter import load_segmenter
-from fmbseg.inference.sliding import fitted, scaled_image, scaled_size, window_logits
+from fmbseg.inference.sliding import Windows, fitted, scaled_image, scaled_size
 from fmbseg.models.clip import load_clip
 from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig
@@ -57,6 +58,16 @@ def reference_windows(length: int, window: int, stride: int) -> list[tuple[int, 
         end = min(step * stride + window, length)
         found.append((max(end - window, 0), end))
     return found
+
+
+def window_logits(
+    pixels: NDArray[np.uint8],
+    sizes: Sizes,
+    score: Callable[[NDArray[np.uint8]], torch.Tensor],
+    batch_size: int,
+) -> torch.Tensor:
+    windows = Windows(pixels, sizes, batch_size)
+    return windows.mean(lambda part: score(windows.crops(part)))
 
 
 def test_out_of_memory_gives_what_smaller_batches_give() -> None:
@@ -110,6 +121,9 @@ def test_averaged_logits_equal_a_plain_loop(shape: tuple[int, int], sizes: Sizes
     assert count.min() >= 1
     found = window_logits(pixels, sizes, toy_score, batch_size=3)
     np.testing.assert_allclose(found.numpy(), total / count, rtol=0, atol=1e-5)
+    windows = Windows(pixels, sizes, 3)
+    each = windows.each(toy_score)
+    assert torch.equal(windows.mean(lambda part: each[part]), found)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +271,21 @@ def test_windows_that_do_not_fit_a_patch_are_resized(
     assert fitted(crops, 13, 16) is crops
 
 
+CLASSES = (VocabularyClass("a"), VocabularyClass("b"))
+
+
+def test_what_is_below_its_classs_threshold_has_no_label_or_is_background() -> None:
+    values = torch.tensor([[[0.3, 0.5]], [[0.2, 0.6]]])
+    maps = Maps(values, torch.tensor([0, 1]))
+    section = InferenceSection(background_rule="words")
+    classes = (VocabularyClass("a", threshold=0.31), VocabularyClass("b", threshold=0.6))
+    for background, expected in ((None, [[255, 1]]), (1, [[1, 1]])):
+        words = Vocabulary("two", classes, background)
+        assert decide(maps, (1, 2), words, section).labels.tolist() == expected
+    plain = Vocabulary("two", CLASSES)
+    assert decide(maps, (1, 2), plain, section).labels.tolist() == [[0, 1]]
+
+
 def test_background_rules() -> None:
     """Two words of class 0 (the background), one of class 1, on four pixels."""
     values = torch.tensor([[[0.1, 0.5, 0.1, 0.1]], [[0.3, 0.0, 0.1, 0.1]], [[0.2, 0.3, 0.15, 0.4]]])
@@ -266,7 +295,8 @@ def test_background_rules() -> None:
         section = InferenceSection(
             background_rule=rule, logit_scale=10.0, background_threshold=0.6, background_score=0.18
         )
-        return decide(maps, (1, 4), background, section).labels.tolist()
+        words = Vocabulary("two", CLASSES, background)
+        return decide(maps, (1, 4), words, section).labels.tolist()
 
     assert labels("words") == [[0, 0, 1, 1]]
     # The background's words are not asked; it has the cosine 0.18 everywhere.

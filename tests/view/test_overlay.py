@@ -43,10 +43,12 @@ def test_a_callers_change_does_not_reach_the_palette() -> None:
     assert palette(3).any(axis=1).all()
 
 
-@pytest.mark.parametrize("n", [0, 256])
-def test_palette_refuses_what_a_label_map_cannot_hold(n: int) -> None:
-    with pytest.raises(DataError, match="1 to 255"):
-        palette(n)
+def test_colours_come_again_after_255_classes() -> None:
+    with pytest.raises(DataError, match="at least one colour, not 0"):
+        palette(0)
+    many = palette(600)
+    assert len(np.unique(many[:255], axis=0)) == 255
+    assert (many[255:510] == many[:255]).all() and (palette(3) == many[:3]).all()
 
 
 def test_area_shares_are_sorted_and_name_the_unlabelled() -> None:

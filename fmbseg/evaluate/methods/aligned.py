@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.evaluate.methods.predictor import computation
 from fmbseg.evaluate.refine.refiner import load_refiner, refined
-from fmbseg.inference.decision import Decision
+from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.models.weights import weights_digest
@@ -52,8 +53,19 @@ class Aligned:
         benchmark: str | None = None,
     ) -> list[Decision]:
         """See `Predictor`; whole images of one size share batches, windows those of one image."""
+        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
+
+    def segment(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> Iterator[Found]:
+        """See `Predictor`."""
+        section = self._segmenter.inference
         found = self._segmenter.segment(images, vocabulary, benchmark)
-        return refined(self._refiner, images, found, vocabulary.background)
+        for similarities, decision in refined(self._refiner, images, found, vocabulary):
+            yield Found(decision, partial(confidence, similarities, decision, section))
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.joined import ProxyClip
 from fmbseg.evaluate.regions import Regions, paint, vote
-from fmbseg.inference.decision import Decision
+from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.models.dense import Grid
 from fmbseg.models.last_block import LastBlock, scoped_attention
 from fmbseg.pseudo.encodings import MaskEncodings, pixels_digest
@@ -37,18 +38,19 @@ class CorrClip(ProxyClip):
         super().__init__(config.model_copy(update={"evaluate": section}), checkpoint, encodings)
         self._masks = MaskEncodings(config, encodings, self._device)
 
-    def decide(
+    def segment(
         self,
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
-    ) -> list[Decision]:
+    ) -> Iterator[Found]:
         """See `Predictor`."""
-        return [self._voted(image, vocabulary, benchmark) for image in images]
-
-    def _voted(self, image: Image.Image, vocabulary: Vocabulary, benchmark: str | None) -> Decision:
-        (decision,) = super().decide([image], vocabulary, benchmark)
-        return Decision(vote(decision.labels, self._regions))
+        for image in images:
+            found = self._dense.segment([image], vocabulary, self._words.of(vocabulary), benchmark)
+            ((similarities, decision),) = found
+            voted = Decision(vote(decision.labels, self._regions))
+            section = self._config.evaluate
+            yield Found(voted, partial(confidence, similarities, voted, section))
 
     def attention(self, image: Image.Image, block: LastBlock) -> tuple[Tensor, Grid]:
         """See `Joined`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fmbseg.config import Config, Dense
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
 from fmbseg.evaluate.refine.refiner import load_refiner, refined
-from fmbseg.inference.decision import Decision
+from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.sliding import Pixels, fitted
@@ -63,8 +64,19 @@ class MaskClip:
         benchmark: str | None = None,
     ) -> list[Decision]:
         """See `Predictor`; the windows of one image make batches already."""
+        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
+
+    def segment(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> Iterator[Found]:
+        """See `Predictor`."""
+        section = self._config.evaluate
         found = self._dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
-        return refined(self._refiner, images, found, vocabulary.background)
+        for similarities, decision in refined(self._refiner, images, found, vocabulary):
+            yield Found(decision, partial(confidence, similarities, decision, section))
 
     def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
         """See `PatchEmbedder`; features stitched over windows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods import find_method
-from fmbseg.inference.decision import Decision
+from fmbseg.inference.decision import Decision, Found
 
 
 class Predictor(Protocol):
@@ -36,6 +36,14 @@ class Predictor(Protocol):
             vocabulary: K classes.
             benchmark: its name, where the protocol has sizes of its own for it.
         """
+
+    def segment(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> Iterator[Found]:
+        """The same decisions in the order of the images, with how sure they are."""
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the labels depend on, for the result file: JSON values."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from fmbseg.config import Config
-from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.inference.decision import Decision, Labels
+from fmbseg.inference.decision import Decision, Found, Labels
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
+from fmbseg.pseudo.confidence import label_confidence
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
 
@@ -49,16 +50,31 @@ class PseudoLabels:
         benchmark: str | None = None,
     ) -> list[Decision]:
         """See `Predictor`; in stage 1 images never share a batch."""
-        return [Decision(self._label(image, vocabulary)) for image in images]
+        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
 
-    def _label(self, image: Image.Image, vocabulary: Vocabulary) -> Labels:
-        text = self._words.of(vocabulary)
-        encodings = self._encoder.encode(image)
-        found = label_image(encodings, self._encoder.sam.model, text, self._config)
-        label = found.label.astype(np.int64)
-        if vocabulary.background is not None:
-            label[label == UNLABELLED] = vocabulary.background
-        return label
+    def segment(
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+    ) -> Iterator[Found]:
+        """See `Predictor`."""
+        text, config = self._words.of(vocabulary), self._config
+        for image in images:
+            encodings = self._encoder.encode(image)
+            found = label_image(encodings, self._encoder.sam.model, text, config)
+            label: Labels = found.label.astype(np.int64)
+            if vocabulary.background is not None:
+                label[label == vocabulary.unlabelled] = vocabulary.background
+            sure = partial(
+                label_confidence,
+                found,
+                encodings.clip.dense,
+                text,
+                config.label,
+                config.evaluate.logit_scale,
+            )
+            yield Found(Decision(label), sure)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

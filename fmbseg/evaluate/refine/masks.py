@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.regions import paint, vote
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.maps import Maps
@@ -29,7 +30,7 @@ class MaskVote:
         self._encodings = MaskEncodings(config, encodings, choose_device(config.run))
 
     def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, background: int | None
+        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
     ) -> Decision:
         """See `Refiner`."""
         masks = self._encodings.masks_of(image, pixels_digest(image))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.inference.decision import Decision, decide
 from fmbseg.inference.maps import Maps, upsample
 
@@ -35,14 +36,14 @@ class PixelAdaptive:
         self._section = config.evaluate
 
     def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, background: int | None
+        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
     ) -> Decision:
         """See `Refiner`."""
         size = image.height, image.width
         colours = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
         values = upsample(maps.values, size)
         refined = pamr(colours.to(values.device), values)
-        return decide(Maps(refined, maps.classes), size, background, self._section)
+        return decide(Maps(refined, maps.classes), size, words, self._section)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.inference.decision import Decision, decide
 from fmbseg.inference.maps import Maps
 from fmbseg.machine.device import choose_device
@@ -38,7 +39,7 @@ class Propagation:
         self._encoder = load_backbone(config.features.encoder, device.device, device.dtype)
 
     def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, background: int | None
+        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
     ) -> Decision:
         """See `Refiner`; similarities are brought to the encoder's grid first."""
         features = image_features(image, self._section.short_side, self._encoder)
@@ -46,7 +47,7 @@ class Propagation:
         values = F.interpolate(maps.values[None], grid, mode="bilinear", antialias=True)[0]
         spread = propagate(features.flatten(0, 1), values.flatten(1).T).T
         refined = Maps(spread.reshape(-1, *grid), maps.classes)
-        return decide(refined, (image.height, image.width), background, self._section)
+        return decide(refined, (image.height, image.width), words, self._section)
 
 
 @torch.no_grad()

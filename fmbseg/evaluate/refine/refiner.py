@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import torch
 from PIL import Image
 
 from fmbseg.config import Config
+from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.inference.decision import Decision
-from fmbseg.inference.maps import Maps
+from fmbseg.inference.maps import Maps, Similarities
 
 
 class Refiner(Protocol):
@@ -23,7 +26,7 @@ class Refiner(Protocol):
         """Names of the models it needs, besides those of the method."""
 
     def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, background: int | None
+        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
     ) -> Decision:
         """The decision in the place of the method's own.
 
@@ -31,7 +34,7 @@ class Refiner(Protocol):
             image: RGB, H x W pixels.
             maps: the similarities it was decided from, on any grid.
             decision: the method's own.
-            background: index of the background class; None: there is none.
+            words: the vocabulary.
         """
 
 
@@ -44,7 +47,7 @@ class Unrefined:
         pass
 
     def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, background: int | None
+        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
     ) -> Decision:
         """See `Refiner`."""
         return decision
@@ -53,14 +56,17 @@ class Unrefined:
 def refined(
     refiner: Refiner,
     images: Sequence[Image.Image],
-    found: Iterable[tuple[Maps, Decision]],
-    background: int | None,
-) -> list[Decision]:
+    found: Iterable[tuple[Similarities, Decision]],
+    words: Vocabulary,
+) -> Iterator[tuple[Similarities, Decision]]:
     """What a method found in images, each refined as it comes."""
-    return [
-        refiner.refine(image, maps, decision, background)
-        for image, (maps, decision) in zip(images, found, strict=True)
-    ]
+    for image, (similarities, decision) in zip(images, found, strict=True):
+        if isinstance(refiner, Unrefined):
+            yield similarities, decision
+            continue
+        present = torch.from_numpy(np.unique(decision.best[decision.best < len(words)]))
+        maps = similarities.of(present)
+        yield maps, refiner.refine(image, maps, decision, words)
 
 
 def load_refiner(config: Config, encodings: Path | None = None) -> Refiner:

@@ -8,10 +8,6 @@ from typing import Any
 
 FOLDER = Path(__file__).parent
 BPE_FILE = FOLDER / "bpe.txt.gz"
-DRAWINGS_ONLY = (
-    "the tiny models know drawings of emoji glyphs only, and label photos at random: for photos "
-    "take others (`fmbseg preset base`)"
-)
 
 
 def is_tiny(model: str) -> bool:

@@ -1,0 +1,1 @@
+"""Any pictures segmented by any method, and what is written of each."""

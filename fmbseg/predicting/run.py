@@ -1,0 +1,94 @@
+"""Pictures, one after the other: read, segmented, written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fmbseg.data.formats import PREDICTED
+from fmbseg.data.images import read_image
+from fmbseg.data.labels import as_label
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import DataError, StoreError, may_pass
+from fmbseg.evaluate.methods.predictor import Predictor
+from fmbseg.labelling.summary import ClassSummary, Summary, sheet
+from fmbseg.machine.progress import Progress
+from fmbseg.predicting.results import Answer, Results
+from fmbseg.view.overlay import png
+
+SHEET = "sheet.png"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the pictures of a call.
+
+    Attributes:
+        done: those that were written, by the name of their results.
+        failures: why others were not.
+        summary: a row a class, with the mean confidence of its pixels.
+        pixels: [K] of each class.
+    """
+
+    done: Mapping[str, Path]
+    failures: tuple[str, ...]
+    summary: tuple[ClassSummary, ...]
+    pixels: npt.NDArray[np.int64]
+
+
+def predict_pictures(
+    jobs: Mapping[str, Path],
+    predictor: Predictor,
+    words: Vocabulary,
+    results: Results,
+    progress: Progress,
+    *,
+    strict: bool = False,
+) -> Report:
+    """Segment pictures and write the results of each, and a sheet of some.
+
+    Args:
+        jobs: pictures by the name of their results.
+        predictor: the method.
+        words: the classes.
+        results: where they go.
+        progress: advanced by pictures.
+        strict: the first picture that cannot be read or written ends the call.
+
+    Raises:
+        DataError, StoreError, OSError: with `strict`; OSError too where no try would help.
+    """
+    counted = Summary(words.names)
+    done: dict[str, Path] = {}
+    failures: list[str] = []
+    with progress.task("predict", len(jobs)) as task:
+        for name, path in jobs.items():
+            try:
+                answer = _answer(path, predictor, words)
+                results.write(name, path, answer)
+                counted.add(answer.label, answer.means(len(words)))
+                done[name] = path
+            except (DataError, StoreError) as error:
+                if strict:
+                    raise
+                failures.append(str(error))
+            except OSError as error:
+                if strict or not may_pass(error):
+                    raise
+                failures.append(f"{path}: {error.strerror or error}, run it again")
+            task.advance()
+    if done:
+        folder = results.ledger.folder
+        shown = [(name, path, folder / f"{name}{PREDICTED}") for name, path in done.items()]
+        results.ledger.write(SHEET, png(sheet(shown, words)))
+    return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
+
+
+def _answer(path: Path, predictor: Predictor, words: Vocabulary) -> Answer:
+    image = read_image(path)
+    (found,) = predictor.segment([image], words)
+    return Answer(image, as_label(found.decision.labels, len(words)), found.confidence())

@@ -1,0 +1,187 @@
+"""`fmbseg predict` by every method, and all that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from fmbseg import cli
+from fmbseg.commands.asking import ask_as_trained
+from fmbseg.commands.options import lenient_config, preset_config
+from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
+from fmbseg.evaluate.methods import METHODS
+from fmbseg.evaluate.methods.predictor import load_predictor
+from fmbseg.store.paths import Paths
+from tests.workspace import draw_picture
+
+SMALL = ["--set", "clip.short_side=64", "--set", "evaluate.short_side=64"]
+HEADLESS = [name for name, method in METHODS.items() if method.head is None]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two pictures, outside of any project."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(2):
+        draw_picture(seed, (64, 48)).save(folder / f"{seed}.png")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def predict(*more: str, classes: str = "dog|puppy, grass, sky", out: str = "out") -> int:
+    return cli._main(["predict", "photos", "--classes", classes, "--out", out, *SMALL, *more])
+
+
+def values(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("method", HEADLESS)
+def test_a_method_without_a_head_gives_the_labels_that_are_scored(
+    method: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--method", method, "--preset", "tiny", "--set", "run.threads=1") == 0
+    config = preset_config("tiny", Path("none"), SMALL[1::2])
+    words = vocabulary_from_names(["dog|puppy", "grass", "sky"])
+    predictor = load_predictor(method, config)
+    for path in sorted(photos.iterdir()):
+        with Image.open(path) as image:
+            (decision,) = predictor.decide([image.convert("RGB")], words)
+        assert (values(Path("out") / f"{path.stem}.label.png") == decision.labels).all()
+
+
+def test_photos_are_said_to_be_nothing_for_the_tiny_models(
+    photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same line by predict and by label."""
+    assert predict("--method", "maskclip") == 0
+    said = [line for line in caplog.messages if "drawings" in line]
+    caplog.clear()
+    assert cli._main(["label", "photos", "--classes", "dog, grass", "--out", "labels", *SMALL]) == 0
+    assert said == [line for line in caplog.messages if "drawings" in line]
+    (line,) = said
+    assert "`fmbseg models pull clip-vit-b-16 sam-vit-b` and take --preset base" in line
+
+
+def test_scores_and_areas(photos: Path) -> None:
+    assert predict("--method", "maskclip", "--scores", "png") == 0
+    assert predict("--method", "maskclip", "--scores", "npz", out="again") == 0
+    for name in ("0", "1"):
+        label = values(Path("out") / f"{name}.label.png")
+        deep = values(Path("out") / f"{name}.scores.png")
+        with np.load(Path("again") / f"{name}.scores.npz") as archive:
+            confidence = archive["confidence"]
+        assert confidence.dtype == np.float32 and confidence.shape == label.shape
+        assert (confidence >= 1 / 3 - 1e-6).all() and (confidence <= 1).all()
+        assert deep.dtype == np.uint16
+        np.testing.assert_allclose(deep / 65535, confidence, atol=1e-5)
+        record = json.loads((Path("out") / f"{name}.json").read_text())
+        assert {entry["index"] for entry in record["areas"]} == set(np.unique(label).tolist())
+        for entry in record["areas"]:
+            inside = label == entry["index"]
+            assert entry["pixels"] == inside.sum()
+            assert entry["confidence"] == pytest.approx(confidence[inside].mean(), abs=1e-5)
+
+
+def test_outlines_are_those_of_the_label_map(photos: Path) -> None:
+    import cv2
+
+    assert predict("--method", "maskclip", "--contours") == 0
+    label = values(Path("out/0.label.png"))
+    drawn = np.full_like(label, 255)
+    found = json.loads(Path("out/0.contours.json").read_text())
+    for entry in found:
+        outline = np.array(entry["polygon"], dtype=np.int32)
+        region = np.zeros_like(label)
+        cv2.fillPoly(region, [outline], 1)
+        assert region.sum() == entry["pixels"]
+        drawn[region > 0] = entry["index"]
+    assert (drawn == label).all()
+
+
+def test_coco_of_a_call_is_replaced_unless_somebody_changed_it(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--method", "maskclip", "--coco", "--export", "label-studio"]
+    for _ in range(2):
+        assert predict(*command) == 0
+    coco = COCO("out/coco/annotations/instances.json")
+    for number, image in coco.imgs.items():
+        label = values(Path("out") / f"{Path(image['file_name']).stem}.label.png")
+        found = np.full_like(label, 255)
+        for each in coco.loadAnns(coco.getAnnIds(imgIds=number)):
+            found[rle.decode(each["segmentation"]) > 0] = each["category_id"] - 1
+        assert (found == label).all()
+    tasks = json.loads(Path("out/label-studio/tasks.json").read_text())
+    assert len(tasks) == 2
+    mine = Path("out/coco/annotations/instances.json")
+    mine.write_text("{}")
+    capsys.readouterr()
+    assert predict(*command) == 2
+    assert "instances.json has changed) and stays as it is" in capsys.readouterr().err
+    assert mine.read_text() == "{}"
+    # Its pictures are no input of a later call.
+    again = ["predict", ".", "--classes", "a, b", "--method", "maskclip", "--out", "new", *SMALL]
+    assert cli._main(again) == 0
+    found = {path.name for path in Path("new").glob("*.label.png")}
+    assert found == {"photos__0.label.png", "photos__1.label.png"}
+
+
+def test_what_cannot_be_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, said in (
+        ((), "no trained head in data/align"),
+        (("--method", "maskclip", "--checkpoint", "x"), "--method maskclip has no trained head"),
+        (("--method", "nothing"), "'nothing' is not one of fmbseg, maskclip"),
+        (("--method", "maskclip", "--scores", "jpg"), "'jpg' is not one of png, npz"),
+        (("--method", "maskclip", "--export", "coco, gif"), "no format 'gif': use one of coco"),
+        (("--preset", "base", "--checkpoint", "x"), "a trained head brings its own models"),
+    ):
+        assert predict(*more) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    assert not Path("out").exists()
+
+
+def test_one_class_is_not_painted_everywhere(photos: Path) -> None:
+    assert predict("--method", "maskclip", classes="dog") == 0
+    record = json.loads(Path("out/0.json").read_text())
+    assert record["classes"] == ["dog", "background"] and record["background"] == 1
+    found = {entry["class"]: entry["share"] for entry in record["areas"]}
+    assert found["background"] > 0.1
+
+
+def test_groups_are_their_classes_labels_together(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "groups.yaml").write_text("animal: [dog, cat]\nnature: grass\n")
+    rule = ["--method", "maskclip", "--set", "evaluate.protocol=sclip"]
+    names = "dog, sky, cat, grass"
+    assert predict(*rule, classes=names, out="fine") == 0
+    assert predict(*rule, "--groups", "groups.yaml", classes=names, out="coarse") == 0
+    record = json.loads(Path("coarse/0.json").read_text())
+    assert record["classes"] == ["animal", "sky", "nature"]
+    for name in ("0", "1"):
+        fine = values(Path("fine") / f"{name}.label.png")
+        coarse = values(Path("coarse") / f"{name}.label.png")
+        assert (np.array([0, 1, 0, 2])[fine] == coarse).all()
+
+
+def test_a_head_is_refined_as_its_scores_are(
+    workspace: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.root)
+    picture = draw_picture(1, (96, 64))
+    picture.save("one.png")
+    sets = ["evaluate.refine=propagate", "run.threads=1"]
+    command = ["predict", "one.png", "--vocabulary", "coco_stuff", "--out", "out"]
+    assert cli._main([*command, "--set", sets[0], "--set", sets[1]]) == 0
+    config = ask_as_trained(lenient_config(Path("params.yaml"), sets), workspace.align, sets)
+    predictor = load_predictor("fmbseg", config, workspace.align)
+    (decision,) = predictor.decide([picture], load_vocabulary("coco_stuff"))
+    assert (values(Path("out/one.label.png")) == decision.labels).all()
