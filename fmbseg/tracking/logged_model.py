@@ -111,7 +111,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")
     example = pd.DataFrame({"image": [stream.getvalue()]})
-    answer = pd.DataFrame({"label_png": [""], "classes": [""]})
+    answer = pd.DataFrame({"label_png": [""], "classes": [""], "scores": [""]})
     mlflow.pyfunc.save_model(
         folder,
         python_model=str(_CODE),

@@ -79,6 +79,13 @@ def test_mlflow_gives_back_the_segmenter(
     wanted = load_segmenter(checkpoint).predict(image, classes=["dog", "sky", "grass"])
     assert np.array_equal(label, wanted.label_map)
     assert len(set(label.ravel())) > 1
+    scores = json.loads(found["scores"][0])
+    assert sum(each["share"] for each in scores) == pytest.approx(1, abs=1e-5)
+    for index, each in enumerate(scores):
+        own = wanted.scores[index][label == index]
+        assert each["share"] == pytest.approx(len(own) / label.size, abs=1e-6)
+        mean = each["similarity"]
+        assert mean == pytest.approx(own.mean(), abs=1e-4) if len(own) else mean is None
     # Without class names: those of the training.
     assert "potted plant" in loaded.predict(table)["classes"][0]
 
