@@ -1,7 +1,7 @@
 """The command line `fmbseg`: thin, quick to start, one line for a user's mistake.
 
-Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 130 interrupted. Anything else
-is a bug of this package and shows its traceback.
+Exit codes: 0 done, 1 `fmbseg monitor` has found drift, 2 a mistake of the user (one line on
+stderr), 130 interrupted. Anything else is a bug of this package and shows its traceback.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fmbseg.commands import (
     export_model,
     label,
     models,
+    monitor,
     predict,
     preset,
     report,
@@ -50,6 +51,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("label")(label.label)
 app.command("export")(export.export)
 app.command("export-model")(export_model.export_model)
+app.command("monitor")(monitor.monitor)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

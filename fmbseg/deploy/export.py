@@ -86,6 +86,7 @@ def export_model(
         if int8:
             content = quantised(content)
             answers = agreement(content, graph, patch, dim)
+    out.parent.mkdir(parents=True, exist_ok=True)
     ledger, beside = Ledger(out.parent), f"{out.stem}{WORDS}"
     ledger.write(beside, words)
     ledger.write(out.name, content)
