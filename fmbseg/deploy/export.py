@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,18 @@ class Exported:
 
 
 def require_format(out: Path, int8: bool) -> None:
-    """Refuse an ending that no graph has, and int8 where there is none; raises ConfigError."""
+    """Refuse, before long work, what cannot be written.
+
+    Raises:
+        ConfigError: another ending, or int8 for what has none.
+        ModuleNotFoundError: what writes ONNX is not installed.
+    """
     if out.suffix not in (ONNX, TORCH):
         raise ConfigError(f"{out} ends neither in {ONNX} nor in {TORCH}: name the file so")
     if int8 and out.suffix != ONNX:
         raise ConfigError(f"--int8 is for {ONNX}: name the file so")
+    if out.suffix == ONNX:
+        import_module("fmbseg.deploy.onnx_file")
 
 
 def export_model(

@@ -68,10 +68,13 @@ def test_onnxruntime_answers_as_torch_at_any_size(encoder: Callable[[], Backbone
     with torch.no_grad():
         for parameter in graph.head.parameters():
             parameter.mul_(3)  # cosines that differ from patch to patch
-    program = traced(graph, backbone.patch_size, DIM)
-    found = agreement(onnx_file(program, {}), graph, backbone.patch_size, DIM)
+    content = onnx_file(traced(graph, backbone.patch_size, DIM), {})
+    found = agreement(content, graph, backbone.patch_size, DIM)
     assert found.difference < TOLERANCE / 10
     assert found.same > 0.99
+    small = quantised(content)
+    assert len(small) < len(content)
+    assert agreement(small, graph, backbone.patch_size, DIM).same > 0.8
 
 
 def test_the_size_is_that_of_each_call_and_not_of_the_tracing() -> None:
