@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from flows.ablation import STUDIES
+from flows.monitor import RELABEL
 from fmbseg.pipeline.run import leading_to
 from fmbseg.pipeline.table import ROWS
+from fmbseg.store.paths import Paths
 
 _MADE = "# Made by `make generated` from flows/deployments.py and the stage table: change those.\n"
 _ABOUT = {
@@ -65,6 +67,9 @@ def _deployments(pool: str) -> list[dict[str, Any]]:
         about = f"Ablation: {study.about} ({', '.join(study.variants)})."
         flow = "ablation.py:ablation"
         made.append(_deployment(pool, name, about, flow, ["ablation"], {"study": name}))
+    about = f"Drift of predictions from the training set; where there is any, starts {RELABEL}."
+    parameters = {"reference": Paths().label.as_posix(), "current": "predictions"}
+    made.append(_deployment(pool, "drift", about, "monitor.py:monitor", ["monitor"], parameters))
     return made
 
 

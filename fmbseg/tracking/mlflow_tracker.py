@@ -31,6 +31,7 @@ from fmbseg.stage.tracker import OnMetrics, Overlay, Tracker
 from fmbseg.store.digest import file_digest, json_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import published_key
+from fmbseg.tracking.champion import Rule, by_agreement, by_truth, promote
 from fmbseg.tracking.live_curve import (
     LiveCurve,
     add_metrics,
@@ -39,7 +40,7 @@ from fmbseg.tracking.live_curve import (
     logged_points,
     never_fails,
 )
-from fmbseg.tracking.logged_model import log_checkpoint, promote
+from fmbseg.tracking.logged_model import log_checkpoint
 from fmbseg.tracking.mlflow_runs import (
     CHECKPOINT,
     OWN,
@@ -111,7 +112,25 @@ class MlflowTracker(Tracker):
             self._add_training(run_id, method, checkpoint, sha256)
             client, _ = self._runs.open()
             client.set_terminated(run_id, "FINISHED")
+            if method == "fmbseg" and not self._is_scored(config):
+                with never_fails("the agreement of the head with itself"):
+                    self._add_agreement(run_id, config, checkpoint)
             client.set_tag(run_id, f"{_LOGGED}training", sha256)
+
+    def _is_scored(self, config: Config) -> bool:
+        """Whether there is truth by which this run's head can become the champion."""
+        return self._section.champion_benchmark in config.evaluate.benchmarks
+
+    def _add_agreement(self, run_id: str, config: Config, checkpoint: Path) -> None:
+        """Without truth a head is known by how far it agrees with itself."""
+        from fmbseg.tracking.self_agreement import measured
+
+        data, client = config.data.name, self._runs.open()[0]
+        rule = by_agreement(data)
+        value, images = measured(config, checkpoint, self._root)
+        add_metrics(client, client.get_run(run_id), {rule.metric: value})
+        client.set_tag(run_id, rule.images, images)
+        self._add_model(run_id, checkpoint, rule)
 
     def evaluation(
         self,
@@ -161,7 +180,8 @@ class MlflowTracker(Tracker):
             picture = partial(self._add_picture, run_id, benchmark, overlay)
             parts[f"the picture of {benchmark}"] = picture
         if method == "fmbseg" and trained is not None:
-            parts["the model of this run"] = partial(self._add_model, run_id, trained)
+            rule = by_truth(self._section.champion_benchmark)
+            parts["the model of this run"] = partial(self._add_model, run_id, trained, rule)
             parts["what the stages took"] = partial(self._add_stages, run_id, config, paths)
         if method in ("fmbseg", "pseudo"):
             parts["the score of the pseudo labels"] = partial(self._add_label_scores, config, paths)
@@ -229,11 +249,10 @@ class MlflowTracker(Tracker):
         context_tag = InputTag("mlflow.data.context", context)
         client.log_inputs(run_id, [DatasetInput(data, [context_tag])])
 
-    def _add_model(self, run_id: str, checkpoint: Path) -> None:
+    def _add_model(self, run_id: str, checkpoint: Path, rule: Rule) -> None:
         client, experiment = self._runs.open()
         model_id = log_checkpoint(client, experiment, run_id, checkpoint)
-        section = self._section
-        promote(client, section.model, run_id, model_id, section.champion_benchmark)
+        promote(client, self._section.model, run_id, model_id, rule)
 
     def report(self, config: Config, paths: Paths, files: Sequence[Path]) -> None:
         """See `Tracker.report`."""
