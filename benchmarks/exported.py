@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from fmbseg.deploy.export import export_model
 from fmbseg.deploy.graph import SegmenterGraph
 from fmbseg.deploy.onnx_file import open_session, similarity
 from fmbseg.evaluate.benchmark import count_pixels
-from fmbseg.inference.decision import Decision, decide
+from fmbseg.inference.decision import Decision, Found, confidence, decide
 from fmbseg.inference.maps import Maps
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.models.backbone import resize_for_encoder
@@ -62,10 +63,17 @@ class Graph:
         self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
     ) -> list[Decision]:
         """See `Predictor`."""
-        text = self._segmenter.text(vocabulary)
-        return [self._decide(image, vocabulary, text) for image in images]
+        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
 
-    def _decide(self, image: Image.Image, words: Vocabulary, text: TextEmbeddings) -> Decision:
+    def segment(
+        self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
+    ) -> Iterator[Found]:
+        """See `Predictor`."""
+        text = self._segmenter.text(vocabulary)
+        for image in images:
+            yield self._found(image, vocabulary, text)
+
+    def _found(self, image: Image.Image, words: Vocabulary, text: TextEmbeddings) -> Found:
         pixels = resized(image, self._segmenter)
         found = torch.from_numpy(self._ask(pixels, text.queries.numpy())[0])
         index = text.query_class[:, None, None].expand(found.shape)
@@ -74,7 +82,9 @@ class Graph:
         )
         maps = Maps(best, torch.arange(len(text)))
         size = image.height, image.width
-        return decide(maps, size, words.background, self._segmenter.inference)
+        section = self._segmenter.inference
+        decision = decide(maps, size, words, section)
+        return Found(decision, partial(confidence, maps, decision, section))
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`; no result file is written."""

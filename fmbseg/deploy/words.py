@@ -49,6 +49,11 @@ def asking(segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, int | floa
             f"the head is asked by protocol {protocol.name}, whose windows no exported model has: "
             "--set evaluate.protocol=fmbseg"
         )
+    if vocabulary.thresholds is not None:
+        raise ConfigError(
+            f"vocabulary {vocabulary.name!r} has thresholds of single classes, which an exported "
+            "model does not know: leave them out"
+        )
     background, rule = vocabulary.background, protocol.background_rule
     if background is not None and rule == "constant":
         raise ConfigError(

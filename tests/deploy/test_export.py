@@ -236,6 +236,14 @@ def test_what_a_graph_cannot_do_is_refused(
     assert not [*tmp_path.iterdir()]
 
 
+def test_thresholds_of_single_classes_are_refused(head: Path, tmp_path: Path) -> None:
+    words = vocabulary_from_names(["dog>0.3", "cat"])
+    assert words.thresholds is not None
+    with pytest.raises(ConfigError, match="thresholds of single classes"):
+        export_model(load_segmenter(head), words, tmp_path / "segmenter.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
