@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
@@ -21,7 +22,6 @@ from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
 from fmbseg.config import BackgroundRule, Config, InferenceSection, ProtocolName
 from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
-from fmbseg.errors import DataError
 from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
@@ -212,8 +212,8 @@ def test_the_mlflow_model_refuses_pictures_of_more_than_8_bits(
 ) -> None:
     deep = np.linspace(0, 65535, 32 * 48).reshape(32, 48).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match="the image of row 0 has more than 8 bits a channel"):
+    with pytest.raises(MlflowException, match="the image of row 0 has more than 8 bits a channel"):
         from_mlflow(workspace.align, tmp_path / "deep.png")
     (tmp_path / "deep.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="the image of row 0 is broken"):
+    with pytest.raises(MlflowException, match="the image of row 0 is broken"):
         from_mlflow(workspace.align, tmp_path / "deep.png")

@@ -174,7 +174,8 @@ def test_what_people_have_corrected_is_never_called_annotation_free(made: Paths)
     supervision = asdict(Supervision(STAGE_1, corrected_images=2, corrected_pixels=100))
     write_result(read_result(path) | {SUPERVISION: supervision}, path)
     found = collect(made, (), [])
-    assert "nnotation-free" not in page(found) + card(found)
+    assert "Annotation-free" not in page(found) and "no annotation was read" not in card(found)
+    assert "annotation-free" not in card(found).split("---")[1]
     assert "2 pictures corrected by people" in page(found)
 
 

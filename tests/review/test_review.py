@@ -39,7 +39,7 @@ def test_masks_painted_anew_are_the_label_map(labelled: Paths, make_config: Make
     for name in names:
         label = label_of(labelled.label / "labels", name)
         found = painting(rows[name], make_config().label, (label.shape[0], label.shape[1]))
-        assert (found.label == np.where(label == 255, -1, label)).all()
+        assert (found.label == np.where(label == 255, -1, label.astype(np.int64))).all()
         visible = found.visible()
         assert visible and sum(where.sum() for where in visible.values()) == (label != 255).sum()
         for index, where in visible.items():
@@ -262,10 +262,10 @@ def test_the_first_tenth_holds_three_times_as_many_wrong_masks_as_a_random_one(
 def test_a_labelled_folder_can_be_reviewed(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--classes", "dog, <b>sky</b>, grass")
+    words = ("--classes", "<b dog, <b sky & sea, <b grass")
     assert call("label", "coco/images/val2017", *words, "--out", "labels") == 0
     assert open_source(Path("labels"), Config()).vocabulary is not None
     assert call("review", "labels", "--out", "look") == 0
     page = Path("look/review.html").read_text(encoding="utf-8")
-    assert "<b>sky" not in page
-    assert "&lt;b&gt;sky&lt;/b&gt;" in page
+    assert "<b " not in page
+    assert "&lt;b " in page
