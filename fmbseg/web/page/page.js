@@ -199,7 +199,8 @@ async function begin() {
       link.href = URL.createObjectURL(await (await post("coco")).blob());
       link.download = "labels.json";
       link.click();
-      URL.revokeObjectURL(link.href);
+      // The browser reads it after the click, when it comes to it.
+      setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     } catch (error) { say(error.message, true); }
   });
   const start = await (await fetch("start")).json();
