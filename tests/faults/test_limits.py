@@ -25,6 +25,7 @@ from fmbseg.store.atomic import (
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import MANIFEST, published_key
 from fmbseg.tracking.performance import Performance, remember
+from tests.store.test_atomic import HALF
 from tests.workspace import MakeConfig, run
 
 MODES = """
@@ -37,16 +38,6 @@ write_atomically(root / "file", b"x")
 with temporary_directory(root, "folder") as made:
     (made / "inside").write_text("x")
     replace_directory(made, root / "folder")
-"""
-HALF = """
-import os, sys, time
-from pathlib import Path
-from fmbseg.store import atomic
-def stay(descriptor):
-    print("half", flush=True)
-    time.sleep(600)
-os.fsync = stay
-atomic.write_atomically(Path(sys.argv[1]), b"never whole")
 """
 
 
