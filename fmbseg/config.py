@@ -231,6 +231,9 @@ class InferenceSection(Section):
 
     protocol: ProtocolName = "fmbseg"
     short_side: int = Field(128, ge=8, le=_PIXELS, description="of the protocol fmbseg")
+    shifts: int = Field(
+        1, ge=1, le=8, description="n: the picture moved n x n times by parts of a patch"
+    )
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0, le=1e4)

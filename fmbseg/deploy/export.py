@@ -116,5 +116,6 @@ def _graph(
         "projection": info.vocabularies[projection].name,
         "patch": str(backbone.patch_size),
     }
-    graph = SegmenterGraph(backbone, checkpoint.head, projection)
+    shifts = segmenter.inference.shifts
+    graph = SegmenterGraph(backbone, checkpoint.head, projection, shifts)
     return graph, backbone.patch_size, checkpoint.head.config.out_dim, facts

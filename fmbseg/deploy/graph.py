@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from fmbseg.align.heads import AlignmentHead
 from fmbseg.errors import ConfigError, one_line
+from fmbseg.inference.shifts import shifted
 from fmbseg.models.backbone import Backbone, normalised
 from fmbseg.models.timm_features import patch_features
 
@@ -27,12 +28,15 @@ class SegmenterGraph(nn.Module):
         backbone: on the CPU, in float32.
         head: trained on its features.
         projection: which of the head's.
+        shifts: see `shifted`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, head: AlignmentHead, projection: int) -> None:
+    def __init__(
+        self, backbone: Backbone, head: AlignmentHead, projection: int, shifts: int = 1
+    ) -> None:
         super().__init__()
         self.encoder = backbone.module
         self.head = head
@@ -40,6 +44,7 @@ class SegmenterGraph(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std))
         self._layers = backbone.layers
         self._projection = projection
+        self._patch, self._shifts = backbone.patch_size, shifts
         self.eval()
 
     def forward(self, pixels: Tensor, text: Tensor) -> Tensor:
@@ -50,11 +55,15 @@ class SegmenterGraph(nn.Module):
             text: [Q, D] float32 unit vectors.
 
         Returns:
-            [N, Q, H / patch, W / patch] float32.
+            [N, Q, shifts * H / patch, shifts * W / patch] float32.
         """
+        patches = shifted(self._patches, pixels, self._patch, self._shifts)
+        return (patches @ text.T).permute(0, 3, 1, 2)
+
+    def _patches(self, pixels: Tensor) -> Tensor:
         maps = patch_features(self.encoder, normalised(pixels, self.mean, self.std), self._layers)
         patches: Tensor = self.head(maps.permute(0, 2, 3, 1), self._projection)
-        return (patches @ text.T).permute(0, 3, 1, 2)
+        return patches
 
 
 def traced(graph: SegmenterGraph, patch: int, dim: int) -> ExportedProgram:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from fmbseg.align.heads import AlignmentHead
+from fmbseg.inference.shifts import shifted
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.machine.device import DeviceChoice, batches_with_backoff
 from fmbseg.models.backbone import Backbone, resize_for_encoder
@@ -23,6 +24,7 @@ class AlignedEncoder:
         head: trained on its features; moved to the device.
         projection: which of the head's.
         short_side: of whole images, pixels.
+        shifts: how many times as fine as the encoder's the grid is, see `shifted`.
         batch_size: whole images embedded at once.
         device: where it computes.
     """
@@ -33,6 +35,7 @@ class AlignedEncoder:
         head: AlignmentHead,
         projection: int,
         short_side: int,
+        shifts: int,
         batch_size: int,
         device: DeviceChoice,
     ) -> None:
@@ -40,6 +43,7 @@ class AlignedEncoder:
         self._head = head.to(device.device)
         self._projection = projection
         self._short_side = short_side
+        self._shifts = shifts
         self._batch_size = batch_size
         self._device = device
 
@@ -71,8 +75,12 @@ class AlignedEncoder:
             pixels: [N, H, W, 3] uint8 RGB, H and W multiples of the encoder's patch.
 
         Returns:
-            [N, h, w, D] float32 unit vectors on the device.
+            [N, h, w, D] float32 unit vectors on the device; `shifts` of them a patch's side.
         """
+        patch = self._backbone.patch_size
+        return shifted(self._aligned, torch.from_numpy(pixels), patch, self._shifts)
+
+    def _aligned(self, pixels: Tensor) -> Tensor:
         # As in training: float16 is for the encoder only.
         mixed = self._device.dtype == torch.bfloat16
         features = self._backbone.features(pixels)

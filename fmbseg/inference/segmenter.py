@@ -166,6 +166,7 @@ class Segmenter:
             self.checkpoint.head,
             self.projection(vocabulary),
             self.inference.short_side,
+            self.inference.shifts,
             self._batch_size,
             self.device,
         )

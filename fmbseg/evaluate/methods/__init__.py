@@ -52,9 +52,11 @@ class Method:
 
 _REFINED = Depends(("evaluate.refine",))
 _ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",)) + _REFINED
-_DENSE = CLIP + INFERENCE + Depends(sources=("pseudo",)) + _REFINED
+# Pictures are moved for the encoder alone.
+_ASKED = tuple(name for name in INFERENCE.params if name != "evaluate.shifts")
+_DENSE = CLIP + Depends(_ASKED, ("pseudo",)) + _REFINED
 # What gives the whole image to CLIP's last block has no use for a protocol's windows.
-_WHOLE = tuple(name for name in INFERENCE.params if name != "evaluate.protocol")
+_WHOLE = tuple(name for name in _ASKED if name != "evaluate.protocol")
 _JOINED = CLIP + Depends(_WHOLE, ("pseudo",))
 _ENCODER = Depends(("features.encoder",), (), ("timm",))
 _TABLE = (

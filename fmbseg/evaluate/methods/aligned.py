@@ -75,6 +75,7 @@ class Aligned:
             "encoder": info.encoder.name,
             "clip": info.clip.name,
             **segmenter.dense(vocabulary).protocol.record(),
+            "shifts": segmenter.inference.shifts,
             "trained_on": [words.name for words in info.vocabularies],
             "projection": info.vocabularies[segmenter.projection(vocabulary)].name,
             "templates": vocabulary.templates or info.templates,
