@@ -76,7 +76,8 @@ def run_note(
     rows.append([method, *(percent(scored[name], 1) for name in names)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     if METHODS[method].head is not None:
-        lines += ["", f"trained on {config.data.root} ({config.data.split})"]
+        trained_on = ", ".join(f"{each.root} ({each.split})" for each in config.data.sets)
+        lines += ["", f"trained on {trained_on}"]
         if supervision is not None:
             lines[-1] += f": {supervision.words}"
     return "\n".join(lines)
