@@ -258,6 +258,12 @@ class InferenceSection(Section):
     shifts: int = Field(
         1, ge=1, le=8, description="n: the picture moved n x n times by parts of a patch"
     )
+    min_region: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a picture; classes with no region so large are not in it",
+    )
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0, le=1e4)
@@ -275,6 +281,10 @@ class InferenceSection(Section):
         return ", ".join(f"evaluate.{name}={getattr(self, name)}" for name in names)
 
 
+# What is asked of the aligned encoder alone.
+OF_HEADS = ("shifts", "min_region")
+
+
 class EvaluateSection(InferenceSection):
     """Scoring: benchmarks, and how the methods that compare patches with words are asked.
 
@@ -288,8 +298,13 @@ class EvaluateSection(InferenceSection):
     @property
     def inference(self) -> InferenceSection:
         """What a checkpoint carries of it."""
-        names = set(InferenceSection.model_fields)
-        return InferenceSection(**self.model_dump(include=names))
+        return InferenceSection(**self.model_dump(include=set(InferenceSection.model_fields)))
+
+    @property
+    def of_others(self) -> InferenceSection:
+        """How methods without a head are asked: as they are published."""
+        own = {name: InferenceSection.model_fields[name].default for name in OF_HEADS}
+        return self.inference.model_copy(update=own)
 
 
 class TrackingSection(Section):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmbseg.config import Config
+from fmbseg.config import OF_HEADS, Config
 from fmbseg.errors import ConfigError
 from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.stage.depends import CLIP, INFERENCE, SAM, Depends
@@ -52,8 +52,7 @@ class Method:
 
 _REFINED = Depends(("evaluate.refine",))
 _ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",)) + _REFINED
-# Pictures are moved for the encoder alone.
-_ASKED = tuple(name for name in INFERENCE.params if name != "evaluate.shifts")
+_ASKED = tuple(n for n in INFERENCE.params if n.removeprefix("evaluate.") not in OF_HEADS)
 _DENSE = CLIP + Depends(_ASKED, ("pseudo",)) + _REFINED
 # What gives the whole image to CLIP's last block has no use for a protocol's windows.
 _WHOLE = tuple(name for name in _ASKED if name != "evaluate.protocol")
