@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -91,21 +91,12 @@ class ScenesSection(Section):
     layouts: dict[SceneLayoutName, SceneLayout] = Field(default_factory=dict)
 
 
-class ImageSet(Section):
-    """One split of a data set."""
-
-    name: str
-    root: str
-    split: str
-
-
 class DataSection(Section):
     """The images that are pseudo-labelled and trained on. Only images are read, no annotation."""
 
     name: str = "coco_stuff"
     root: str = "data/scenes/coco_stuff164k"
     split: str = "train2017"
-    also: tuple[ImageSet, ...] = Field((), description="further data sets, each of another name")
     vocabulary: str | tuple[str, ...] | None = Field(
         None, description="name or YAML path, or several of them; None: the data set's own"
     )
@@ -113,21 +104,6 @@ class DataSection(Section):
         None, description="folder of label PNGs that align trains on; None: those of stage 1"
     )
     limit: int | None = Field(None, ge=1, le=_IMAGES)
-
-    @property
-    def sets(self) -> tuple[ImageSet, ...]:
-        """All of the data sets, the first one first."""
-        return (ImageSet(name=self.name, root=self.root, split=self.split), *self.also)
-
-    @model_validator(mode="after")
-    def _no_set_twice(self) -> Self:
-        names = [each.name for each in self.sets]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"data.also: two of the data sets {', '.join(names)} have one name: put their "
-                "pictures into one folder, or take a limit of each in a run of its own"
-            )
-        return self
 
     @field_validator("vocabulary")
     @classmethod
