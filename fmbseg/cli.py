@@ -32,6 +32,7 @@ from fmbseg.commands import (
     report,
     review,
     run,
+    serve,
     table,
     words,
 )
@@ -61,6 +62,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("figures")(report.figures)
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")

@@ -1,0 +1,134 @@
+"""Parts of a real stack are killed one by one: what goes on, and what is said of what has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from flows.lost import FLOW_RUN
+from tests.flows.stack import Stack, free_ports
+from tests.project import copy_project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
+    root = tmp_path_factory.mktemp("killed") / "fmbseg"
+    copy_project(repository, root)
+    made = Stack(root, free_ports(2))
+    # Drawing them takes long enough to be killed in.
+    made.set(r"train: \d+, val: \d+", "train: 5000, val: 20")
+    made.commit("many scenes")
+    with made.running():
+        yield made
+
+
+def until(what: str, is_so: Callable[[], object], seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.5)
+
+
+def state(project: Stack, run: FlowRun) -> str:
+    return project.state(run).name or ""
+
+
+def begin(project: Stack) -> tuple[FlowRun, psutil.Process]:
+    """A run that draws scenes, and its process."""
+    scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
+    project.run("prefect", "deployment", "run", "fmbseg/full", *scenes)
+    run = project.newest_run()
+    working = project.root / ".fmbseg"
+    until("the run works", lambda: state(project, run) == "Running" and list(working.rglob("0*")))
+    return run, next(each for each in psutil.process_iter() if works_at(each, run))
+
+
+def works_at(process: psutil.Process, run: FlowRun) -> bool:
+    try:
+        return process.environ().get(FLOW_RUN) == str(run.id)
+    except psutil.Error:
+        return False
+
+
+def forget(project: Stack) -> None:
+    """Undo what is drawn, so that the next run has work."""
+    project.run("sh", "-c", "rm -rf data .fmbseg")
+
+
+def test_a_run_whose_worker_and_process_were_killed_is_crashed_when_a_worker_starts(
+    project: Stack,
+) -> None:
+    run, process = begin(project)
+    os.kill(project.processes()["worker"], signal.SIGKILL)
+    process.kill()
+    time.sleep(5)
+    assert state(project, run) == "Running"  # nobody has said otherwise
+    said = project.stack("start")
+    assert "starting worker (" in said
+    until("it is crashed", lambda: state(project, run) == "Crashed", 60)
+    assert "its process is gone" in (project.state(run).message or "")
+    assert {task.state_name for task in project.tasks(run)} == {"Crashed"}
+    forget(project)
+
+
+def test_a_run_outlives_its_worker_and_the_next_one_waits_for_it(project: Stack) -> None:
+    run, process = begin(project)
+    os.kill(project.processes()["worker"], signal.SIGKILL)
+    assert "works on: the new one waits" in project.stack("start")
+    assert process.is_running()
+    scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
+    project.run("prefect", "deployment", "run", "fmbseg/full", *scenes)
+    other = project.newest_run()
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert state(project, other) in ("Scheduled", "Late", "AutoScheduled", "Pending")
+        time.sleep(1.0)
+    until("it completes", lambda: project.state(run).is_final(), 60)
+    assert state(project, run) == "Completed", project.state(run).message
+    until("the other one completes", lambda: project.state(other).is_final())
+    assert state(project, other) == "Completed", project.state(other).message
+    forget(project)
+
+
+def test_mlflow_dies_alone_and_comes_back_alone(project: Stack) -> None:
+    run, process = begin(project)
+    before = project.processes()
+    os.kill(before["mlflow"], signal.SIGKILL)
+    time.sleep(2)
+    assert {*project.processes()} == {"prefect", "worker"}
+    assert process.is_running()
+    said = project.stack("start")
+    assert "starting mlflow (" in said
+    after = project.processes()
+    assert {name: after[name] for name in ("prefect", "worker")} == {
+        name: before[name] for name in ("prefect", "worker")
+    }
+    until("the run ends", lambda: project.state(run).is_final())
+    assert state(project, run) == "Completed", project.state(run).message
+    forget(project)
+
+
+def test_a_stage_of_the_command_line_that_was_killed_is_crashed(project: Stack) -> None:
+    command = [sys.executable, "-m", "fmbseg", "run", "scenes"]
+    environment = project.environment | project.address
+    stage = subprocess.Popen(
+        command, cwd=project.root, env=environment, stderr=subprocess.DEVNULL, text=True
+    )
+    until("it draws", lambda: list((project.root / ".fmbseg").rglob("0*")))
+    stage.kill()
+    stage.wait()
+    run = project.newest_run()
+    assert state(project, run) == "Running"
+    # The worker looks every half minute, and believes it the second time.
+    until("it is crashed", lambda: state(project, run) == "Crashed", 120)
+    forget(project)
