@@ -29,7 +29,7 @@ from flows.parameters import (
 from flows.scale import Scale, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.config import Config
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import FmbsegError, one_line
 from fmbseg.evaluate.results import current_results
 from fmbseg.pipeline.run import stage_names
 from fmbseg.report.stage import PAGE
@@ -77,7 +77,7 @@ def fmbseg(
             record_stages(names, root)
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
-        return Failed(message=str(error))
+        return Failed(message=one_line(error))
     computed = sum(report["computed"] for report in reports)
     taken_over = sum(report["taken_over"] for report in reports)
     logger.info("%d stages: %d computed, %d taken over", len(names), computed, taken_over)
@@ -126,7 +126,7 @@ def _dvc(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RecordError(" ".join((done.stderr or done.stdout).split()))
+        raise RecordError(one_line(done.stderr or done.stdout))
     return done.stdout
 
 

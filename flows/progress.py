@@ -14,7 +14,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from fmbseg.errors import one_line
+from fmbseg.errors import one_line, shown
 from fmbseg.machine.progress import LineProgress, Task
 
 _LEAST_WORK = 100  # seconds of work to a second of waiting for the server
@@ -43,10 +43,11 @@ class PrefectProgress:
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
         """See `fmbseg.machine.progress.Progress.task`."""
         with self._lines.task(description, total) as lines:
-            shown = _Shown(lines, self._key, description, total, self._logger, self._interval)
-            yield shown
-            if shown.artifact is not None:
-                shown.show()
+            says = shown(description)
+            seen = _Shown(lines, self._key, says, total, self._logger, self._interval)
+            yield seen
+            if seen.artifact is not None:
+                seen.show()
 
 
 @dataclass

@@ -126,7 +126,7 @@ def _flow(name: str) -> Flow[..., list[Report] | State[object]]:
             return [call_task(each, config, root) for each in stage_names(config, [wanted])]
         except FmbsegError as error:
             # A user's mistake is one line, not a traceback.
-            return Failed(message=str(error))
+            return Failed(message=one_line(error))
 
     run.__doc__ = f"""{ROWS[name].summary}.
 
