@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -26,6 +27,7 @@ from flows.parameters import (
     effective_config,
     is_params_yaml,
 )
+from flows.patience import patiently
 from flows.scale import Scale, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.config import Config
@@ -86,7 +88,7 @@ def fmbseg(
             "not recorded in DVC: the parameters are not those that params.yaml has now, and `dvc "
             "repro` will make its results again"
         )
-    show_results(config, root, reports)
+    patiently("the table of results", partial(show_results, config, root, reports))
     return reports
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.patience import hastily
 from fmbseg.errors import one_line, shown
 from fmbseg.machine.progress import LineProgress, Task
 
@@ -75,11 +76,12 @@ class _Shown:
         percent = min(100.0 * self.done / (self.total or 1), 100.0)
         text = f"{self.description}: {self.done} of {self.total}"
         try:
-            if self.artifact is None:
-                made = create_progress_artifact(percent, key=self.key, description=text)
-                self.artifact = cast(UUID, made)
-            else:
-                update_progress_artifact(self.artifact, percent, description=text)
+            with hastily():
+                if self.artifact is None:
+                    made = create_progress_artifact(percent, key=self.key, description=text)
+                    self.artifact = cast(UUID, made)
+                else:
+                    update_progress_artifact(self.artifact, percent, description=text)
         except Exception as error:  # the server is away: the work goes on without being shown
             self.logger.warning("progress could not be shown: %s", one_line(error))
         self.last = time.monotonic()

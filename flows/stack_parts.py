@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from flows import ASK_AGAIN
 from flows.lost import FLOW_RUN
 from fmbseg.errors import ConfigError
 from fmbseg.web.guard import LOOPBACK
@@ -104,6 +105,7 @@ class Stack:
         """What the parts, and the runs that the worker starts, find in their environment."""
         places = [str(self.root), os.environ.get("PYTHONPATH", "")]
         defaults = {
+            **ASK_AGAIN,
             "DO_NOT_TRACK": "1",
             "DVC_NO_ANALYTICS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -112,9 +114,6 @@ class Stack:
             # Seven more processes, for features of language models.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "OMP_WAIT_POLICY": "PASSIVE",
-            # A server that is away or answers 500 is asked again for eight minutes.
-            "PREFECT_CLIENT_MAX_RETRIES": "8",
-            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             # `prefect deployment run --watch` shows what a run logs, the reason of its end too.
             "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",

@@ -15,7 +15,7 @@ class PlainText(io.TextIOWrapper):
     def __init__(self, stream: TextIO) -> None:
         self._replaced = stream  # which would close what it writes to when it is forgotten
         super().__init__(
-            cast(io.BufferedIOBase, stream.buffer),
+            cast(io.BufferedWriter, stream.buffer),
             encoding=stream.encoding,
             errors="backslashreplace",
             line_buffering=stream.isatty(),
