@@ -27,13 +27,13 @@ def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
     copy_project(repository, root)
     made = Stack(root, free_ports(2))
     # Drawing them takes long enough to be killed in.
-    made.set(r"train: \d+, val: \d+", "train: 3000, val: 20")
+    made.set(r"train: \d+, val: \d+", "train: 1500, val: 20")
     made.commit("many scenes")
     with made.running():
         yield made
 
 
-def until(what: str, is_so: Callable[[], object], seconds: float = 180.0) -> None:
+def until(what: str, is_so: Callable[[], object], seconds: float = 600.0) -> None:
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, f"not in time: {what}"
@@ -46,6 +46,7 @@ def state(project: Stack, run: FlowRun) -> str:
 
 def begin(project: Stack) -> tuple[FlowRun, psutil.Process]:
     """A run that draws scenes, and its process."""
+    forget(project)
     scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
     project.run("prefect", "deployment", "run", "fmbseg/full", *scenes)
     run = project.newest_run()
@@ -76,10 +77,9 @@ def test_a_run_whose_worker_and_process_were_killed_is_crashed_when_a_worker_sta
     assert state(project, run) == "Running"  # nobody has said otherwise
     said = project.stack("start")
     assert "starting worker (" in said
-    until("it is crashed", lambda: state(project, run) == "Crashed", 60)
+    until("it is crashed", lambda: state(project, run) == "Crashed")
     assert "its process is gone" in (project.state(run).message or "")
     assert {task.state_name for task in project.tasks(run)} == {"Crashed"}
-    forget(project)
 
 
 def test_no_other_run_begins_while_one_of_a_killed_worker_still_works(project: Stack) -> None:
@@ -96,11 +96,10 @@ def test_no_other_run_begins_while_one_of_a_killed_worker_still_works(project: S
         time.sleep(1.0)
     # It ends at the next line that it has to say, for nobody reads what it prints any more.
     assert not waited or "works on: the new one waits" in said
-    until("it has ended", lambda: project.state(run).is_final(), 120)
+    until("it has ended", lambda: project.state(run).is_final())
     assert state(project, run) in ("Completed", "Crashed")
-    until("the other one completes", lambda: project.state(other).is_final(), 300)
+    until("the other one completes", lambda: project.state(other).is_final())
     assert state(project, other) == "Completed", project.state(other).message
-    forget(project)
 
 
 def test_mlflow_dies_alone_and_comes_back_alone(project: Stack) -> None:
@@ -118,10 +117,10 @@ def test_mlflow_dies_alone_and_comes_back_alone(project: Stack) -> None:
     }
     until("the run ends", lambda: project.state(run).is_final())
     assert state(project, run) == "Completed", project.state(run).message
-    forget(project)
 
 
 def test_a_stage_of_the_command_line_that_was_killed_is_crashed(project: Stack) -> None:
+    forget(project)
     command = [sys.executable, "-m", "fmbseg", "run", "scenes"]
     environment = project.environment | project.address
     stage = subprocess.Popen(
@@ -133,5 +132,4 @@ def test_a_stage_of_the_command_line_that_was_killed_is_crashed(project: Stack) 
     run = project.newest_run()
     assert state(project, run) == "Running"
     # The worker looks every half minute, and believes it the second time.
-    until("it is crashed", lambda: state(project, run) == "Crashed", 120)
-    forget(project)
+    until("it is crashed", lambda: state(project, run) == "Crashed")
