@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
+.PHONY: coverage help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
 .PHONY: lock install-hashed sbom licences audit scenes labels train scores report docs stack deploy stack-stop
 .PHONY: generated test-formats test-label-studio
 
@@ -80,6 +80,13 @@ labels-demo: install  ## label twelve scenes, and write them for COCO's readers 
 
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 	pytest -m 'not slow' $(ARGS)
+
+coverage: install  ## run the same tests and say which lines and branches they leave out (fails below 90 %)
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	coverage run -m pytest -m 'not slow' $(ARGS)
+	coverage combine --quiet
+	coverage report
 
 test-models: install  ## hold the shipped models to the figures they must reach
 	pytest -m slow tests/quality/test_shipped_models.py $(ARGS)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# MLflow reads the address of its user database from a file; the password must not be in an image.
+# MLflow reads the address of its user database from a file; the password must not be in an image,
+# nor among a command's arguments, which every process of the machine may read.
 set -eu
 umask 077
 cat > /state/basic_auth.ini <<INI
@@ -10,6 +11,6 @@ admin_username = admin
 admin_password = ${MLFLOW_AUTH_ADMIN_PASSWORD}
 INI
 export MLFLOW_AUTH_CONFIG_PATH=/state/basic_auth.ini
+export MLFLOW_BACKEND_STORE_URI="postgresql://fmbseg:${POSTGRES_PASSWORD}@postgres/mlflow"
 exec mlflow server --app-name basic-auth --host 0.0.0.0 --port 5000 --workers 2 \
-  --backend-store-uri "postgresql://fmbseg:${POSTGRES_PASSWORD}@postgres/mlflow" \
   --artifacts-destination "${MLFLOW_ARTIFACTS:-/state/artifacts}" --serve-artifacts

@@ -17,7 +17,7 @@ from flows.common import at_one_decimal
 from flows.parameters import Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
 from fmbseg.config import AlignSection, Config, override_config
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import FmbsegError, one_line
 from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import leading_to, open_stage, stage_names
@@ -103,7 +103,7 @@ def ablation(
                 get_run_logger().warning("the last variant's results stay: there were none before")
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
-        return Failed(message=str(error))
+        return Failed(message=one_line(error))
     about = f"mIoU, %, of the study {study}"
     shown = [at_one_decimal(row) for row in rows]
     create_table_artifact(shown, key=f"fmbseg-ablation-{study}", description=about)

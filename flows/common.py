@@ -7,11 +7,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
-import httpx
 import torch
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
@@ -20,6 +20,7 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import FailedRun, ObjectNotFound
 from prefect.tasks import Task
 
+from flows.patience import CONNECTION, is_away, patiently
 from fmbseg.errors import ConfigError, StoreError, may_pass, one_line
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ RETRY_JITTER = 0.5
 _LEASE_SECONDS = 60.0
 # Connections of Prefect's client and of fsspec's web storages; these are no OSError.
 _CONNECTION = (
-    *(httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError),
+    *CONNECTION,
     *(aiohttp.ClientConnectionError, aiohttp.ClientPayloadError),
 )
 
@@ -115,6 +116,29 @@ def gpu_slot() -> Iterator[None]:
     if not name:
         yield
         return
+    patiently("the slot", partial(_require_limit, name))
+    # A renewal that fails must not end hours of work; at worst two stages then share the GPU.
+    slot = partial(
+        concurrency,
+        name,
+        occupy=1,
+        lease_duration=_LEASE_SECONDS,
+        strict=True,
+        raise_on_lease_renewal_failure=False,
+    )
+    done = False
+    try:
+        with ExitStack() as held:
+            patiently("the slot", lambda: held.enter_context(slot()))
+            yield
+            done = True
+    except Exception as error:
+        if not done or not is_away(error):
+            raise
+        _log.warning("the slot could not be given back, and frees itself (%s)", one_line(error))
+
+
+def _require_limit(name: str) -> None:
     with get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(name)
@@ -123,15 +147,6 @@ def gpu_slot() -> Iterator[None]:
                 f"Prefect has no concurrency limit {name!r}: start `make stack`, or run "
                 f"`prefect gcl create {name} --limit 1`"
             ) from error
-    # A renewal that fails must not end hours of work; at worst two stages then share the GPU.
-    with concurrency(
-        name,
-        occupy=1,
-        lease_duration=_LEASE_SECONDS,
-        strict=True,
-        raise_on_lease_renewal_failure=False,
-    ):
-        yield
 
 
 def at_one_decimal(row: Mapping[str, object]) -> dict[str, object]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -26,10 +27,11 @@ from flows.parameters import (
     effective_config,
     is_params_yaml,
 )
+from flows.patience import patiently
 from flows.scale import Scale, require_same_code
 from flows.stages import Report, call_task
 from fmbseg.config import Config
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import FmbsegError, one_line
 from fmbseg.evaluate.results import current_results
 from fmbseg.pipeline.run import stage_names
 from fmbseg.report.stage import PAGE
@@ -77,7 +79,7 @@ def fmbseg(
             record_stages(names, root)
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
-        return Failed(message=str(error))
+        return Failed(message=one_line(error))
     computed = sum(report["computed"] for report in reports)
     taken_over = sum(report["taken_over"] for report in reports)
     logger.info("%d stages: %d computed, %d taken over", len(names), computed, taken_over)
@@ -86,7 +88,7 @@ def fmbseg(
             "not recorded in DVC: the parameters are not those that params.yaml has now, and `dvc "
             "repro` will make its results again"
         )
-    show_results(config, root, reports)
+    patiently("the table of results", partial(show_results, config, root, reports))
     return reports
 
 
@@ -126,7 +128,7 @@ def _dvc(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RecordError(" ".join((done.stderr or done.stdout).split()))
+        raise RecordError(one_line(done.stderr or done.stdout))
     return done.stdout
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from flows.parameters import Overrides, Preset, effective_config
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.errors import FmbsegError
+from fmbseg.errors import FmbsegError, one_line
 from fmbseg.machine.progress import silent_progress
 from fmbseg.monitor.drift import Drift, Limits, compare
 from fmbseg.monitor.page import lines, write_page
@@ -68,7 +68,7 @@ def monitor(
         write_page(found, root / PAGE)
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
-        return Failed(message=str(error))
+        return Failed(message=one_line(error))
     _show(found)
     if found.drifted and relabel:
         parameters = {"preset": preset, "overrides": [*overrides]}

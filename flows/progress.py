@@ -14,7 +14,8 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from fmbseg.errors import one_line
+from flows.patience import hastily
+from fmbseg.errors import one_line, shown
 from fmbseg.machine.progress import LineProgress, Task
 
 _LEAST_WORK = 100  # seconds of work to a second of waiting for the server
@@ -43,10 +44,11 @@ class PrefectProgress:
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
         """See `fmbseg.machine.progress.Progress.task`."""
         with self._lines.task(description, total) as lines:
-            shown = _Shown(lines, self._key, description, total, self._logger, self._interval)
-            yield shown
-            if shown.artifact is not None:
-                shown.show()
+            says = shown(description)
+            seen = _Shown(lines, self._key, says, total, self._logger, self._interval)
+            yield seen
+            if seen.artifact is not None:
+                seen.show()
 
 
 @dataclass
@@ -74,11 +76,12 @@ class _Shown:
         percent = min(100.0 * self.done / (self.total or 1), 100.0)
         text = f"{self.description}: {self.done} of {self.total}"
         try:
-            if self.artifact is None:
-                made = create_progress_artifact(percent, key=self.key, description=text)
-                self.artifact = cast(UUID, made)
-            else:
-                update_progress_artifact(self.artifact, percent, description=text)
+            with hastily():
+                if self.artifact is None:
+                    made = create_progress_artifact(percent, key=self.key, description=text)
+                    self.artifact = cast(UUID, made)
+                else:
+                    update_progress_artifact(self.artifact, percent, description=text)
         except Exception as error:  # the server is away: the work goes on without being shown
             self.logger.warning("progress could not be shown: %s", one_line(error))
         self.last = time.monotonic()

@@ -17,6 +17,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Failed
 
 from flows.common import RETRIES, gpu_slot, stored_key, try_again
+from flows.lost import claim
 from flows.parameters import PARAMS, Overrides, Preset, effective_config
 from flows.progress import PrefectProgress
 from flows.scale import HERE, Scale, require_same_code, share_out
@@ -117,6 +118,7 @@ def _flow(name: str) -> Flow[..., list[Report] | State[object]]:
         benchmark: str | None = None,
         params: Path = PARAMS,
     ) -> list[Report] | State[object]:
+        claim()
         root = Path(os.curdir)
         wanted = name if benchmark is None else f"{name}@{benchmark}"
         try:
@@ -124,7 +126,7 @@ def _flow(name: str) -> Flow[..., list[Report] | State[object]]:
             return [call_task(each, config, root) for each in stage_names(config, [wanted])]
         except FmbsegError as error:
             # A user's mistake is one line, not a traceback.
-            return Failed(message=str(error))
+            return Failed(message=one_line(error))
 
     run.__doc__ = f"""{ROWS[name].summary}.
 

@@ -4,6 +4,9 @@ Whoever reaches a Prefect server may write into its deployments and runs what a 
 execute: a command, its environment, another folder, another file. Prefect's process worker does all
 of that. This one runs the flows that `prefect.yaml` deploys, in the folder it was started in, and
 refuses everything else; a refused run is CRASHED, with the reason.
+
+It also sees what a worker before it, which was killed, has left: runs without a process are said to
+have crashed, and while a process still works in the folder no other run is begun.
 """
 
 from __future__ import annotations
@@ -11,13 +14,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from flows.lost import give_up, machine, under_way
 from fmbseg.documents import read_yaml
-from fmbseg.errors import ConfigError
+from fmbseg.errors import ConfigError, one_line, shown
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -98,6 +103,43 @@ with warnings.catch_warnings():
 
         type = "process"
         job_configuration = OwnJob
+
+        def __init__(self, work_pool_name: str, *, name: str | None = None, **options: Any) -> None:
+            super().__init__(work_pool_name, name=name or machine(), **options)
+            # Runs of a worker before this one that work on; None: not looked for yet.
+            self._strays: set[UUID] | None = None
+            self._suspects: set[UUID] = set()
+            self._own: set[UUID] = set()
+
+        async def sync_with_backend(self) -> None:
+            """See Prefect; every half minute."""
+            await super().sync_with_backend()
+            try:
+                await self._look_for_lost()
+            except Exception as error:  # the server is away: the next time
+                self._logger.warning("runs could not be looked through: %s", one_line(error))
+
+        async def _look_for_lost(self) -> None:
+            working, lost = await under_way(self.client)
+            # A run of this worker that has just ended is said to be in a moment.
+            certain = [r for r in lost if self._strays is None or r.id in self._suspects]
+            self._suspects = {run.id for run in lost}
+            self._strays = working - self._own
+            await give_up(self.client, certain)
+            for run in certain:
+                self._logger.warning("%s: its process is gone", shown(run.name))
+
+        async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+            """See Prefect; none while a run of another worker works in this folder."""
+            if self._strays:
+                self._logger.warning("waiting for a run that an earlier worker has started")
+                await self._look_for_lost()
+            if self._strays or self._strays is None:
+                self._last_polled_time = datetime.now(UTC)
+                return []
+            begun = await super().get_and_submit_flow_runs()
+            self._own |= {run.id for run in begun}
+            return begun
 
 
 def main() -> None:

@@ -32,10 +32,12 @@ from fmbseg.commands import (
     report,
     review,
     run,
+    serve,
     table,
     words,
 )
-from fmbseg.errors import FmbsegError, machine_limit, may_pass, shown
+from fmbseg.errors import FmbsegError, machine_limit, may_pass, one_line
+from fmbseg.machine.plain_text import PlainFormatter, PlainText
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
@@ -61,6 +63,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("figures")(report.figures)
 app.command("demo")(demo.demo)
+app.command("serve")(serve.serve)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
@@ -91,15 +94,17 @@ def main() -> None:
     # Before torch starts its threads: those that wait must not spin, which on a busy machine costs
     # many times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # A file's name may hold what the terminal has no characters for.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # A file's or a run's name may hold what steers a terminal, or what it has no characters for.
+    sys.stdout = PlainText(sys.stdout)
     # Damaged pictures are named in a line of their own.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(_main(sys.argv[1:]))
 
 
 def _main(arguments: list[str]) -> int:
-    logging.basicConfig(level=logging.WARNING, format="fmbseg: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("fmbseg: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         result = app(arguments, prog_name="fmbseg", standalone_mode=False)
     except FmbsegError as error:
@@ -146,5 +151,5 @@ def _command(error: Exception) -> str:
 
 
 def _say(message: str, code: int = USER_MISTAKE) -> int:
-    print("fmbseg: " + shown(" ".join(message.split())), file=sys.stderr)
+    print(f"fmbseg: {one_line(message)}", file=sys.stderr)
     return code

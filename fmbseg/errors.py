@@ -6,6 +6,7 @@ The command line turns every `FmbsegError` into that one line on stderr and exit
 from __future__ import annotations
 
 import errno
+import re
 import unicodedata
 
 # Disks, network file systems and sockets that may answer the next time. A missing file, missing
@@ -24,6 +25,11 @@ _NO_MEMORY: tuple[str, ...] = (
     "bad_alloc",
     "failed to map segment",  # of a library that was to be loaded
 )
+
+
+# All that `is_control` may be true of, but line feeds and tabs.
+_STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+@", re.IGNORECASE)
 
 
 class FmbsegError(Exception):
@@ -105,6 +111,20 @@ def is_control(character: str) -> bool:
     return turns or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, in one line; its type where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+def plain(text: str) -> str:
+    """Text of several lines for a terminal, a log or a page, where no name steers what shows it.
+
+    As `shown`, but for line feeds and tabs; and without passwords in addresses.
+    """
+    return without_passwords(_STEERS.sub(lambda found: shown(found[0]), text))
+
+
+def without_passwords(text: str) -> str:
+    """A text in whose addresses (`http://user:password@host`) nobody's password stands."""
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def one_line(error: Exception | str) -> str:
+    """What an error says, in one line that steers nothing; its type where it says nothing."""
+    text = without_passwords(shown(" ".join(str(error).split())))
+    return text or type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,8 @@ import typer
 from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    Host,
+    Names,
     Overrides,
     Params,
     WeightsDir,
@@ -19,7 +20,7 @@ from fmbseg.commands.options import (
     run_section,
     use_weights,
 )
-from fmbseg.errors import ConfigError, DataError, VocabularyError
+from fmbseg.errors import DataError, VocabularyError
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -40,9 +41,8 @@ def demo(
             metavar="DIR", help="Pictures to choose from. Default: some of the demo's scenes."
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address that is listened at; the page has no password.")
-    ] = "127.0.0.1",
+    host: Host = "127.0.0.1",
+    name: Names = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Of an uploaded file.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.1, help="Of a picture.")] = 12.0,
@@ -53,22 +53,20 @@ def demo(
 ) -> None:
     """Open a page: choose a picture, type names, see what is where.
 
-    It needs no network, and answers this machine alone. Shown are the labels with names and
-    probabilities under the mouse, CLIP's own before alignment, stage 1's with their query points;
-    the label map can be saved as PNG and COCO. Ends with Ctrl-C.
+    It needs no network, and answers this machine alone, or who knows the password. Shown are the
+    labels with names and probabilities under the mouse, CLIP's own before alignment, stage 1's with
+    their query points; the label map can be saved as PNG and COCO. Ends with Ctrl-C.
     """
     use_weights(weights_dir)
+    from fmbseg.web.serve import open_door
+
+    door = open_door(host, port, name or ())
     config = lenient_config(params, overrides, outside="tiny")
     asked = ask_as_trained(config, checkpoint, overrides or ())
-    listener = _listen(host, port)
-
-    import uvicorn
-
     from fmbseg.commands.options import named_classes
     from fmbseg.inference.segmenter import load_segmenter
     from fmbseg.web.answers import Answers
     from fmbseg.web.app import Limits, create_app
-    from fmbseg.web.guard import LOOPBACK, guarded
 
     asked = asked.model_copy(update={"run": run_section(asked, params, overrides)})
     segmenter = load_segmenter(checkpoint, asked.evaluate, asked.run)
@@ -86,20 +84,8 @@ def demo(
         _examples(examples),
         Limits(max_megabytes, max_megapixels, waiting=queue),
     )
-    address = f"http://{host}:{listener.getsockname()[1]}"
-    print(f"open {address} (Ctrl-C ends it)", flush=True)
-    hosts = frozenset({*LOOPBACK, host} - {"0.0.0.0", "::"})
-    server = uvicorn.Server(uvicorn.Config(guarded(app, hosts, frozenset()), log_level="warning"))
-    server.run(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises ConfigError where the address is taken or no own one."""
-    try:
-        return socket.create_server((host, port), backlog=64)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{host}:{port}: {reason}: take another --port or --host") from error
+    print(f"open {door.address} (Ctrl-C ends it)", flush=True)
+    door.serve(app)
 
 
 def _examples(folder: Path | None) -> Mapping[str, Path]:

@@ -105,6 +105,19 @@ WeightsDir = Annotated[
         help="Folder of the models' weights, in place of the one in FMBSEG_WEIGHTS.",
     ),
 ]
+# Of servers.
+Host = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Where it listens. One that other machines reach needs a password: "
+        "FMBSEG_LOGIN=user:password in the environment.",
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST", help="A further name that it is called by; may be repeated."),
+]
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:

@@ -26,6 +26,8 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from fmbseg.errors import shown
+
 
 class Task(Protocol):
     """One piece of counted work."""
@@ -91,7 +93,7 @@ class LineProgress:
 class _LineTask:
     def __init__(self, lines: LineProgress, description: str, total: int | None) -> None:
         self._lines = lines
-        self._description = description
+        self._description = shown(description)
         self._total = total
         self._start = self._last = lines.clock()
         self._done = 0
@@ -136,7 +138,7 @@ class _BarProgress:
     def task(self, description: str, total: int | None = None) -> Iterator[Task]:
         if self._display is None:
             self._display = RichProgress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _RateColumn(),
@@ -149,7 +151,7 @@ class _BarProgress:
         display = self._display
         self._open += 1
         try:
-            yield _BarTask(display, display.add_task(description, total=total))
+            yield _BarTask(display, display.add_task(shown(description), total=total))
         finally:
             self._open -= 1
             if self._open == 0:

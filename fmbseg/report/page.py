@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
+from fmbseg.errors import plain
 from fmbseg.report.content import HEAD_METHOD, Content, Table
 
 _HERE = Path(__file__).parent
@@ -17,10 +19,16 @@ def page_template(folder: Path) -> Template:
         loader=FileSystemLoader([folder, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template("page.html")
+
+
+def _plain(value: object) -> object:
+    """Names that a page shows, whoever gave them; pictures are drawn here."""
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def page(content: Content) -> str:

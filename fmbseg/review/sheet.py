@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from string import Template
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from fmbseg.config import Config
 from fmbseg.data.images import read_image
 from fmbseg.data.labels import unlabelled
+from fmbseg.errors import plain
 from fmbseg.export.source import NOTHING, LabelledImage, Source
 from fmbseg.machine.progress import Progress
 from fmbseg.pseudo.tables import rows_by_image
@@ -83,9 +84,7 @@ def sheet(
             )
             task.advance()
     present = {ranking.collected.masks.classes[i] for found in of_picture.values() for i in found}
-    options = [
-        escape(names[index], quote=True) for index in sorted(present, key=lambda i: names[i])
-    ]
+    options = [escape(names[index]) for index in sorted(present, key=lambda i: names[i])]
     title = (
         f"Where to look first: {len(shown)} of {len(source.images)} pictures, "
         f"{len(ranking.doubt)} masks"
@@ -97,6 +96,11 @@ def sheet(
         foot=escape(_foot(ranking)),
         key=json_digest([image.image_id for image in source.images])[:12],
     )
+
+
+def escape(text: str) -> str:
+    """A name as text of a page, also within quotes."""
+    return html.escape(plain(text))
 
 
 def _foot(ranking: Ranking) -> str:
@@ -124,14 +128,14 @@ def _card(
         doubt += f"; {missing:.0f} % has no label"
     rows = []
     for number, index in enumerate(members, 1):
-        name = escape(names[ranking.collected.masks.classes[index]], quote=True)
+        name = escape(names[ranking.collected.masks.classes[index]])
         value = 100 * ranking.doubt[index]
         rows.append(
             f'<li data-name="{name}" data-doubt="{value:.1f}"><span class="number">{number}</span>'
             f'<span class="doubt">{value:.0f} %</span>'
             f'<span>{name}<span class="why">{escape(why[index])}</span></span></li>'
         )
-    name = escape(image.image_id, quote=True)
+    name = escape(image.image_id)
     return (
         f'<article id="{name}"><figure><img loading="lazy" alt="{name}" src="{seen}">'
         f'<figcaption>{name}</figcaption></figure><figure><img loading="lazy" alt="its labels" '

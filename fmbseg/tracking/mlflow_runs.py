@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fmbseg.config import Config, TrackingSection
+from fmbseg.errors import shown
 from fmbseg.store.paths import project_folder
 from fmbseg.tracking.live_curve import add_params
 from fmbseg.tracking.run_content import run_key, run_name, run_params
@@ -171,7 +172,7 @@ def _origin(root: Path) -> dict[str, str]:
             tags = {COMMIT: done.stdout.strip(), "commit": done.stdout[:_SHORT]}
     # DVC tells the stages of an experiment its name.
     if experiment := os.environ.get("DVC_EXP_NAME"):
-        tags[EXPERIMENT] = experiment
+        tags[EXPERIMENT] = shown(experiment)
     return tags
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from fmbseg.align.record import RECORD, Supervision
 from fmbseg.config import Config
+from fmbseg.errors import shown
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.published import COLUMNS
 from fmbseg.evaluate.table import ordered, percent
@@ -103,7 +104,7 @@ def class_table(result: Mapping[str, Any]) -> str:
     """CSV `class,iou` of one result; a class that occurs nowhere has no value."""
     text = io.StringIO()
     ious = result["per_class_iou"].items()
-    rows = [(name, "" if iou is None else f"{iou:.4f}") for name, iou in ious]
+    rows = [(shown(name), "" if iou is None else f"{iou:.4f}") for name, iou in ious]
     csv.writer(text, lineterminator="\n").writerows([("class", "iou"), *rows])
     return text.getvalue()
 

@@ -2,10 +2,13 @@
 
 A page of any site that is open in a browser of this machine can send requests to it. So a request
 must name the server as it is called (Host), and one that a page sends must come from the server's
-own pages (Origin).
+own pages (Origin). One that other machines reach asks for user and password too.
 """
 
 from __future__ import annotations
+
+import base64
+import secrets
 
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -43,13 +46,44 @@ class SameOrigin:
         await self._app(scope, receive, send)
 
 
-def guarded(app: ASGIApp, hosts: frozenset[str], origins: frozenset[str]) -> ASGIApp:
+class AsksLogin:
+    """Refuses requests without user and password (HTTP's basic authentication).
+
+    Args:
+        app: answers the others.
+        login: `user:password`.
+    """
+
+    def __init__(self, app: ASGIApp, login: str) -> None:
+        self._app = app
+        self._wanted = b"Basic " + base64.b64encode(login.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] in ("http", "websocket"):
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(given, self._wanted):
+                if scope["type"] == "websocket":
+                    await send({"type": "websocket.close", "code": 1008})
+                    return
+                asks = {"WWW-Authenticate": 'Basic realm="fmbseg", charset="UTF-8"'}
+                refusal = PlainTextResponse("User and password are needed", 401, asks)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def guarded(
+    app: ASGIApp, hosts: frozenset[str], origins: frozenset[str], login: str | None = None
+) -> ASGIApp:
     """An application that answers under its own names and to its own pages alone.
 
     Args:
         app: the application.
         hosts: its names, without ports.
         origins: origins besides its own; `*` is none.
+        login: `user:password` that it asks for; None: it has a password of its own, or answers
+            this machine alone.
     """
-    same = SameOrigin(app, origins - {"*"})
+    same = SameOrigin(app if login is None else AsksLogin(app, login), origins - {"*"})
     return TrustedHostMiddleware(same, allowed_hosts=sorted(hosts), www_redirect=False)

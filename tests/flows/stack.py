@@ -27,7 +27,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.stack import open_stack, parts
+from flows.stack_parts import open_stack, parts
 from tests.project import Project
 
 

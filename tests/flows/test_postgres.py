@@ -1,77 +1,53 @@
-"""The same deployment with both servers on PostgreSQL, which this test starts."""
+"""The same deployment with both servers on PostgreSQL, which this test starts, cuts and kills."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
-import subprocess
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from prefect.client.schemas.objects import FlowRun
 from sqlalchemy import create_engine, text
 
+from tests.flows.postgres import Postgres, running_postgres
+from tests.flows.proxy import Proxy
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
 pytestmark = pytest.mark.slow
 
 
-def programs() -> Path | None:
-    """Folder of PostgreSQL's programs, with the extension that Prefect needs beside them."""
-    folders = [*Path("/usr/lib/postgresql").glob("*/bin")]
-    if found := shutil.which("initdb"):
-        folders.append(Path(found).resolve().parent)
-    for folder in folders:
-        asked = subprocess.run([folder / "pg_config", "--sharedir"], capture_output=True, text=True)
-        share = Path(asked.stdout.strip()) if asked.returncode == 0 else folder
-        version = folder.parent.name
-        for place in (share, Path("/usr/share/postgresql") / version):
-            if (folder / "initdb").exists() and (place / "extension/pg_trgm.control").exists():
-                return folder
-    return None
+_SECRET = "geheim-0815"
+_OUTAGE = 20.0  # seconds
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[str]:
-    """Address of a running PostgreSQL with the databases `prefect` and `mlflow`; `{}`: the name."""
-    folder = programs()
-    if folder is None:
-        pytest.skip("no PostgreSQL with pg_trgm on this machine: apt install postgresql")
-    # PostgreSQL refuses root; and not below pytest's own folder, which nobody else may enter.
-    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
-    place = Path(tempfile.mkdtemp(prefix="fmbseg-pg-"))
-    shutil.chown(place, user)
-    (port,) = free_ports(1)
+def database() -> Iterator[Postgres]:
+    with running_postgres() as made:
+        yield made
 
-    def run(program: str, *arguments: str) -> None:
-        command = [folder / program, *arguments]
-        subprocess.run(command, user=user if os.geteuid() == 0 else None, cwd=place, check=True)
 
-    options = f"-p {port} -k {place} -h 127.0.0.1"
-    run("initdb", "--auth=trust", "--username=fmbseg", "--encoding=UTF8", "-D", f"{place}/data")
-    try:
-        run("pg_ctl", "-D", f"{place}/data", "-l", f"{place}/log", "-o", options, "-w", "start")
-        for name in ("prefect", "mlflow"):
-            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "fmbseg", name)
-        yield f"fmbseg@127.0.0.1:{port}/{{}}"
-    finally:
-        run("pg_ctl", "-D", f"{place}/data", "-m", "immediate", "stop")
-        shutil.rmtree(place, ignore_errors=True)
+@pytest.fixture(scope="module")
+def proxy(database: Postgres) -> Iterator[Proxy]:
+    """What stands before PostgreSQL."""
+    made = Proxy(database.port)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
 def project(
-    tmp_path_factory: pytest.TempPathFactory, repository: Path, database: str
+    tmp_path_factory: pytest.TempPathFactory, repository: Path, database: Postgres, proxy: Proxy
 ) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("project") / "fmbseg"
     copy_project(repository, root)
     made = Stack(root, free_ports(2))
     made.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
-    prefect, mlflow = database.format("prefect"), database.format("mlflow")
+    prefect, mlflow = (
+        database.address(name, proxy.port, _SECRET) for name in ("prefect", "mlflow")
+    )
     made.environment |= {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{prefect}",
         "MLFLOW_BACKEND_STORE_URI": f"postgresql+psycopg2://{mlflow}",
@@ -86,18 +62,71 @@ def count(address: str, table: str) -> int:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
-def test_a_deployment_runs_and_both_databases_hold_it(project: Stack, database: str) -> None:
+def test_a_deployment_runs_and_both_databases_hold_it(project: Stack, database: Postgres) -> None:
     state, message, tasks = project.deployment("full", "preset=tiny")
     assert state == "Completed", message
     assert {"scenes", "detect", "align", "evaluate@voc21", "oracle", "record"} <= set(tasks)
-    assert count(database.format("prefect"), "task_run") >= len(tasks)
+    assert count(database.address("prefect"), "task_run") >= len(tasks)
     client = MlflowClient(tracking_uri=f"http://127.0.0.1:{project.ports[1]}")
     experiment = client.get_experiment_by_name("fmbseg")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert count(database.format("mlflow"), "runs") == len(runs) > 0
+    assert count(database.address("mlflow"), "runs") == len(runs) > 0
     assert any("miou/voc21" in run.data.metrics for run in runs)
     # Nothing has gone into files beside.
     assert not (project.root / "mlflow.db").exists()
     assert not list((project.root / ".stack").rglob("prefect.db"))
     assert project.repro() == set()
+
+
+def test_its_password_stands_in_no_log_and_no_command(project: Stack) -> None:
+    for log in (project.root / ".stack").glob("*.log"):
+        assert _SECRET not in log.read_text(errors="replace"), log.name
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert _SECRET.encode() not in place.read_bytes()
+        except OSError:
+            continue
+
+
+def begin_scenes(project: Stack) -> FlowRun:
+    """A run that draws."""
+    project.run("sh", "-c", "rm -rf data/scenes .fmbseg/scenes .fmbseg/shards/scenes*")
+    scenes = ("-p", 'stages=["scenes"]', "-p", "record=false")
+    project.run("prefect", "deployment", "run", "fmbseg/full", *scenes)
+    run = project.newest_run()
+    end = time.monotonic() + 180
+    while project.state(run).name != "Running":
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    return run
+
+
+def ends_well(project: Stack, run: FlowRun) -> None:
+    end = time.monotonic() + 420
+    while not project.state(run).is_final():
+        assert time.monotonic() < end, project.state(run).name
+        time.sleep(1.0)
+    assert project.state(run).name == "Completed", project.state(run).message
+
+
+def test_a_run_goes_on_while_postgresql_is_away(project: Stack, proxy: Proxy) -> None:
+    project.set(r"train: \d+, val: \d+", "train: 900, val: 4")
+    run = begin_scenes(project)
+    proxy.fault = "away"
+    time.sleep(_OUTAGE)
+    proxy.fault = "none"
+    ends_well(project, run)
+
+
+def test_a_run_goes_on_while_postgresql_is_killed_and_started_again(
+    project: Stack, database: Postgres
+) -> None:
+    run = begin_scenes(project)
+    database.kill()
+    time.sleep(_OUTAGE)
+    database.start()
+    ends_well(project, run)
+    # The servers have found their database again, MLflow too.
+    client = MlflowClient(tracking_uri=f"http://127.0.0.1:{project.ports[1]}")
+    assert client.get_experiment_by_name("fmbseg") is not None

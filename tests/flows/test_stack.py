@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,7 +16,8 @@ from threading import Thread
 import psutil
 import pytest
 
-from flows.stack import Stack, deploy, main, open_stack, parts, serves, spawn, start, stop, ui, wait
+from flows.stack import deploy, main, start, stop, ui, wait
+from flows.stack_parts import Stack, open_stack, parts, serves, spawn
 from fmbseg.errors import ConfigError
 
 # In the place of Prefect and MLflow: starts one more process, says so, and waits.
@@ -214,10 +216,67 @@ def test_a_part_that_does_not_listen_to_reason_is_killed(
     (stack.root / "mlflow.py").write_text(
         f"import signal; signal.signal({int(signal.SIGTERM)}, signal.SIG_IGN)\n{PART}"
     )
-    monkeypatch.setattr("flows.stack._STOP_SECONDS", 0.5)
+    monkeypatch.setattr("flows.stack_parts._STOP_SECONDS", 0.5)
     family = begin(stack, "mlflow")
     stop(stack)
     assert not any(lives(one) for one in family)
+
+
+def test_no_command_has_a_secret_in_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://user:geheim@127.0.0.1/mlflow")
+    far = replace(stack, mlflow_host="0.0.0.0")
+    assert far.mlflow_login is not None
+    secrets = ["geheim", *(login.partition(":")[2] for login in (far.login, far.mlflow_login))]
+    for command in far.commands.values():
+        assert not [secret for secret in secrets if secret in " ".join(command)]
+    assert far.environment["MLFLOW_BACKEND_STORE_URI"].endswith("/mlflow")
+    kept = [path for path in far.folder.iterdir() if path.is_file()]
+    assert {path.name for path in kept} == {
+        "login",
+        "mlflow-auth.ini",
+        "mlflow-key",
+        "mlflow-login",
+    }
+    assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+
+
+def test_mlflow_that_others_reach_asks_for_a_password_or_does_not_start(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FMBSEG_MLFLOW_HOST", "0.0.0.0")
+    far = open_stack(stack.root)
+    assert far.commands["mlflow"][:2] == ["mlflow", "server"]
+    assert "--app-name basic-auth" in " ".join(far.commands["mlflow"])
+    assert far.tracking == "http://127.0.0.1:5000"
+    # As where the extra `server` is not installed.
+    monkeypatch.setattr("flows.stack.find_spec", lambda name: None)
+    for action in (start, ui):
+        with pytest.raises(ConfigError, match=r"MLflow must ask for a password.*fmbseg\[server\]"):
+            action(far)
+    monkeypatch.setenv("FMBSEG_MLFLOW_HOST", "localhost")
+    near = open_stack(stack.root)
+    assert near.mlflow_login is None and "basic-auth" not in near.commands["mlflow"]
+    with pytest.raises(ConfigError, match=r"'192\.0\.2\.1', which is no address of this machine"):
+        monkeypatch.setattr("flows.stack.find_spec", lambda name: object())
+        ui(replace(stack, mlflow_host="192.0.2.1"))
+
+
+def test_what_runs_is_left_alone_when_a_part_is_started_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(stack, "prefect", "mlflow", "worker")
+    before = parts(stack)
+    before["mlflow"].kill()
+    (stack.root / "mlflow.py").write_text("import sys; sys.exit(1)")
+    monkeypatch.setattr("flows.stack.serves", lambda stack, port, *_: port == stack.prefect_port)
+    monkeypatch.setattr("flows.stack._has_worker", lambda client: True)
+    monkeypatch.setenv("FMBSEG_GPU_LIMIT", "")
+    # The new one ends at once, which is said; neither of the others is touched.
+    with pytest.raises(ConfigError, match="mlflow ended when it started"):
+        start(stack)
+    after = parts(stack)
+    assert {*after} == {"prefect", "worker"}
+    assert all(after[name].pid == before[name].pid for name in after)
 
 
 def test_mistakes_are_one_line(

@@ -39,23 +39,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(
-    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, repository: Path
-) -> Iterator[str]:
-    """The address of MLflow's server with a head of random weights."""
+def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A logged model with a head of random weights: its `uri`, `database` and `folder`."""
     folder = tmp_path_factory.mktemp("served")
     database = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=database)
     experiment = client.create_experiment("served", (folder / "mlruns").as_uri())
     run_id = client.create_run(experiment).info.run_id
-    model = f"models:/{log_checkpoint(client, experiment, run_id, checkpoint)}"
+    uri = f"models:/{log_checkpoint(client, experiment, run_id, checkpoint)}"
+    return {"uri": uri, "database": database, "folder": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def server(model: dict[str, str], repository: Path) -> Iterator[str]:
+    """The address of MLflow's server with that model."""
     (port,) = free_ports(1)
-    command = ["models", "serve", "--model-uri", model, "--env-manager", "local"]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": database, "PYTHONPATH": str(repository)}
+    command = ["models", "serve", "--model-uri", model["uri"], "--env-manager", "local"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": model["database"]}
+    environment |= {"PYTHONPATH": str(repository)}
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", *command, "--port", str(port), "--workers", "1"],
         env=environment,
-        cwd=folder,
+        cwd=model["folder"],
         start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
@@ -126,6 +131,55 @@ def test_a_bad_picture_gives_400_and_a_sentence(
     assert reason in body["reason"] and "\n" not in body["reason"]
     assert body["message"].endswith(body["reason"])
     assert "stack_trace" not in body
+
+
+@pytest.fixture(scope="module")
+def own_server(model: dict[str, str], repository: Path) -> Iterator[str]:
+    """The address of `fmbseg serve` for the same model."""
+    options = ["--model", model["uri"], "--port", "0"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": model["database"]}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmbseg", "serve", *options],
+        env=environment | {"PYTHONPATH": str(repository)},
+        cwd=model["folder"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().partition("/invocations")[0]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_fmbseg_serve_answers_the_same_and_nobody_elses_pages(
+    server: str, own_server: str, picture: Image.Image
+) -> None:
+    answer, wanted = (_ask(each, _png(picture)) for each in (own_server, server))
+    assert answer.status_code == 200 and answer.json() == wanted.json()
+    assert _ask(own_server, b"no picture").status_code == 400
+    for headers, status in (
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 400),
+        ({"Origin": own_server}, 200),
+    ):
+        for path in ("ping", "version"):
+            found = httpx.get(f"{own_server}/{path}", headers=headers, timeout=60)
+            assert found.status_code == status, (headers, path)
+
+
+def test_a_model_that_is_not_there_is_one_line(model: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fmbseg", "serve", "--model", "models:/none/1", "--port", "0"],
+        env=os.environ | {"MLFLOW_TRACKING_URI": model["database"]},
+        cwd=model["folder"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("fmbseg: model models:/none/1 cannot be loaded")
 
 
 def test_the_server_goes_on_after_a_bad_picture(server: str) -> None:
