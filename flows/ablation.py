@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.common import at_one_decimal
-from flows.parameters import Overrides, Preset, effective_config, one_of
+from flows.parameters import Experiment, Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
 from fmbseg.config import AlignSection, Config, override_config
 from fmbseg.errors import FmbsegError
@@ -67,7 +67,10 @@ _STAGES = [name for name, row in ROWS.items() if not row.inputs] + leading_to(
 
 @flow(name="fmbseg-ablation", description="One change a variant, scored side by side.")
 def ablation(
-    study: Annotated[str, one_of(STUDIES)], preset: Preset = None, overrides: Overrides = ()
+    study: Annotated[str, one_of(STUDIES)],
+    preset: Preset = None,
+    overrides: Overrides = (),
+    experiment: Experiment = None,
 ) -> list[Row] | State[object]:
     """Train and score each variant of a study; stages that a variant shares are taken over.
 
@@ -79,11 +82,12 @@ def ablation(
         study: what is varied.
         preset: set of models; empty: that of params.yaml.
         overrides: section.key=value, for all variants.
+        experiment: name of a file of experiments/, for all variants; the overrides go over it.
     """
     root = Path(os.curdir)
     rows: list[Row] = []
     try:
-        config = effective_config(preset, overrides, root)
+        config = effective_config(preset, overrides, root, experiment=experiment)
         recorded = effective_config(None, (), root)
         # Kept on disk: a killed run leaves a variant's results, and the next one puts back.
         mark = Paths(root).work / "ablation-restores"
