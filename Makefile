@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
-.PHONY: lock install-hashed sbom licences audit scenes labels train scores report docs stack deploy stack-stop
+.PHONY: lock install-hashed sbom licences audit scenes labels train scores report publish-run metrics-diff docs stack deploy stack-stop
 .PHONY: generated test-formats test-label-studio
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
@@ -73,6 +73,14 @@ scores: install  ## score the head on every benchmark
 report: install  ## plots, figures and the page of all results
 	python -m fmbseg.pipeline.repro report
 
+publish-run: install  ## push the outs and stage dvc.lock and metrics/, for `git commit`
+	python -m fmbseg.pipeline.publish
+
+BASE ?= main
+metrics-diff: install  ## print how scores differ from those of BASE (main), in Markdown, for a merge request
+	@table=$$(dvc metrics diff --md --precision 2 $(BASE)); \
+	grep -E '^\| *(Path|-)|\| (miou|boundary_iou) +\|' <<< "$$table" || echo "no score differs from $(BASE)"
+
 labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
 	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
 	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
@@ -97,7 +105,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,onnx,scale,server,checks,docs]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,scale,search,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which

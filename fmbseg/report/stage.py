@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import fmbseg
 from fmbseg.config import Config
+from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.drawing import Drawing
+from fmbseg.pipeline.run import open_stage
+from fmbseg.pipeline.table import ROWS
 from fmbseg.report.card import card
 from fmbseg.report.content import collect
 from fmbseg.report.page import page
@@ -27,8 +31,18 @@ class ReportStage(Drawing):
         write_report(self.work, folder)
 
     def track(self) -> None:
-        """See `Stage.track`."""
+        """See `Stage.track`.
+
+        Scores that git has brought are logged as well: where their inputs come out the same, `dvc
+        repro` has no reason to make them again.
+        """
         work = self.work
+        scored = [row.name for row in ROWS.values() if row.methods]
+        for name in scored if work.config.evaluate.benchmarks else ():
+            with suppress(FmbsegError):  # it was never run here
+                stage = open_stage(name, work.config, work.paths, work.progress, work.tracker)
+                if stage.published:
+                    stage.track()
         files = [self.place / name for name in (PAGE, CARD)]
         work.tracker.report(work.config, work.paths, files)
 
