@@ -22,6 +22,7 @@ from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import leading_to, open_stage, stage_names
 from fmbseg.pipeline.table import ROWS
+from fmbseg.report.ablations import VARIANT, write_ablation
 from fmbseg.store.paths import Paths
 
 METHOD = "fmbseg"
@@ -96,7 +97,7 @@ def ablation(
             mark.touch()
         try:
             for name, change in STUDIES[study].variants.items():
-                rows.append({"variant": name} | _scores(override_config(config, change), root))
+                rows.append({VARIANT: name} | _scores(override_config(config, change), root))
         finally:
             if mark.exists():
                 get_run_logger().info("putting the results of params.yaml back")
@@ -108,6 +109,7 @@ def ablation(
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))
+    write_ablation(Paths(root), study, STUDIES[study].about, config, rows)
     about = f"mIoU, %, of the study {study}"
     shown = [at_one_decimal(row) for row in rows]
     create_table_artifact(shown, key=f"fmbseg-ablation-{study}", description=about)
