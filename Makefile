@@ -4,8 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: coverage help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
-.PHONY: lock install-hashed sbom licences audit scenes labels train scores report docs stack deploy stack-stop
+.PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
+.PHONY: lock install-hashed sbom licences audit coverage scenes labels train scores report publish-run metrics-diff
+.PHONY: docs stack deploy stack-stop
 .PHONY: generated test-formats test-label-studio
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
@@ -73,6 +74,15 @@ scores: install  ## score the head on every benchmark
 report: install  ## plots, figures and the page of all results
 	python -m fmbseg.pipeline.repro report
 
+publish-run: install  ## push the outs and stage dvc.lock and metrics/, for `git commit`
+	python -m fmbseg.pipeline.publish
+
+BASE ?= main
+metrics-diff: install  ## print how scores differ from those of BASE (main), in Markdown, for a merge request
+	@table=$$(dvc metrics diff --md --precision 2 $(BASE)); \
+	awk -v base=$(BASE) 'NR < 3 {head = head $$0 ORS} /\| (miou|boundary_iou) +\|/ {rows = rows $$0 ORS} \
+		END {if (rows) printf "%s%s", head, rows; else print "no score differs from " base}' <<< "$$table"
+
 labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
 	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
 	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
@@ -104,7 +114,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,onnx,scale,server,checks,docs]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,scale,search,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from flows.common import at_one_decimal
-from flows.parameters import Overrides, Preset, effective_config, one_of
+from flows.parameters import Experiment, Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
 from fmbseg.config import AlignSection, Config, override_config
 from fmbseg.errors import FmbsegError, one_line
@@ -22,6 +22,7 @@ from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import leading_to, open_stage, stage_names
 from fmbseg.pipeline.table import ROWS
+from fmbseg.report.ablations import VARIANT, write_ablation
 from fmbseg.store.paths import Paths
 
 METHOD = "fmbseg"
@@ -67,7 +68,10 @@ _STAGES = [name for name, row in ROWS.items() if not row.inputs] + leading_to(
 
 @flow(name="fmbseg-ablation", description="One change a variant, scored side by side.")
 def ablation(
-    study: Annotated[str, one_of(STUDIES)], preset: Preset = None, overrides: Overrides = ()
+    study: Annotated[str, one_of(STUDIES)],
+    preset: Preset = None,
+    overrides: Overrides = (),
+    experiment: Experiment = None,
 ) -> list[Row] | State[object]:
     """Train and score each variant of a study; stages that a variant shares are taken over.
 
@@ -79,11 +83,12 @@ def ablation(
         study: what is varied.
         preset: set of models; empty: that of params.yaml.
         overrides: section.key=value, for all variants.
+        experiment: name of a file of experiments/, for all variants; the overrides go over it.
     """
     root = Path(os.curdir)
     rows: list[Row] = []
     try:
-        config = effective_config(preset, overrides, root)
+        config = effective_config(preset, overrides, root, experiment=experiment)
         recorded = effective_config(None, (), root)
         # Kept on disk: a killed run leaves a variant's results, and the next one puts back.
         mark = Paths(root).work / "ablation-restores"
@@ -92,7 +97,7 @@ def ablation(
             mark.touch()
         try:
             for name, change in STUDIES[study].variants.items():
-                rows.append({"variant": name} | _scores(override_config(config, change), root))
+                rows.append({VARIANT: name} | _scores(override_config(config, change), root))
         finally:
             if mark.exists():
                 get_run_logger().info("putting the results of params.yaml back")
@@ -104,6 +109,7 @@ def ablation(
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=one_line(error))
+    write_ablation(Paths(root), study, STUDIES[study].about, config, rows)
     about = f"mIoU, %, of the study {study}"
     shown = [at_one_decimal(row) for row in rows]
     create_table_artifact(shown, key=f"fmbseg-ablation-{study}", description=about)

@@ -67,6 +67,8 @@ def _deployments(pool: str) -> list[dict[str, Any]]:
         about = f"Ablation: {study.about} ({', '.join(study.variants)})."
         flow = "ablation.py:ablation"
         made.append(_deployment(pool, name, about, flow, ["ablation"], {"study": name}))
+    about = "Parameters of the training, searched with Optuna on development scenes."
+    made.append(_deployment(pool, "head", about, "search.py:search", ["search"], {}))
     about = f"Drift of predictions from the training set; where there is any, starts {RELABEL}."
     parameters = {"reference": Paths().label.as_posix(), "current": "predictions"}
     made.append(_deployment(pool, "drift", about, "monitor.py:monitor", ["monitor"], parameters))

@@ -18,6 +18,7 @@ from prefect.states import Failed
 
 from flows.common import RETRIES, at_one_decimal
 from flows.parameters import (
+    Experiment,
     Overrides,
     Preset,
     Runner,
@@ -44,6 +45,7 @@ def fmbseg(
     stages: Stages = (),
     preset: Preset = None,
     overrides: Overrides = (),
+    experiment: Experiment = None,
     record: bool = True,
     runner: Runner = "threads",
     workers: Workers = 2,
@@ -55,6 +57,7 @@ def fmbseg(
         stages: which; none: all. Run in the order of the pipeline.
         preset: set of models, such as tiny; empty: that of params.yaml.
         overrides: section.key=value, each for this run only, such as align.head=linear.
+        experiment: name of a file of experiments/, whose parameters these overrides go over.
         record: afterwards tell DVC that these stages are done, so that `dvc repro` runs none of
             them. Never with parameters that differ from params.yaml.
         runner: what computes the shards of stage 1 and the features: threads (the worker's own
@@ -67,7 +70,7 @@ def fmbseg(
     root = Path(os.curdir)
     reports: list[Report] = []
     try:
-        config = effective_config(preset, overrides, root)
+        config = effective_config(preset, overrides, root, experiment=experiment)
         names = stage_names(config, stages)
         for name in names:
             reports.append(call_task(name, config, root, Scale(runner, workers, storage)))

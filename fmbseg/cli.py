@@ -22,6 +22,7 @@ from fmbseg.commands import (
     data,
     demo,
     evaluate,
+    experiments,
     export,
     export_model,
     label,
@@ -65,6 +66,7 @@ app.command("figures")(report.figures)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("preset")(preset.preset)
+app.command("experiments")(experiments.experiments)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
 app.add_typer(models.app, name="models")

@@ -27,7 +27,7 @@ FILES = (
     ".dvcignore",
     ".gitignore",
 )
-FOLDERS = ("fmbseg", "flows", "docker")
+FOLDERS = ("fmbseg", "flows", "docker", "experiments")
 WHO = {f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")}
 MAIL = {f"GIT_{who}_EMAIL": "test@example.org" for who in ("AUTHOR", "COMMITTER")}
 # The tester's own servers are not the project's.

@@ -23,7 +23,10 @@ from tests.project import copy_project
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("data", "orchestration", "architecture", "serving")),
+    *(
+        f"docs/{name}.md"
+        for name in ("data", "orchestration", "experiments", "architecture", "serving")
+    ),
 )
 # A line that begins so is not run, and why.
 NOT_RUN = {
@@ -36,6 +39,9 @@ NOT_RUN = {
     "prefect gcl create gpu --limit 1": "the stack has made it",
     "prefect worker start": "ends only when it is told to",
     "FMBSEG_GPU_LIMIT=gpu-box2 python -m flows.worker": "ends only when it is told to",
+    "prefect deployment run fmbseg-search": "takes many trainings; tests/flows/test_search.py",
+    "make publish-run": "needs a commit of what was changed; tests/pipeline/test_dvc.py",
+    'git commit -m "Results"': "of that",
     "fmbseg monitor": "ends with 1 where there is drift; tests/monitor",
     "mlflow models serve": "ends only when it is told to; tests/tracking/test_serving.py",
     "curl": "asks that server",

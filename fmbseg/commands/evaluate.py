@@ -13,6 +13,7 @@ import typer
 from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    ExperimentName,
     Overrides,
     Params,
     WeightsDir,
@@ -21,6 +22,7 @@ from fmbseg.commands.options import (
     one_of,
     require_place,
     use_weights,
+    with_experiment,
 )
 from fmbseg.config import Config, ProtocolName
 from fmbseg.errors import ConfigError
@@ -129,6 +131,7 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first N images only.")] = None,
+    experiment: ExperimentName = None,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -139,7 +142,8 @@ def evaluate(
     pipeline's own results in metrics/ is touched.
     """
     use_weights(weights_dir)
-    named = [*(overrides or ()), *([] if protocol is None else [f"evaluate.protocol={protocol}"])]
+    named = with_experiment(experiment, params, overrides)
+    named += [] if protocol is None else [f"evaluate.protocol={protocol}"]
     config = lenient_config(params, named)
     for method in map(find_method, methods or ()):
         if not method.follows_protocol:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from fmbseg.commands.asking import overridden
 from fmbseg.config import Config, RunSection, load_config, override_config, parse_config
-from fmbseg.errors import ConfigError, VocabularyError
+from fmbseg.errors import ConfigError, FmbsegError, VocabularyError
 
 if TYPE_CHECKING:
     from fmbseg.data.vocabulary import Vocabulary
@@ -42,6 +43,27 @@ Overrides = Annotated[
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Change one parameter for this call; may be repeated.",
+    ),
+]
+
+
+def experiment_names(incomplete: str = "") -> list[str]:
+    """Shell completion of an experiment's name."""
+    from fmbseg.params import experiments
+
+    with suppress(FmbsegError):
+        return [e.name for e in experiments(DEFAULT_PARAMS) if e.name.startswith(incomplete)]
+    return []
+
+
+ExperimentName = Annotated[
+    str | None,
+    typer.Option(
+        "--experiment",
+        metavar="NAME",
+        autocompletion=experiment_names,
+        help="What experiments/NAME.yaml changes; `fmbseg experiments` lists them. --set goes over "
+        "it.",
     ),
 ]
 ClassNames = Annotated[
@@ -178,12 +200,27 @@ def lenient_config(params: Path, overrides: list[str] | None, outside: str | Non
         ConfigError: a named file is missing, or a parameter is unknown or out of range.
     """
     if params != DEFAULT_PARAMS or params.exists():
-        return load_config(params, overrides or ())
+        from fmbseg.params import project_config
+
+        return project_config(params, overrides or ())
     if outside is None:
         return load_config(None, overrides or ())
     from fmbseg.presets import preset
 
     return override_config(parse_config(preset(outside)), overrides or ())
+
+
+def with_experiment(experiment: str | None, params: Path, overrides: list[str] | None) -> list[str]:
+    """The overrides of a call that may name an experiment: its own, and --set over them.
+
+    Raises:
+        ConfigError: there is no such experiment, or params.yaml is not valid with it.
+    """
+    if experiment is None:
+        return [*(overrides or ())]
+    from fmbseg.params import experiment as find
+
+    return [*find(experiment, params).overrides, *(overrides or ())]
 
 
 def preset_config(preset: str | None, params: Path, overrides: list[str] | None) -> Config:

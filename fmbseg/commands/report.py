@@ -15,9 +15,9 @@ from fmbseg.commands.options import (
     completing,
     use_weights,
 )
-from fmbseg.config import load_config
 from fmbseg.errors import ConfigError
 from fmbseg.figures import FIGURES
+from fmbseg.params import project_config
 
 
 def report(
@@ -33,7 +33,7 @@ def report(
     of the Hugging Face hub. What was not made yet is left out; `dvc repro` makes everything, and
     its own copy without times in data/report.
     """
-    config = load_config(params, overrides or ())
+    config = project_config(params, overrides or ())
     from fmbseg.machine.progress import console_progress
     from fmbseg.pipeline.run import workplace
     from fmbseg.report.stage import PAGE, write_report
@@ -62,7 +62,7 @@ def figures(
     if unknown := [name for name in chosen if name not in FIGURES]:
         raise ConfigError(f"no figure {', '.join(unknown)}: choose of {', '.join(FIGURES)}")
     use_weights(weights_dir)
-    config = load_config(params, overrides or ())
+    config = project_config(params, overrides or ())
     from fmbseg.figures.stage import draw_figures
     from fmbseg.machine.progress import console_progress
     from fmbseg.pipeline.run import workplace

@@ -1,4 +1,4 @@
-"""`fmbseg run`: one stage of the pipeline."""
+"""`fmbseg run`: one stage of the pipeline, or all."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import typer
 
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    ExperimentName,
     Overrides,
     Params,
     WeightsDir,
     completing,
     use_weights,
+    with_experiment,
 )
 from fmbseg.config import Config, load_config
 from fmbseg.errors import ConfigError
+from fmbseg.params import project_config
 from fmbseg.pipeline.table import ROWS
 
+_ALL = "all"
 _EACH = [f"`{row.name}@voc21`" for row in ROWS.values() if row.each_benchmark]
 
 
@@ -31,41 +35,49 @@ def run(
         str,
         typer.Argument(
             metavar="STAGE",
-            autocompletion=completing(lambda: ROWS),
-            help=f"{', '.join(ROWS)}; {' and '.join(_EACH)} score one benchmark.",
+            autocompletion=completing(lambda: (*ROWS, _ALL)),
+            help=f"{', '.join(ROWS)}; {' and '.join(_EACH)} score one benchmark; {_ALL}: one after "
+            "another.",
         ),
     ],
     strict: Annotated[
         bool, typer.Option("--strict", help="As run.strict: a picture that cannot be read ends it.")
     ] = False,
+    experiment: ExperimentName = None,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Run one stage of the pipeline; what is already computed is taken over.
+    """Run one stage of the pipeline, or all; what is already computed is taken over.
 
     `dvc repro` calls this for every stage that is out of date. With PREFECT_API_URL in the
     environment the stage runs as a flow of that server, else as it is. Pictures that cannot be read
     are left out and named, with exit code 0; --strict ends the stage instead.
     """
     use_weights(weights_dir)
-    overrides = [*(overrides or ()), *(["run.strict=true"] if strict else ())]
-    config = load_config(params, overrides)
-    from fmbseg.pipeline.run import find_row, makes_the_same
+    overrides = with_experiment(experiment, params, overrides)
+    overrides += ["run.strict=true"] if strict else []
+    config = project_config(params, overrides)
+    from fmbseg.pipeline.run import find_row, makes_the_same, stage_names
 
-    find_row(stage, config)
+    if stage == _ALL:
+        stages = stage_names(config)
+    else:
+        find_row(stage, config)
+        stages = [stage]
     recorded = load_config(DEFAULT_PARAMS if DEFAULT_PARAMS.is_file() else params)
-    if not makes_the_same([stage], config, recorded):
+    if not makes_the_same(stages, config, recorded):
         print(
             f"fmbseg: what `run {stage}` makes now is not the result of {DEFAULT_PARAMS}: the "
             "configuration differs; `dvc repro` will make it again",
             file=sys.stderr,
         )
-    for report in _run(stage, config, overrides, params):
-        done = f"{report['computed']} computed, {report['taken_over']} taken over"
-        print(f"{report['stage']}: {done} (key {report['key'][:12]})")
-        for line in report.get("summary", ()):
-            print(f"  {line}")
+    for each in stages:
+        for report in _run(each, config, overrides, params):
+            done = f"{report['computed']} computed, {report['taken_over']} taken over"
+            print(f"{report['stage']}: {done} (key {report['key'][:12]})", flush=True)
+            for line in report.get("summary", ()):
+                print(f"  {line}")
 
 
 def _run(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import fmbseg
 from fmbseg.config import Config
+from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.drawing import Drawing
+from fmbseg.pipeline.run import open_stage
+from fmbseg.pipeline.table import ROWS
+from fmbseg.report.ablations import read_ablations
 from fmbseg.report.card import card
 from fmbseg.report.content import collect
 from fmbseg.report.page import page
@@ -27,8 +32,18 @@ class ReportStage(Drawing):
         write_report(self.work, folder)
 
     def track(self) -> None:
-        """See `Stage.track`."""
+        """See `Stage.track`.
+
+        Scores that git has brought are logged as well: where their inputs come out the same, `dvc
+        repro` has no reason to make them again.
+        """
         work = self.work
+        scored = [row.name for row in ROWS.values() if row.methods]
+        for name in scored if work.config.evaluate.benchmarks else ():
+            with suppress(FmbsegError):  # it was never run here
+                stage = open_stage(name, work.config, work.paths, work.progress, work.tracker)
+                if stage.published:
+                    stage.track()
         files = [self.place / name for name in (PAGE, CARD)]
         work.tracker.report(work.config, work.paths, files)
 
@@ -43,14 +58,16 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
     Args:
         work: the workspace.
         folder: made where it is missing.
-        timed: whether the page says what the stages took on this machine.
+        timed: whether the page has what was measured on this machine beside the results: what the
+            stages took, and ablations.
 
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
     content = collect(work.paths, work.vocabularies, run_facts(work.config))
     if timed:
-        content = replace(content, times=times(work))
+        ablations = read_ablations(work.paths, work.config)
+        content = replace(content, times=times(work), ablations=ablations)
     for name, text in ((PAGE, page(content)), (CARD, card(content))):
         write_atomically(folder / name, text.encode())
 

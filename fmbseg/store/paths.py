@@ -23,6 +23,9 @@ class Paths:
         performance: throughput and memory of stages, by content key.
         manifests: what is known of images and annotations whose files have not changed.
         drawn_scenes: scenes while they are drawn, by content key.
+        development: scenes on which parameters are chosen, by how many of a layout.
+        ablations: tables of studies that have ended.
+        search: trials of searches, and Optuna's database of them.
         data: everything the pipeline makes except metrics.
         scenes: synthetic scenes in the benchmarks' own layouts.
         pseudo: outs of stage 1.
@@ -52,6 +55,9 @@ class Paths:
         self.performance = self.work / "performance"
         self.manifests = self.work / "manifests"
         self.drawn_scenes = self.work / "scenes"
+        self.development = self.work / "development"
+        self.ablations = self.work / "ablations"
+        self.search = self.work / "search"
         self.data = root / "data"
         self.scenes = self.data / "scenes"
         self.pseudo = self.data / "pseudo"

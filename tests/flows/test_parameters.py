@@ -79,7 +79,7 @@ def test_mistakes_are_one_line(
 
 def test_the_form_offers_the_stages_and_describes_every_parameter() -> None:
     schema = parameter_schema(fmbseg)
-    own = {"stages", "preset", "overrides", "record"}
+    own = {"stages", "preset", "overrides", "experiment", "record"}
     assert set(schema.properties) == own | {"runner", "workers", "storage"}
     assert schema.properties["stages"]["items"]["enum"] == [*ROWS]
     assert [*PRESETS] in [entry.get("enum") for entry in schema.properties["preset"]["anyOf"]]

@@ -27,6 +27,7 @@ ALL = {
     for name, row in ROWS.items()
     for benchmark in BENCHMARKS
 }
+METHODS = ("fmbseg", "maskclip", "pseudo", "oracle")
 DRAWN = {"plots", "figures", "report"}
 SCORES = {name for name in ALL if name.startswith("evaluate")}
 
@@ -65,7 +66,7 @@ def test_first_run_makes_everything(first: First, project: Project) -> None:
     assert first.ran == ALL
     # Nothing under data/ nor any cache is offered to git.
     assert first.changed == {"dvc.lock", "metrics/"}
-    for method in ("fmbseg", "maskclip", "pseudo", "oracle"):
+    for method in METHODS:
         for benchmark in BENCHMARKS:
             found = project.metrics(method, benchmark)
             assert (found["method"], found["benchmark"]) == (method, benchmark)
@@ -204,6 +205,120 @@ def test_experiments_with_other_heads_and_losses_are_queued(project: Project) ->
     assert all(scores) and len(set(scores)) == 2
     assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
     assert project.repro() == set()
+
+
+def publish(project: Project) -> subprocess.CompletedProcess[str]:
+    return project.try_run("python", "-m", "fmbseg.pipeline.publish")
+
+
+def test_a_run_is_published_and_a_clone_has_it(project: Project, tmp_path: Path) -> None:
+    project.run("git", "reset", "-q", "HEAD~1")  # before its results were committed
+    project.run("dvc", "remote", "add", "-d", "storage", str(tmp_path / "remote"))
+    done = publish(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pushed to 'storage'" in done.stdout
+    staged = project.run("git", "diff", "--cached", "--name-only").split()
+    results = {f"metrics/{m}/{b}.json" for m in METHODS for b in BENCHMARKS}
+    assert {*staged} == {"dvc.lock", ".dvc/config", *results}
+    project.run("git", "commit", "-qm", "results")
+
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "-q", str(project.root), str(clone.root))
+    shown = clone.run("dvc", "metrics", "show")
+    score = f"{float(str(project.metrics('fmbseg', 'voc21')['miou'])):.5f}".rstrip("0")
+    assert score in shown
+    assert clone.run("fmbseg", "table") == project.run("fmbseg", "table")
+    clone.run("dvc", "pull", "-q")
+    for name in ("align", "pseudo/label", "report"):
+        made, pulled = (each.root / "data" / name for each in (project, clone))
+        files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+        assert files
+        assert all((made / f).read_bytes() == (pulled / f).read_bytes() for f in files)
+    assert "up to date" in clone.run("dvc", "status")
+    assert clone.repro() == set()
+
+
+def test_a_clone_without_a_remote_makes_everything_and_mlflow_has_it(
+    project: Project, tmp_path: Path
+) -> None:
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "-q", str(project.root), str(clone.root))
+    # What is computed is the other tests' matter: here DVC has no cache and MLflow no database.
+    shutil.copytree(project.root / ".fmbseg", clone.root / ".fmbseg")
+    ran = clone.repro()
+    assert ran == {name for name in ALL if "@" not in name}  # the scores are those of git
+    assert not clone.run("git", "status", "--short")
+    client = MlflowClient(tracking_uri=f"sqlite:///{clone.root}/mlflow.db")
+    (experiment,) = (each for each in client.search_experiments() if each.name == "fmbseg")
+    found = client.search_runs([experiment.experiment_id], "params.method != ''")
+    assert {run.data.params["method"] for run in found} == {*METHODS}
+    for run in found:
+        assert {f"miou/{benchmark}" for benchmark in BENCHMARKS} <= set(run.data.metrics)
+    assert client.get_model_version_by_alias("fmbseg", "champion")
+
+
+def test_what_is_not_this_run_is_not_published(project: Project, tmp_path: Path) -> None:
+    def refused() -> str:
+        done = publish(project)
+        assert done.returncode == 2 and not done.stdout
+        (line,) = done.stderr.splitlines()
+        assert not project.run("git", "diff", "--cached", "--name-only")
+        return line
+
+    project.set("head: transformer", "head: linear")
+    assert "out of date: align, " in refused() and "`dvc repro`" in refused()
+    project.run("git", "checkout", "params.yaml")
+    with (project.root / "params.yaml").open("a") as stream:
+        stream.write("# a remark\n")
+    assert "not committed: params.yaml" in refused()
+    project.run("git", "checkout", "params.yaml")
+    stray = project.root / "metrics" / "fmbseg" / "camvid.json"
+    shutil.copy(stray.with_name("voc21.json"), stray)
+    assert "metrics/fmbseg/camvid.json: no stage makes this result" in refused()
+    stray.unlink()
+    done = publish(project)
+    assert done.returncode == 0 and "no remote" in done.stdout
+    (project.root / "dvc.lock").unlink()
+    assert "there is no dvc.lock" in refused()
+
+
+def test_scores_are_held_beside_a_commit_in_markdown(project: Project, repository: Path) -> None:
+    shutil.copy(repository / "Makefile", project.root)
+    (project.root / ".venv").mkdir()
+    (project.root / ".venv" / ".installed").touch()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(repository / name, project.root)
+    os.utime(project.root / ".venv" / ".installed")
+    diff = ("make", "--no-print-directory", "metrics-diff", "BASE=HEAD")
+    assert project.run(*diff) == "no score differs from HEAD\n"
+    path = project.root / "metrics" / "maskclip" / "voc21.json"
+    record = json.loads(path.read_text())
+    before = record["miou"]
+    record["miou"] += 1
+    record["per_class_iou"]["dog"] = 1.0
+    path.write_text(json.dumps(record))
+    head, _, row = project.run(*diff).splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:4]] == ["Path", "Metric", "HEAD"]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[:2] == ["metrics/maskclip/voc21.json", "miou"]
+    assert float(cells[2]) == pytest.approx(before, abs=0.006) and float(cells[4]) == 1.0
+    done = project.try_run(*diff[:-1], "BASE=nowhere")
+    assert done.returncode != 0 and "nowhere" in done.stderr and "no score" not in done.stdout
+
+
+def test_an_experiment_by_name_is_a_run_of_dvc(project: Project) -> None:
+    for name in ("supcon", "one-vocabulary", "own-words"):
+        options = project.run("fmbseg", "experiments", name, "--dvc").split()
+        project.run("dvc", "exp", "run", "--queue", "-n", name, *options)
+    shown = csv.DictReader(project.run("dvc", "exp", "show", "--csv").splitlines())
+    queued = {row["Experiment"]: row for row in shown if row["Experiment"]}
+    assert queued["supcon"]["align.loss"] == "supcon"
+    assert queued["one-vocabulary"]["data.vocabulary"] == "coco_stuff"
+    assert queued["own-words"]["data.vocabulary"] == "experiments/words/own.yaml"
+    # By fmbseg itself: said, and not taken for the result of params.yaml.
+    said = project.run("fmbseg", "run", "align", "--experiment", "supcon")
+    assert "is not the result of params.yaml" in said
+    assert project.repro() == set()  # what was recorded comes out of the cache
 
 
 def test_data_and_benchmark_outside_the_project(project: Project, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,11 @@ from PIL import Image
 from fmbseg.store.paths import Paths
 from fmbseg.view.overlay import png
 from tests.web.serving import running_page
+from tests.web.watching import watched
 from tests.workspace import draw_picture
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = "dog, grass, sky"
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `checks` is missing")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt install chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -56,11 +43,7 @@ def test_upload_names_legend_and_download(
 ) -> None:
     with running_page(workspace.root, random_weights) as address:
         page = browser.new_context(**shape).new_page()
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        outside: list[str] = []
-        page.on("request", lambda r: None if r.url.startswith(address) else outside.append(r.url))
+        heard = watched(page, address)
         page.goto(address)
         page.fill("#classes", NAMES)
         page.set_input_files("#file", str(picture))
@@ -100,7 +83,7 @@ def test_upload_names_legend_and_download(
             page.wait_for_selector("#go:not([disabled])")
         page.check("#points")
         page.wait_for_selector("#go:not([disabled])")
-        assert not wrong and not outside
+        assert not heard.wrong and not heard.outside
 
         # A mistake is said, and nothing breaks.
         page.fill("#classes", "dog, dog")
