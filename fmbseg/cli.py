@@ -121,7 +121,7 @@ def _main(arguments: list[str]) -> int:
         name, _, _ = (error.name or "").partition(".")
         if name in ("", "fmbseg", "flows"):
             raise
-        extra = "onnx" if name.startswith("onnx") else "pipeline"
+        extra = {"av": "video"}.get(name, "onnx" if name.startswith("onnx") else "pipeline")
         return _say(f"this needs {name}: pip install 'fmbseg[{extra}]'")
     except OSError as error:
         if limit := machine_limit(error):

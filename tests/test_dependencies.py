@@ -106,12 +106,14 @@ def test_a_trained_head_is_asked_without_any_extra(
         ("run detect", "pipeline"),
         ("preset base", "pipeline"),
         ("export-model --out segmenter.onnx", "onnx"),
+        ("predict clip.mp4 --classes dog,cat --out out", "video"),
     ],
 )
 def test_a_command_that_needs_more_says_what_to_install(
     declared: dict[str, set[str]], repository: Path, tmp_path: Path, command: str, extra: str
 ) -> None:
     shutil.copy(repository / "params.yaml", tmp_path)
+    (tmp_path / "clip.mp4").touch()
     code = f"from fmbseg.cli import _main; sys.exit(_main({command.split()!r}))"
     done = subprocess.run(
         [sys.executable, "-c", without(declared, code)],

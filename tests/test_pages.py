@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -16,17 +17,18 @@ from PIL import Image
 
 from fmbseg import cli
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.predicting.video import Timing, new_video
 from fmbseg.scenes.files import write_scenes
+from fmbseg.scenes.moving import moving_scene
 from tests.flows.stack import Stack, free_ports
 from tests.project import copy_project
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in ("data", "orchestration", "experiments", "architecture", "serving")
-    ),
+    # In this order: the real models' parameters are the last that are set.
+    *(f"docs/{name}.md" for name in ("pictures", "training", "runs", "models", "experiments")),
+    *(f"docs/{name}.md" for name in ("data", "orchestration", "architecture", "serving")),
 )
 # A line that begins so is not run, and why.
 NOT_RUN = {
@@ -85,7 +87,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def named_commands() -> list[tuple[str, list[str]]]:
     """Each `fmbseg ...` and `make ...` of the pages, in blocks and in running text."""
     found = []
-    for page in (*PAGES, "docs/labels.md", "CONTRIBUTING.md"):
+    for page in (*PAGES, "docs/labels.md", "docs/where.md", "docs/faq.md", "CONTRIBUTING.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         text = re.sub(r"(?ms)^```diff\n.*?^```$", "", text).replace("\\\n", " ")
         spans = re.findall(r"`((?:fmbseg|make) [^`]+)`", text)
@@ -187,6 +189,12 @@ def bring(root: Path, folder: Path) -> None:
             shutil.copy(picture, place)
     (root / "inputs" / "photos" / "classes.txt").write_text("car\nroad\ntree\ndog\nperson\nsky\n")
     shutil.copy(drawn[0], root / "photo.jpg")
+    (root / "frames").mkdir()
+    with new_video(root / "clip.mp4", Timing(Fraction(25), Fraction(1, 25))) as video:
+        for number, frame in enumerate(moving_scene(0, 3)):
+            picture = Image.fromarray(frame.scene.image)
+            picture.save(root / "frames" / f"{number}.png")
+            video.add(picture, Fraction(number, 25))
     shutil.copytree(scenes, root / "VOCdevkit" / "VOC2012")
     labels = root / "GroupViT" / "voc21"
     labels.mkdir(parents=True)
@@ -196,7 +204,8 @@ def bring(root: Path, folder: Path) -> None:
     names = load_vocabulary("voc21").names
     (root / "cls_voc21.txt").write_text("\n".join(names) + "\n")
     with (root / ".git" / "info" / "exclude").open("a") as excluded:
-        excluded.write("/VOC*\n/GroupViT\n/photo*\n/out\n/cls_voc21.txt\n/*.json\n")
+        excluded.write("/VOC*\n/GroupViT\n/photo*\n/frames*\n/clip.mp4\n/video\n/out\n")
+        excluded.write("/cls_voc21.txt\n/*.json\n/masks\n/dogs\n/labels\n/coco\n/review\n")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +32,9 @@ from fmbseg.commands.options import (
     run_section,
     use_weights,
 )
+from fmbseg.commands.videos import frames_name, parted, refuse_what_videos_have_not
 from fmbseg.config import Config
+from fmbseg.data.formats import VIDEO_RESULTS
 from fmbseg.errors import ConfigError, DataError, shown
 from fmbseg.evaluate.methods import METHODS, Method, find_method
 from fmbseg.store.ledger import Ledger
@@ -50,7 +54,8 @@ _SCORES = ("png", "npz")
 
 def predict(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="Pictures, folders of pictures, or videos."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.")],
     classes: ClassNames = None,
@@ -86,6 +91,25 @@ def predict(
     ] = False,
     formats: Formats = None,
     coco: Annotated[bool, typer.Option("--coco", help="Short for --export coco.")] = False,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Of videos, and pictures that are frames: the share of the frames before in each "
+            "frame's similarities, 0 (none) to below 1.",
+        ),
+    ] = 0.0,
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Of each frame of a video write what a picture gets."),
+    ] = False,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="The pictures are frames, so many a second: also write a video of their overlays.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")
     ] = False,
@@ -100,19 +124,27 @@ def predict(
     confidence); of trip/a.jpg in a folder NAME is trip__a. Files that fmbseg did not write are
     never replaced. A picture that cannot be read is named at the end, with exit code 2; the others
     are done. A head is asked as its checkpoint says, but for what --set names.
+
+    A video gets NAME.overlay.mp4 and NAME.json, and with --frames the folder NAME; frame by frame,
+    so its length does not matter. It needs the extra `video`.
     """
     use_weights(weights_dir)
     words = named_classes(classes, vocabulary, rest, groups)
     exports = parse_formats([*(formats or ()), *(["coco"] if coco else [])])
 
+    from fmbseg.inference.smoothing import Smoothing
     from fmbseg.predicting.pictures import named_pictures
     from fmbseg.predicting.results import Results, Wanted
 
+    smoothing = Smoothing(smooth) if smooth else None
     jobs, unusable = named_pictures(images, _tell)
     if strict and unusable:
         raise DataError(unusable[0])
     wanted = Wanted(scores, contours)  # type: ignore[arg-type]
-    _refuse_others_files(out, jobs, wanted.endings)
+    pictures, videos = parted(jobs, ordered=smoothing is not None or fps is not None)
+    made = frames_name(images, fps, pictures)
+    refuse_what_videos_have_not(videos, exports, frames, wanted)
+    _refuse_others_files(out, pictures, wanted.endings, videos, made, words)
     refuse_changed(out, exports)
     chosen = find_method(method)
     config, head = _asked(chosen, checkpoint, preset, params, overrides)
@@ -122,27 +154,58 @@ def predict(
     from fmbseg.predicting.run import predict_pictures
 
     paths = Paths()
-    predictor = load_predictor(
-        method, config, head, paths.encodings if paths.work.is_dir() else None
-    )
+    # Frames are seen once: what is kept of pictures would be of no use.
+    kept = paths.encodings if paths.work.is_dir() and pictures and not made else None
+    predictor = load_predictor(method, config, head, kept)
     out.mkdir(parents=True, exist_ok=True)
-    told = sys.stderr.isatty() or len(jobs) >= _MANY
-    report = predict_pictures(
-        jobs,
-        predictor,
-        words,
-        Results(out, words, wanted),
-        console_progress() if told else silent_progress(),
-        strict=strict,
-    )
-    if report.done:
-        _say(report, out, wanted.endings)
-        if exports:
-            _export(report, words, out, exports)
-    failures = [*unusable, *report.failures]
+    told = sys.stderr.isatty() or len(jobs) >= _MANY or bool(videos)
+    progress = console_progress() if told else silent_progress()
+    reports = []
+    if pictures:
+        results = Results(out, words, wanted)
+        with ExitStack() as stack:
+            also = None
+            if made is not None:
+                from fmbseg.predicting.frames import video_of_pictures
+
+                assert fps is not None
+                rate = Fraction(fps).limit_denominator(1001)
+                also = stack.enter_context(video_of_pictures(results.ledger, made, words, rate))
+            report = predict_pictures(
+                pictures,
+                predictor,
+                words,
+                results,
+                progress,
+                smoothing=smoothing,
+                also=also,
+                strict=strict,
+            )
+        reports.append(report)
+        if report.done:
+            _say(report, out, wanted.endings, "picture")
+            if exports:
+                _export(report, words, out, exports)
+    if videos:
+        from fmbseg.predicting.frames import predict_videos, video_endings
+
+        report = predict_videos(
+            videos,
+            predictor,
+            words,
+            out,
+            progress,
+            smoothing=smoothing,
+            frames=wanted if frames else None,
+            strict=strict,
+        )
+        reports.append(report)
+        if report.done:
+            _say(report, out, video_endings(words), "video")
+    failures = [*unusable, *(line for report in reports for line in report.failures)]
     if failures:
         _name(failures, len(jobs) + len(unusable))
-    _doubt(report, words, _models(chosen, config, head), jobs.values())
+    _doubt(reports, words, _models(chosen, config, head), jobs.values())
 
 
 def _asked(
@@ -187,14 +250,27 @@ def _tell(line: str) -> None:
     print(f"fmbseg: {line}", file=sys.stderr)
 
 
-def _refuse_others_files(out: Path, jobs: Iterable[str], endings: Sequence[str]) -> None:
+def _refuse_others_files(
+    out: Path,
+    pictures: Iterable[str],
+    endings: Sequence[str],
+    videos: Iterable[str],
+    made: str | None,
+    words: Vocabulary,
+) -> None:
     """Refuse, before any work, a folder where results would replace what fmbseg did not write."""
     from fmbseg.predicting.run import SHEET
 
     if out.exists() and not out.is_dir():
         raise DataError(f"{shown(out)}: File exists: choose a folder for --out")
     ledger = Ledger(out)
-    names = [SHEET, *(f"{name}{ending}" for name in jobs for ending in endings)]
+    names = [f"{name}{ending}" for name in pictures for ending in endings]
+    names += [SHEET] if names else []
+    if videos or made:
+        from fmbseg.predicting.frames import video_endings
+
+        names += [f"{name}{ending}" for name in videos for ending in video_endings(words)]
+        names += [f"{made}{VIDEO_RESULTS[0]}"] if made else []
     others = [name for name in names if not ledger.may_write(name)]
     if others:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
@@ -204,16 +280,18 @@ def _refuse_others_files(out: Path, jobs: Iterable[str], endings: Sequence[str])
         )
 
 
-def _say(report: Report, out: Path, endings: Sequence[str]) -> None:
+def _say(report: Report, out: Path, endings: Sequence[str], kind: str) -> None:
     from fmbseg.labelling.summary import class_table
     from fmbseg.predicting.run import SHEET
 
-    for line in class_table(report.summary, "confidence"):
+    counted = "frames" if kind == "video" else "images"
+    for line in class_table(report.summary, "confidence", counted):
         print(line)
     done = len(report.done)
     *first, last = (f"NAME{ending}" for ending in endings)
-    pictures = f"{done} {'picture' if done == 1 else 'pictures'}"
-    print(f"{pictures} -> {out}: {', '.join(first)} and {last}; {SHEET} shows some")
+    more = "" if kind == "video" else f"; {SHEET} shows some"
+    number = f"{done} {kind}{'' if done == 1 else 's'}"
+    print(f"{number} -> {out}: {', '.join(first)} and {last}{more}")
 
 
 def _export(report: Report, words: Vocabulary, out: Path, formats: Sequence[str]) -> None:
@@ -238,12 +316,18 @@ def _name(failures: Sequence[str], pictures: int) -> None:
 
 
 def _doubt(
-    report: Report, words: Vocabulary, models: Iterable[str], pictures: Iterable[Path]
+    reports: Iterable[Report],
+    words: Vocabulary,
+    models: Iterable[str],
+    pictures: Iterable[Path],
 ) -> None:
+    import numpy as np
+
     from fmbseg.presets.drawings import drawings_only
     from fmbseg.pseudo.doubt import covers_nearly_all
 
+    areas = np.sum([report.pixels for report in reports], axis=0)
     if line := drawings_only(models, pictures):
         _log.warning("%s", line)
-    if dominant := covers_nearly_all(report.pixels, words):
+    if dominant := covers_nearly_all(areas, words):
         _log.warning("%s of all pictures: is that so? Look at the overlays", dominant)

@@ -24,6 +24,12 @@ RESULTS = (".overlay.png", PREDICTED, ".json")
 #: What it writes beside them when asked: how sure it is in two forms, and outlines.
 SCORES_PNG, SCORES_NPZ, CONTOURS = ".scores.png", ".scores.npz", ".contours.json"
 
+#: Extensions of videos, lower case; they are named one by one.
+VIDEO_EXTENSIONS = ("avi", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv")
+#: What `fmbseg predict` puts behind a video's name, and for the legend of many classes.
+VIDEO_RESULTS = (".overlay.mp4", ".json")
+VIDEO_LEGEND = ".legend.png"
+
 _CONVERT = "which is not read: convert it to JPEG or PNG"
 #: Extensions of pictures that are not read, and what they are.
 OTHER_PICTURES: Mapping[str, str] = {
@@ -38,7 +44,7 @@ OTHER_PICTURES: Mapping[str, str] = {
         ("jxl", "ico", "icns", "tga", "ppm", "pgm", "pbm", "pnm", "exr", "hdr", "dds", "qoi"),
         f"a picture of a format {_CONVERT.removeprefix('which ')}",
     ),
-    **dict.fromkeys(("mp4", "mov", "avi", "mkv"), "a film: take pictures out of it"),
+    **dict.fromkeys(VIDEO_EXTENSIONS, "a video: name it itself to `fmbseg predict`"),
 }
 
 # How the content of other files begins.

@@ -17,6 +17,7 @@ from fmbseg.inference.maps import ManyMaps, Maps, Similarities
 from fmbseg.inference.presence import of_present
 from fmbseg.inference.protocol import Sizes, protocol_of
 from fmbseg.inference.sliding import Pixels, Windows, scaled_image
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.text import TextEmbeddings, class_similarity
 
 # Similarities of one batch, or one image in windows, that are held at once; of more words they are
@@ -63,6 +64,7 @@ class DenseInference:
         vocabulary: Vocabulary,
         text: TextEmbeddings,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[tuple[Similarities, Decision]]:
         """Similarities and labels of RGB images.
 
@@ -72,6 +74,7 @@ class DenseInference:
             text: its embeddings.
             benchmark: name of the benchmark whose sizes count, where the protocol has some for it;
                 None: the one that the vocabulary is named after, if any.
+            smoothing: over images that are frames in their order; None: each stands for itself.
 
         Yields:
             In the order of the images.
@@ -82,6 +85,8 @@ class DenseInference:
         else:
             maps = (self._slide(image, sizes, text) for image in images)
         for image, found in zip(images, maps, strict=True):
+            if smoothing is not None:
+                found = smoothing.smoothed(image, found)
             size = image.height, image.width
             found = of_present(found, self._section.min_region)
             yield found, decide(found, size, vocabulary, self._section)

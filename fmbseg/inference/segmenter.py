@@ -27,6 +27,7 @@ from fmbseg.inference.decision import Decision, Labels
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
 from fmbseg.inference.maps import Maps, Similarities
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice, choose_device, find_device
 from fmbseg.models.backbone import Backbone, load_backbone
@@ -131,11 +132,15 @@ class Segmenter:
         return Segmentation(decision.labels, chosen.names, kept)
 
     def segment(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[tuple[Similarities, Decision]]:
         """What is behind the label maps that `predict` gives, for several RGB images."""
         text = self.text(vocabulary)
-        return self.dense(vocabulary).segment(images, vocabulary, text, benchmark)
+        return self.dense(vocabulary).segment(images, vocabulary, text, benchmark, smoothing)
 
     def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """A vocabulary in CLIP's text space, by the head's prompt templates or its own."""

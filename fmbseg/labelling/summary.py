@@ -98,16 +98,19 @@ class Summary:
         return [*sorted(rows, key=lambda row: -row.area), rest]
 
 
-def class_table(rows: Sequence[ClassSummary], measure: str) -> Iterator[str]:
+def class_table(
+    rows: Sequence[ClassSummary], measure: str, counted: str = "images"
+) -> Iterator[str]:
     """The rows as lines of a table; classes in no picture are named below it.
 
     Args:
         rows: as `Summary` gives them.
         measure: what `similarity` is.
+        counted: what `images` are, a word of six letters.
     """
     found = [row for row in rows if row.images]
     width = max(len("class"), *(len(row.name) for row in found))
-    yield f"{'class':{width}}  images    area  {measure}"
+    yield f"{'class':{width}}  {counted}    area  {measure}"
     for row in found:
         value = "" if row.similarity is None else f"{row.similarity:{len(measure)}.3f}"
         yield f"{row.name:{width}}  {row.images:6d}  {100 * row.area:4.1f} %  {value}".rstrip()

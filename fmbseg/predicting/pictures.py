@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def named_pictures(
             named.append((path.stem, path))
     if not any(path.exists() for _, path in named):
         names = ", ".join(shown(path) for _, path in named)
-        raise DataError(f"{names} does not exist: name a picture or a folder of pictures")
+        raise DataError(f"{names} does not exist: name a picture, a video or a folder of pictures")
     jobs: dict[str, Path] = {}
     for first, path in named:
         if problem := name_problem(first):
@@ -44,6 +45,16 @@ def named_pictures(
         numbered = (f"{first}-{number}" for number in count(2))
         jobs[next(name for name in chain([first], numbered) if name not in jobs)] = path
     return jobs, failures
+
+
+def in_order(jobs: Mapping[str, Path]) -> dict[str, Path]:
+    """Pictures as the frames that they are: by folder, and numbers in names by their value."""
+
+    def place(job: tuple[str, Path]) -> tuple[str, list[tuple[int, str]]]:
+        parts = re.split(r"(\d+)", job[1].name)
+        return str(job[1].parent), [(int(p) if p.isdecimal() else -1, p) for p in parts]
+
+    return dict(sorted(jobs.items(), key=place))
 
 
 def _inside(

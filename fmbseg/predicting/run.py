@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fmbseg.data.formats import PREDICTED
 from fmbseg.data.images import read_image
@@ -15,6 +16,7 @@ from fmbseg.data.labels import as_label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError, may_pass
 from fmbseg.evaluate.methods.predictor import Predictor
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.labelling.summary import ClassSummary, Summary, sheet
 from fmbseg.machine.progress import Progress
 from fmbseg.predicting.results import Answer, Results
@@ -47,6 +49,8 @@ def predict_pictures(
     results: Results,
     progress: Progress,
     *,
+    smoothing: Smoothing | None = None,
+    also: Callable[[Answer], None] | None = None,
     strict: bool = False,
 ) -> Report:
     """Segment pictures and write the results of each, and a sheet of some.
@@ -57,6 +61,8 @@ def predict_pictures(
         words: the classes.
         results: where they go.
         progress: advanced by pictures.
+        smoothing: the pictures are frames in their order; None: each stands for itself.
+        also: takes what is said of each picture, too; None: nothing does.
         strict: the first picture that cannot be read or written ends the call.
 
     Raises:
@@ -65,12 +71,18 @@ def predict_pictures(
     counted = Summary(words.names)
     done: dict[str, Path] = {}
     failures: list[str] = []
+    folder: Path | None = None
     with progress.task("predict", len(jobs)) as task:
         for name, path in jobs.items():
+            if smoothing is not None and path.parent != folder:
+                smoothing.forget()
+            folder = path.parent
             try:
-                answer = _answer(path, predictor, words)
-                results.write(name, path, answer)
-                counted.add(answer.label, answer.means(len(words)))
+                found = answer(read_image(path), predictor, words, smoothing)
+                results.write(name, path, found)
+                if also is not None:
+                    also(found)
+                counted.add(found.label, found.means(len(words)))
                 done[name] = path
             except (DataError, StoreError) as error:
                 if strict:
@@ -82,13 +94,18 @@ def predict_pictures(
                 failures.append(f"{path}: {error.strerror or error}, run it again")
             task.advance()
     if done:
-        folder = results.ledger.folder
-        shown = [(name, path, folder / f"{name}{PREDICTED}") for name, path in done.items()]
+        out = results.ledger.folder
+        shown = [(name, path, out / f"{name}{PREDICTED}") for name, path in done.items()]
         results.ledger.write(SHEET, png(sheet(shown, words)))
     return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
 
 
-def _answer(path: Path, predictor: Predictor, words: Vocabulary) -> Answer:
-    image = read_image(path)
-    (found,) = predictor.segment([image], words)
+def answer(
+    image: Image.Image,
+    predictor: Predictor,
+    words: Vocabulary,
+    smoothing: Smoothing | None = None,
+) -> Answer:
+    """What a method says of one RGB image; `smoothing`: of the next frame of a video."""
+    (found,) = predictor.segment([image], words, smoothing=smoothing)
     return Answer(image, as_label(found.decision.labels, len(words)), found.confidence())

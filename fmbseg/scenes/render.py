@@ -98,6 +98,8 @@ def render_scene(
     stuff: Sequence[str] | None = None,
     paint: Paint = texture,
     correspondence: bool = False,
+    moved: Sequence[tuple[float, float]] | None = None,
+    noise_seed: int | None = None,
 ) -> Scene:
     """Render one scene, deterministic from its arguments.
 
@@ -112,6 +114,9 @@ def render_scene(
         stuff: stuff classes the two backgrounds are drawn from, at least two; None: all.
         paint: what gives the texture of a stuff class.
         correspondence: fill `glyph` and `uv`.
+        moved: how far each object, in their order, is from where it is put, (x, y) in pixels;
+            None: all are there. Nothing else in the picture depends on it.
+        noise_seed: of the noise alone; None: it goes with `seed`.
 
     Raises:
         DataError: unknown class or glyph, a size below 16 px, a negative seed, a least number
@@ -132,6 +137,8 @@ def render_scene(
     for number, (name, index) in enumerate(objects):
         sprite = _sprite(name, index)
         matrix, level = _placement(rng, sprite[0].shape[:2], size, scale)
+        if moved is not None:
+            matrix[:, 2] += moved[number]
         gain = rng.uniform(0.8, 1.2, 3).astype(np.float32)
         shift = rng.normal(0, 8, 3).astype(np.float32)
         box, matrix = _box(matrix, sprite[level].shape[:2], size)
@@ -146,6 +153,8 @@ def render_scene(
         if glyph is not None and uv is not None:
             glyph[box][covered] = _GLYPH_ID[name, index]
             uv[box][covered] = _places(matrix, sprite[level].shape[:2], covered)
+    if noise_seed is not None:
+        rng = np.random.default_rng(noise_seed)
     canvas += 4 * rng.standard_normal(canvas.shape, np.float32)
     sizes = np.bincount(instance.ravel(), minlength=len(objects) + 3)
     placed = []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fmbseg.errors import StoreError, shown
-from fmbseg.store.atomic import write_atomically
+from fmbseg.store.atomic import temporary_directory, write_atomically
 from fmbseg.store.digest import file_digest
 
 #: The ledger's file; `sha256sum --check` reads it.
@@ -62,7 +64,22 @@ class Ledger:
             StoreError: there is another file of that name; it stays as it is.
         """
         self.require(name)
-        digest = hashlib.sha256(data).hexdigest()
+        self._note(name, hashlib.sha256(data).hexdigest())
+        write_atomically(self.folder / name, data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """The same for a file that is written bit by bit: a place that gets its name at the end.
+
+        Nothing of it stays where the block ends with an error.
+        """
+        self.require(name)
+        with temporary_directory(self.folder, "file") as place:
+            yield place / name
+            self._note(name, file_digest(place / name))
+            os.replace(place / name, self.folder / name)
+
+    def _note(self, name: str, digest: str) -> None:
         # Before the file: one that a kill left without its line would be taken for the user's.
         if digest not in self._digests.setdefault(name, set()):
             with (self.folder / LEDGER).open("ab+") as stream:
@@ -72,7 +89,6 @@ class Ledger:
                         stream.write(b"\n")
                 stream.write(os.fsencode(f"{digest}  {name}\n"))
             self._digests[name].add(digest)
-        write_atomically(self.folder / name, data)
 
 
 def _digest(path: Path) -> str:

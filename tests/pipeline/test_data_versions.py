@@ -18,9 +18,9 @@ pytestmark = pytest.mark.slow
 CLASSES = {"car", "road", "tree", "dog", "person", "sky"}
 
 
-def readme_commands(repository: Path, heading: str) -> list[list[str]]:
-    """The lines of the first shell block below a heading."""
-    text = (repository / "README.md").read_text(encoding="utf-8")
+def page_commands(repository: Path, heading: str) -> list[list[str]]:
+    """The lines of the first shell block below a heading of docs/training.md."""
+    text = (repository / "docs" / "training.md").read_text(encoding="utf-8")
     block = text.partition(f"\n{heading}\n")[2].partition("```sh\n")[2].partition("```")[0]
     return [shlex.split(line) for line in block.splitlines()]
 
@@ -85,11 +85,11 @@ def test_imported_photos_are_versioned_pushed_and_pulled(
 def test_from_a_folder_of_photos_to_a_trained_segmenter(
     project: Project, repository: Path, tmp_path: Path
 ) -> None:
-    """The README's commands, as they stand there, on pictures that the tiny models know."""
+    """The page's commands, as they stand there, on pictures that the tiny models know."""
     write_scenes("voc2012", tmp_path / "scenes", train=0, val=20)
     drawn = sorted((tmp_path / "scenes" / "JPEGImages").iterdir())
     photo_folder(drawn, project.root / "inputs" / "photos", 20)
-    doctor, train, predict, _ = readme_commands(repository, "## Your own data set")
+    doctor, train, predict, _ = page_commands(repository, "## Your own data set")
     shown = project.run(*doctor)
     assert "all: 20 images, 0 annotated (enough to train" in shown and "no file is broken" in shown
     project.run(*train)

@@ -17,6 +17,7 @@ from fmbseg.evaluate.refine.refiner import load_refiner, refined
 from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.segmenter import load_segmenter
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.weights import weights_digest
 
 
@@ -60,10 +61,11 @@ class Aligned:
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
         section = self._segmenter.inference
-        found = self._segmenter.segment(images, vocabulary, benchmark)
+        found = self._segmenter.segment(images, vocabulary, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, section))
 

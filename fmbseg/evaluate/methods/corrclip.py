@@ -16,6 +16,7 @@ from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.joined import ProxyClip
 from fmbseg.evaluate.regions import Regions, paint, vote
 from fmbseg.inference.decision import Decision, Found, confidence
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.dense import Grid
 from fmbseg.models.last_block import LastBlock, scoped_attention
 from fmbseg.pseudo.encodings import MaskEncodings, pixels_digest
@@ -43,10 +44,12 @@ class CorrClip(ProxyClip):
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
+        text = self._words.of(vocabulary)
         for image in images:
-            found = self._dense.segment([image], vocabulary, self._words.of(vocabulary), benchmark)
+            found = self._dense.segment([image], vocabulary, text, benchmark, smoothing)
             ((similarities, decision),) = found
             voted = Decision(vote(decision.labels, self._regions))
             section = self._config.evaluate

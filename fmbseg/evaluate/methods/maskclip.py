@@ -19,6 +19,7 @@ from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.sliding import Pixels, fitted
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
@@ -72,9 +73,11 @@ class MaskClip:
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
-        found = self._dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
+        text = self._words.of(vocabulary)
+        found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, self._asked))
 

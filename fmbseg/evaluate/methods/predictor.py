@@ -14,6 +14,7 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods import find_method
 from fmbseg.inference.decision import Decision, Found
+from fmbseg.inference.smoothing import Smoothing
 
 
 class Predictor(Protocol):
@@ -42,8 +43,19 @@ class Predictor(Protocol):
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
-        """The same decisions in the order of the images, with how sure they are."""
+        """The same decisions in the order of the images, with how sure they are.
+
+        Args:
+            images: see `decide`, as the next two.
+            vocabulary: the classes.
+            benchmark: its name.
+            smoothing: over images that are frames in their order; None: each stands for itself.
+
+        Raises:
+            ConfigError: the method has nothing to smooth.
+        """
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the labels depend on, for the result file: JSON values."""

@@ -12,8 +12,10 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import ConfigError
 from fmbseg.evaluate.methods.predictor import computation
 from fmbseg.inference.decision import Decision, Found, Labels
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
@@ -57,8 +59,14 @@ class PseudoLabels:
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
+        if smoothing is not None:
+            raise ConfigError(
+                "stage 1's masks have no similarities that could be smoothed over frames: leave "
+                "out --smooth, or take another --method"
+            )
         text, config = self._words.of(vocabulary), self._config
         for image in images:
             encodings = self._encoder.encode(image)
