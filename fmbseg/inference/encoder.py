@@ -13,6 +13,7 @@ from fmbseg.align.heads import AlignmentHead
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.machine.device import DeviceChoice, batches_with_backoff
 from fmbseg.models.backbone import Backbone, resize_for_encoder
+from fmbseg.models.finite import require_finite
 
 
 class AlignedEncoder:
@@ -72,10 +73,13 @@ class AlignedEncoder:
 
         Returns:
             [N, h, w, D] float32 unit vectors on the device.
+
+        Raises:
+            ConfigError: a value is NaN or infinite.
         """
         # As in training: float16 is for the encoder only.
         mixed = self._device.dtype == torch.bfloat16
         features = self._backbone.features(pixels)
         with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
             patches: Tensor = self._head(features, self._projection)
-        return patches
+        return require_finite(patches, "aligned features", self._device.dtype)
