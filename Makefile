@@ -7,7 +7,7 @@ SHELL := bash
 .PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
 .PHONY: lock install-hashed sbom licences audit coverage scenes labels train scores report publish-run metrics-diff
 .PHONY: docs stack deploy stack-stop
-.PHONY: generated test-formats test-label-studio
+.PHONY: generated test-formats test-label-studio test-turn faults soak mutation
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -112,6 +112,18 @@ test-label-studio: install  ## send labels through a real Label Studio and back
 
 test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, servers, clusters
 	pytest -m slow $(ARGS)
+
+test-turn: .venv/.installed-slow  ## run the slow tests whose turn it is: each landing has others
+	pytest -m slow --turn auto $(ARGS)
+
+faults: install  ## kills, races, limits, flipped bytes, hostile inputs: figures in build/faults
+	python -m tests.faults $(ARGS)
+
+soak: install  ## stage 1 to labels and predictions in one process, memory and handles watched
+	python -m tests.faults.soak $(ARGS)
+
+mutation: install  ## change losses, metrics and the like one place at a time: tests must notice
+	python -m tests.faults.mutation $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
 	$(PIP) '.[pipeline,dev,scenes,onnx,video,scale,search,server,checks,docs]'

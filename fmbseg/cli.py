@@ -44,7 +44,7 @@ USER_MISTAKE = 2
 INTERRUPTED = 130
 # What the machine refuses (rights, a full disk, a folder where a file should be) is no bug.
 _REFUSED = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG}
-_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+_REFUSED |= {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP}
 
 app = typer.Typer(
     add_completion=True,

@@ -7,6 +7,8 @@ may be called 2024-11-27.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +68,37 @@ def parse_json(text: str, name: object, error: type[FmbsegError]) -> Any:
         raise _unread(name, "JSON", reason, error) from reason
 
 
-def read_json(path: Path, error: type[FmbsegError]) -> Any:
-    """What a JSON file says; raises `error` as `parse_json`, and where it cannot be read."""
-    return parse_json(_read(path, "JSON", error), path, error)
+def read_json(path: Path, error: type[FmbsegError], largest: int = _LARGEST) -> Any:
+    """What a JSON file says; raises `error` as `parse_json`, and where it cannot be read.
+
+    Args:
+        path: of the file.
+        error: is raised.
+        largest: bytes that it may have.
+    """
+    return parse_json(_read(path, "JSON", error, largest), path, error)
 
 
-def _read(path: Path, kind: str, error: type[FmbsegError]) -> str:
+def read_regular(path: Path, largest: int) -> bytes:
+    """The content of a regular file, of which no more than `largest` + 1 bytes are read.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a pipe, a device or the like, which may never end.
+    """
+    # A pipe without a writer would be waited for.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise ValueError("no regular file")
+        return stream.read(largest + 1)
+
+
+def _read(path: Path, kind: str, error: type[FmbsegError], largest: int = _LARGEST) -> str:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST // 1_000_000} MB")
-        return path.read_text(encoding="utf-8-sig")
+        data = read_regular(path, largest)
+        if len(data) > largest:
+            raise ValueError(f"more than {largest // 1_000_000} MB")
+        return data.decode("utf-8-sig")
     except FileNotFoundError as reason:
         raise error(f"{shown(path)} does not exist") from reason
     except OSError as reason:

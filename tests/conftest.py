@@ -37,6 +37,8 @@ from tests.data.make_samples import SAMPLES
 from tests.heads import write_head
 from tests.workspace import MakeConfig, write_coco, write_weights
 
+# `pytester` runs a pytest of its own, for the tests of turns.
+pytest_plugins = ["tests.rotation.plugin", "pytester"]
 REPOSITORY = Path(__file__).resolve().parents[1]
 REALDATA = Path(os.environ.get("FMBSEG_REALDATA", REPOSITORY.parent / "shared" / "realdata"))
 # Where files in the benchmarks' encodings lie; see tests/data/make_samples.py.

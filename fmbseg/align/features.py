@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmbseg.align.feature_store import INDEX, INDEX_SCHEMA, VALUES, Float16, StoredFeatures
+from fmbseg.align.numbers import named
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
+from fmbseg.errors import DataError
 from fmbseg.machine.device import batches_with_backoff
 from fmbseg.models.backbone import Backbone, encoder_size, load_backbone, resize_for_encoder
 from fmbseg.stage.stage import ShardedStage
@@ -86,6 +88,16 @@ class Features(ShardedStage):
         images = (read_image(record.path) for record in records[part])
         pixels = [resize_for_encoder(image, short_side, self._encoder) for image in images]
         features: Float16 = self._encoder.features(np.stack(pixels)).half().cpu().numpy()
+        finite = np.isfinite(features).all(axis=(1, 2, 3))
+        if not finite.all():
+            names = [record.image_id for record in records[part]]
+            unfit = named(names, np.flatnonzero(~finite).tolist())
+            section, run = self.work.config.features, self.work.config.run
+            raise DataError(
+                f"features of {unfit} hold NaN, or numbers beyond "
+                f"float16 (run.dtype={run.dtype}): look at `fmbseg models verify "
+                f"{section.encoder}`, use --set run.dtype=float32, or another encoder"
+            )
         return features
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from fmbseg.align.feature_store import StoredFeatures
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import LOSSES
+from fmbseg.align.numbers import named, require_contrast, unfit_features
 from fmbseg.config import AlignSection
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import ConfigError, DataError, StoreError
@@ -116,15 +117,12 @@ def train_head(
         device: None: the CPU in float32.
 
     Raises:
-        ConfigError: the head does not fit the features, or the loss is no longer finite.
-        DataError: no patch is labelled at all.
+        ConfigError: the head does not fit the features, or loss or weights are no longer finite;
+            the pictures of the batch are named.
+        DataError: no patch is labelled at all, or features of named pictures are not finite.
     """
     used = [i for i in range(len(features)) if any(i in target for target in targets)]
-    if not used:
-        raise DataError(
-            "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
-            "label`"
-        )
+    require_contrast([target.labels for target in targets], used, features.image_ids)
     device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     dim = targets[0].text.shape[1]
     config = HeadConfig(
@@ -136,21 +134,41 @@ def train_head(
     with progress.task("align", section.epochs * run.steps) as task:
         task.advance(resumed * run.steps)
         for epoch in range(resumed + 1, section.epochs + 1):
-            losses = []
+            losses, batches = [], []
             for members in run.batches(used):
                 losses.append(run.step(features, targets, members))
+                batches.append(members)
                 task.advance()
-            record = EpochRecord(epoch, float(torch.stack(losses).mean()), run.learning_rate)
-            if not math.isfinite(record.loss):
-                raise ConfigError(
-                    f"the loss is {record.loss} in epoch {epoch}: lower align.learning_rate or "
-                    "raise align.temperature"
-                )
+            each = torch.stack(losses).cpu()
+            if not (bool(each.isfinite().all()) and run.is_finite):
+                raise _not_finite(features, used, batches, each, epoch)
+            record = EpochRecord(epoch, float(each.mean()), run.learning_rate)
             run.curve.append(record)
             run.save(checkpoint_dir / STATE)
             if on_metrics is not None:
                 on_metrics(epoch, {"loss": record.loss, "lr": record.lr})
     return TrainedHead(run.head.cpu().eval(), tuple(run.curve), resumed)
+
+
+def _not_finite(
+    features: StoredFeatures,
+    used: Sequence[int],
+    batches: Sequence[Sequence[int]],
+    losses: Tensor,
+    epoch: int,
+) -> DataError | ConfigError:
+    """What is said where losses [n] of an epoch's batches, or the weights after it, are NaN."""
+    if unfit := unfit_features(features, used):
+        return DataError(
+            f"features of {named(features.image_ids, unfit)} hold NaN or infinity: run `fmbseg run "
+            "features` again with --set run.dtype=float32, or with another encoder"
+        )
+    first = next((n for n, loss in enumerate(losses.tolist()) if not math.isfinite(loss)), -1)
+    said = f"the loss is {float(losses[first])}" if first >= 0 else "weights are NaN"
+    return ConfigError(
+        f"{said} in epoch {epoch}, in the batch of {named(features.image_ids, batches[first])}: "
+        "lower align.learning_rate or raise align.temperature"
+    )
 
 
 class _Run:
@@ -175,6 +193,11 @@ class _Run:
         self._optimizer = torch.optim.AdamW(
             _decayed_groups(self.head, section.weight_decay), lr=section.learning_rate
         )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights are: a step may spoil them after its loss was made."""
+        return all(bool(each.isfinite().all()) for each in self.head.parameters())
 
     def batches(self, used: Sequence[int]) -> Iterator[list[int]]:
         """The images of each step of one epoch, in a new random order."""

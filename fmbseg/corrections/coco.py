@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pycocotools import mask as coco
 from fmbseg.corrections.target import Target, paint, read_json
 from fmbseg.errors import DataError
 from fmbseg.export.source import Label, LabelledImage
+
+_FARTHEST = 10  # pictures that a polygon's point may lie outside
 
 
 def read_coco(path: Path, target: Target) -> Iterator[tuple[LabelledImage, Label]]:
@@ -45,13 +48,63 @@ def read_coco(path: Path, target: Target) -> Iterator[tuple[LabelledImage, Label
 
 
 def _mask(segmentation: Any, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    if isinstance(segmentation, list):
-        code = coco.merge(coco.frPyObjects(segmentation, *size)) if segmentation else None
-    elif isinstance(segmentation["counts"], list):
-        code = coco.frPyObjects(segmentation, *segmentation["size"])
-    else:
-        code = segmentation
-    if code is None:
+    """The mask [H, W] of a segmentation in a picture of `size`; raises anything."""
+    if not isinstance(segmentation, list):
+        counts = segmentation["counts"]
+        if tuple(segmentation["size"]) != size:
+            height, width = segmentation["size"]
+            raise ValueError(
+                f"a mask of {width} x {height} px in a picture of {size[1]} x {size[0]}"
+            )
+        return decode_runs(_unpacked(counts) if isinstance(counts, str) else counts, size)
+    if not segmentation:
         return np.zeros(size, dtype=np.bool_)
+    # pycocotools walks along each edge, however far away it leads.
+    farthest = _FARTHEST * max(size)
+    for part in segmentation:
+        if not all(-farthest <= value <= farthest for value in part):
+            raise ValueError("a point far outside of the picture")
+    code = coco.merge(coco.frPyObjects(segmentation, *size))
     mask: npt.NDArray[np.bool_] = coco.decode(code).astype(np.bool_)
     return mask
+
+
+def decode_runs(counts: Sequence[int], size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The mask [H, W] bool of COCO's run lengths: down the columns, without and with in turn.
+
+    Not by pycocotools, which writes past its memory where they are longer than the picture.
+
+    Raises:
+        ValueError: they do not add up to the picture, or one is negative.
+    """
+    lengths = [operator.index(count) for count in counts]
+    if min(lengths, default=0) < 0 or sum(lengths) != size[0] * size[1]:
+        raise ValueError(f"runs of {sum(lengths)} pixels in a picture of {size[0] * size[1]}")
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return flat.reshape(size[1], size[0]).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Run lengths out of COCO's packed form.
+
+    A number is groups of 5 bits, low ones first, each a character from "0" on; 32 says that another
+    follows, 16 in the last that it is negative. From the fourth number on each is what it is more
+    than the one before the last.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        group = ord(character) - 48
+        if not 0 <= group < 64 or shift > 60:
+            raise ValueError("packed run lengths are damaged")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("packed run lengths end too early")
+    return counts

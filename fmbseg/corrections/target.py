@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmbseg import documents
 from fmbseg.data.images import upright_size
 from fmbseg.errors import DataError
 from fmbseg.export.source import NOTHING, Classes, Label, LabelledImage, Source
+
+# Bytes of what a tool exported: ten times COCO's own instances.
+_LARGEST = 4_000_000_000
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ def paint(label: Label, mask: npt.NDArray[np.bool_], index: int, place: Path) ->
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises DataError where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: name the file that the tool exported") from error
-    except (ValueError, RecursionError, IsADirectoryError) as error:
-        raise DataError(f"{path} is no JSON file ({error}): export it again") from error
+        return documents.read_json(path, DataError, _LARGEST)
+    except DataError as error:
+        raise DataError(f"{error}: name the file that the tool exported, or export it again") from (
+            error
+        )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from fmbseg.documents import read_regular
 from fmbseg.errors import VocabularyError, shown
 
 _LARGEST = 1_000_000  # bytes: 255 classes of many words have some ten thousand
@@ -34,10 +35,11 @@ def read_text(path: Path, kind: str = "class list") -> str:
     """
     name = shown(path)
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LARGEST + 1)
+        data = read_regular(path, _LARGEST)
     except OSError as error:
         raise VocabularyError(f"cannot read the {kind} {name} ({error.strerror})") from error
+    except ValueError as error:
+        raise VocabularyError(f"cannot read the {kind} {name} ({error})") from error
     if len(data) > _LARGEST:
         raise VocabularyError(f"{name} has more than {_LARGEST // 1000} kB: it is no {kind}")
     encoding = next((each for mark, each in _BOMS.items() if data.startswith(mark)), "utf-8")

@@ -41,6 +41,7 @@ from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, o
 
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
+_NAMED = 5
 
 
 class Candidate:
@@ -174,6 +175,7 @@ class Scoring:
 
         Raises:
             FmbsegError: see `key` and `load_predictor`.
+            DataError: no pixel of the truth has a class.
         """
         candidate, work = self.candidate, self.shards()
         stage = f"evaluate-{candidate.method.name}"
@@ -220,6 +222,13 @@ class Scoring:
         counts = PixelCounts(len(self.vocabulary))
         for index in range(work.count):
             counts.merge(PixelCounts.load(work.store.shard_path(index) / _COUNTS))
+        if not counts.all.target_pixels.any():
+            first = ", ".join(sample.image_id for sample in self.samples[:_NAMED])
+            raise DataError(
+                f"no pixel of {self.dataset.name} has a class ({counts.images} pictures: {first}"
+                f"{', ...' if counts.images > _NAMED else ''}): look at its label maps, 255 is not "
+                "scored"
+            )
         record = json.loads((work.store.shard_path(0) / _RECORD).read_text(encoding="utf-8"))
         result = benchmark_result(
             self.dataset.name,

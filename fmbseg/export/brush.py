@@ -46,6 +46,8 @@ def decode_brush(code: Sequence[int], size: tuple[int, int]) -> npt.NDArray[np.b
         DataError: the run lengths are damaged, or of another size.
     """
     try:
+        if not isinstance(code, list | tuple):  # of a number bytes() makes as many
+            raise TypeError("no list of bytes")
         values = _unpack(bytes(code), size[0] * size[1] * _CHANNELS)
     except (ValueError, TypeError) as error:
         raise DataError(f"a brush mask is damaged ({error}): export it again") from error

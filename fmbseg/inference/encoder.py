@@ -14,6 +14,7 @@ from fmbseg.inference.shifts import shifted
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.machine.device import DeviceChoice, batches_with_backoff
 from fmbseg.models.backbone import Backbone, resize_for_encoder
+from fmbseg.models.finite import require_finite
 
 
 class AlignedEncoder:
@@ -76,6 +77,10 @@ class AlignedEncoder:
 
         Returns:
             [N, h, w, D] float32 unit vectors on the device; `shifts` of them a patch's side.
+
+
+        Raises:
+            ConfigError: a value is NaN or infinite.
         """
         patch = self._backbone.patch_size
         return shifted(self._aligned, torch.from_numpy(pixels), patch, self._shifts)
@@ -86,4 +91,4 @@ class AlignedEncoder:
         features = self._backbone.features(pixels)
         with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
             patches: Tensor = self._head(features, self._projection)
-        return patches
+        return require_finite(patches, "aligned features", self._device.dtype)

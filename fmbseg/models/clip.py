@@ -25,6 +25,7 @@ from fmbseg.machine.device import autocast, batches_with_backoff
 from fmbseg.models import tiny
 from fmbseg.models.build import build_clip, tiny_tokenizer
 from fmbseg.models.dense import joint_projection, last_tokens, visual_tokens
+from fmbseg.models.finite import require_finite
 from fmbseg.models.image_windows import ImageWindows
 from fmbseg.models.last_block import LastBlock
 from fmbseg.models.loading import load_module
@@ -188,7 +189,8 @@ class ClipModel:
             section: sizes in pixels, way to the dense features, batch size.
 
         Raises:
-            ConfigError: window or stride is not a multiple of the patch size.
+            ConfigError: window or stride is not a multiple of the patch size, or an embedding is
+                NaN or infinite.
         """
         cut = ImageWindows.cut(image, section, self.image_size, self.patch_size)
         total = torch.zeros(*cut.grid, self.embed_dim, device=self.device)
@@ -202,6 +204,8 @@ class ClipModel:
         for part, (embeddings, dense) in batches:
             windows.append(embeddings)
             cut.add(total, part, dense)
+        for found in (*windows, total):
+            require_finite(found, "CLIP's embeddings", self.dtype)
         # Normalising the sum of overlapping windows is normalising their mean.
         return ClipEncoding(_half(torch.cat(windows)), _half(F.normalize(total, dim=-1)))
 

@@ -108,7 +108,7 @@ def load_module(
 
     Raises:
         WeightsError: the file is missing, damaged, of another architecture or not the published
-            one.
+            one, or a value is NaN or infinite.
     """
     path = resolve(record.name, weights_dir)  # before the slow building
     with torch.random.fork_rng(devices=()):  # the draws of random weights leave no trace
@@ -132,6 +132,7 @@ def load_module(
             f"use the file from {record.source}"
         )
     _require_published(record, path, digest)
+    _require_finite({key: state[key] for key in wanted}, path)
     module.load_state_dict({key: state[key] for key in wanted})
     return module
 
@@ -148,6 +149,14 @@ def _require_published(record: WeightsRecord, path: Path, digest: str) -> None:
                 f"or set {OWN_VARIABLE}=1 to use own weights"
             )
         _log.warning("%s: own weights are used as they are", problem)
+
+
+def _require_finite(state: StateDict, path: Path) -> None:
+    for key, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"{path} is damaged ({key} holds NaN or infinity): get it again, or train it anew"
+            )
 
 
 @cache

@@ -212,8 +212,8 @@ def brush(folder: Path, **changes: Any) -> Path:
 
 
 BAD: dict[str, tuple[str, Callable[[Path], Path], str]] = {
-    "broken JSON": ("coco", bad_json, "is no JSON file"),
-    "JSON without end": ("label-studio", deep_json, "is no JSON file"),
+    "broken JSON": ("coco", bad_json, "is not valid JSON"),
+    "JSON without end": ("label-studio", deep_json, "is not valid JSON"),
     "another JSON": ("coco", other_json, "is no COCO instances file"),
     "no file": ("coco", lambda folder: folder / "no.json", "does not exist"),
     "an unknown class": ("coco", lambda f: coco_file(f / "a", [], "cow"), "the class 'cow', which"),

@@ -1,0 +1,36 @@
+"""pytest's option `--turn`: the slow tests of one landing; the others are counted and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.rotation.turns import chosen, landing, read_plan
+
+_SAID = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--turn", metavar="N|auto", help="the slow tests of one landing alone")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    asked = config.getoption("--turn")
+    if asked is None:
+        return
+    number = landing(config.rootpath) if asked == "auto" else int(asked)
+    slow = [item.nodeid for item in items if item.get_closest_marker("slow")]
+    some, turns = chosen(slow, number, read_plan())
+    left = [item for item in items if item.nodeid in {*slow} - {*some}]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
+    turn = number % turns if turns else 0
+    said = [f"turn {turn} of {turns}: {len(some)} of {len(slow)} slow tests"]
+    config.stash[_SAID] = said + [f"not in this turn: {item.nodeid}" for item in left]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    for line in config.stash.get(_SAID, []):
+        terminalreporter.write_line(line)
