@@ -78,7 +78,6 @@ class AlignedEncoder:
         Returns:
             [N, h, w, D] float32 unit vectors on the device; `shifts` of them a patch's side.
 
-
         Raises:
             ConfigError: a value is NaN or infinite.
         """
