@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,10 @@ def test_a_presets_sizes_fit_its_models(name: str) -> None:
     patch = open_clip.get_model_config(clip.architecture)["vision_cfg"]["patch_size"]
     assert all(sections["clip"][key] % patch == 0 for key in ("short_side", "window", "stride"))
     # The name of the architecture says patch and width; the head's must divide the width.
-    channels = {"vit_base_patch14_dinov2": 768, "vit_large_patch14_dinov2": 1024}
-    assert channels[encoder.architecture] % sections["align"]["attention_heads"] == 0
-    assert sections["features"]["short_side"] % 14 == 0
     assert timm.is_model(encoder.architecture)
+    size, patch = re.match(r"vit_(base|large)_patch(\d+)", encoder.architecture).groups()
+    assert {"base": 768, "large": 1024}[size] % sections["align"]["attention_heads"] == 0
+    assert sections["features"]["short_side"] % int(patch) == 0
 
 
 def test_the_shipped_parameters_are_the_preset_tiny(params: Path) -> None:
@@ -68,7 +69,7 @@ def test_the_shipped_parameters_are_the_preset_tiny(params: Path) -> None:
     assert params.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["base", "paper"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "tiny"])
 def test_comments_order_and_everything_else_stay(params: Path, name: str) -> None:
     before = params.read_text(encoding="utf-8")
     old = yaml.safe_load(before)
@@ -86,6 +87,13 @@ def test_comments_order_and_everything_else_stay(params: Path, name: str) -> Non
     # And back: byte for byte.
     apply_preset("tiny", params)
     assert params.read_text(encoding="utf-8") == before
+
+
+def test_a_preset_like_another_differs_in_what_it_says_alone() -> None:
+    base = _flat(preset("base"))
+    for name in ("dinov3", "c-radio", "tipsv2"):
+        differs = {key for key, value in _flat(preset(name)).items() if value != base[key]}
+        assert differs == {"run.preset", "features.encoder"}
 
 
 def test_a_users_own_values_and_comments_stay(tmp_path: Path) -> None:
@@ -135,7 +143,11 @@ def test_the_command_says_what_changed_and_what_to_fetch(
 @pytest.mark.parametrize(
     ("content", "name", "part"),
     [
-        (None, "huge", "unknown preset 'huge': choose one of tiny, base, paper"),
+        (
+            None,
+            "huge",
+            "unknown preset 'huge': choose one of tiny, base, paper, dinov3, c-radio, tipsv2",
+        ),
         (b"clip: [", "base", "is not valid YAML"),
         (b"- a\n", "base", "must hold sections"),
         (b"clip: 3\n", "base", "clip must be a section"),

@@ -18,6 +18,7 @@ from torch import Tensor
 from fmbseg.errors import WeightsError
 from fmbseg.models.backbone import Backbone, load_backbone
 from fmbseg.models.records import weights_record
+from fmbseg.presets import preset
 
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 FCMAE = "convnextv2_atto.fcmae"  # of 3.4 M parameters
@@ -368,3 +369,20 @@ def test_open_clips_tags_are_records_with_their_activation() -> None:
         with pytest.raises(WeightsError) as caught:
             weights_record(name)
         assert reason in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dinov3", "c-radio", "tipsv2"])
+def test_encoders_of_presets_at_their_real_size(name: str, tmp_path: Path) -> None:
+    # The three give their patches in ways of their own: rotary, conditioned and resampled places.
+    record = weights_record(preset(name)["features"]["encoder"], "frozen encoder")
+    module = _publish(record.architecture, tmp_path)
+    encoder = load_backbone(record.name, weights_dir=tmp_path)
+    images = _images(4 * encoder.patch_size, 6 * encoder.patch_size)
+    features = encoder.features(images)
+    assert features.shape == (1, 4, 6, 768)
+    tokens = timm.create_model(record.architecture, img_size=tuple(images.shape[1:3])).eval()
+    resized = timm.models.vision_transformer.checkpoint_filter_fn(module.state_dict(), tokens)
+    tokens.load_state_dict(resized)
+    expected = _tokens(tokens, _normalised(images, module)).view(1, 4, 6, 768)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
