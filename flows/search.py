@@ -73,9 +73,11 @@ def search(
             call_task(name, config, root)
         found = _open_study(study, config, paths, searched, chosen)
         _go_on(found, config, searched)
-        while (done := len(_finished(found))) < trials:
+        while (done := len(_finished(found, failed=True))) < trials:
             logger.info("trial %d of %d", done + 1, trials)
             _next(found, config, paths, searched, chosen)
+        if not _finished(found):
+            raise ConfigError(f"none of {done} trials could be trained: narrow the space")
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=str(error))
@@ -136,13 +138,17 @@ def _go_on(found: optuna.Study, config: Config, searched: Sequence[Dimension]) -
             found.enqueue_trial(trial.params, skip_if_exists=False)
     own = flat_params(config, [each.name for each in searched])
     if not found.trials and all(each.holds(own[each.name]) for each in searched):
-        found.enqueue_trial(own)
+        found.enqueue_trial(
+            {e.name: str(own[e.name]) if e.choices else own[e.name] for e in searched}
+        )
 
 
-def _finished(found: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _finished(found: optuna.Study, *, failed: bool = False) -> list[optuna.trial.FrozenTrial]:
+    """Trials with a value; with `failed` those that could not be trained, too."""
     from optuna.trial import TrialState
 
-    return [*found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    states = (TrialState.COMPLETE, *([TrialState.PRUNED] if failed else []))
+    return [*found.get_trials(deepcopy=False, states=states)]
 
 
 def _next(
@@ -157,9 +163,15 @@ def _next(
     overrides = [f"{name}={value}" for name, value in values.items()]
     folder = paths.search / found.study_name / f"trial-{asked.number}"
     changed = override_config(config, overrides)
-    result = _TRY.with_options(task_run_name=f"trial-{asked.number}")(
-        changed, paths.root, folder, chosen
-    )
+    attempt = _TRY.with_options(task_run_name=f"trial-{asked.number}")
+    try:
+        result = attempt(changed, paths.root, folder, chosen)
+    except ConfigError as error:  # these values do not train: the next ones are tried
+        from optuna.trial import TrialState
+
+        get_run_logger().warning("trial %d: %s", asked.number, error)
+        found.tell(asked, state=TrialState.PRUNED)
+        return
     asked.set_user_attr("scores", dict(result.scores))
     found.tell(asked, result.value)
     runs = SearchRuns(config.tracking, paths.root, found.study_name)

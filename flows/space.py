@@ -56,7 +56,7 @@ class Dimension:
     def holds(self, value: object) -> bool:
         """Whether a value is one of those that may be drawn."""
         if self.choices:
-            return value in self.choices
+            return str(value) in self.choices
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 

@@ -185,6 +185,25 @@ def test_where_there_are_no_scenes_heads_are_held_by_their_agreement(
 
 
 @pytest.mark.slow
+def test_values_that_do_not_train_end_their_trial_and_not_the_search(
+    server: None, project: Paths
+) -> None:
+    # Seven heads of attention do not divide the encoder's width; four do, and are the default.
+    rows = search("odd", trials=5, space=["align.attention_heads=4|7"], scenes=2)
+    study = optuna.load_study(
+        study_name="odd", storage=f"sqlite:///{project.search / 'studies.db'}"
+    )
+    states = [(each.params["align.attention_heads"], each.state.name) for each in study.trials]
+    assert states[0] == ("4", "COMPLETE") and len(states) == 5
+    assert {*states} == {("4", "COMPLETE"), ("7", "PRUNED")}
+    assert isinstance(rows, list) and {row["attention_heads"] for row in rows} == {"4"}
+    state = search(
+        "lost", trials=2, space=["align.attention_heads=7|9"], scenes=2, return_state=True
+    )
+    assert state.is_failed() and "narrow the space" in str(state.message)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

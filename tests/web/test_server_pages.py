@@ -158,7 +158,7 @@ def test_a_run_on_prefects_page(
         run = f"{address}/runs/flow-run/{made['fmbseg-run']['flow_run_id']}"
         page, heard = opened(browser, "light", address, run)
         page.wait_for_selector("text=our-run")
-        page.get_by_role("tab", name="Artifacts").click()
+        page.get_by_text("Artifacts", exact=True).first.click()
         page.wait_for_selector("text=fmbseg-miou")
         page.wait_for_selector("text=What this run did")
         assert not heard.outside
