@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fmbseg.align.controls import drawn_images
 from fmbseg.align.feature_store import StoredFeatures
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import LOSSES
@@ -125,6 +126,7 @@ def train_head(
             "no patch has a label: lower align.purity, or look at the label maps of `fmbseg run "
             "label`"
         )
+    used = drawn_images(used, section.image_share, seed)
     device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     dim = targets[0].text.shape[1]
     config = HeadConfig(
