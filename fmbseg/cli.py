@@ -21,6 +21,7 @@ from fmbseg.commands import (
     corrections,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     export_model,
@@ -32,6 +33,7 @@ from fmbseg.commands import (
     report,
     review,
     run,
+    studies,
     table,
     words,
 )
@@ -57,10 +59,13 @@ app.command("review")(review.review)
 app.command("export-model")(export_model.export_model)
 app.command("monitor")(monitor.monitor)
 app.command("table")(table.table)
+app.command("table1")(studies.table1)
+app.command("ablate")(studies.ablate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("figures")(report.figures)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("preset")(preset.preset)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
