@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
@@ -16,7 +14,7 @@ from prefect.states import Failed
 from flows.common import at_one_decimal
 from flows.parameters import Experiment, Overrides, Preset, effective_config, one_of
 from flows.stages import call_task
-from fmbseg.config import AlignSection, Config, override_config
+from fmbseg.config import Config, override_config
 from fmbseg.errors import FmbsegError, one_line
 from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
@@ -24,42 +22,12 @@ from fmbseg.pipeline.run import leading_to, open_stage, stage_names
 from fmbseg.pipeline.table import ROWS
 from fmbseg.report.ablations import VARIANT, write_ablation
 from fmbseg.store.paths import Paths
+from fmbseg.studies.declared import STUDIES
 
 METHOD = "fmbseg"
 Row = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Study:
-    """Variants that are held side by side.
-
-    Attributes:
-        about: what is varied.
-        variants: by name, what each changes: section.key=value.
-    """
-
-    about: str
-    variants: Mapping[str, tuple[str, ...]]
-
-
-def _each(field: str) -> dict[str, tuple[str, ...]]:
-    """A variant for each value that a parameter of the section align may have."""
-    values = get_args(AlignSection.model_fields[field].annotation)
-    return {value: (f"align.{field}={value}",) for value in values}
-
-
-STUDIES: Mapping[str, Study] = {
-    "heads": Study("the alignment head", _each("head")),
-    "losses": Study("the loss that the head is trained with", _each("loss")),
-    "labels": Study(
-        "the pseudo labels of stage",
-        {
-            "1.1 + 1.2": (),
-            "1.1 alone": ("label.use_masks=false",),
-            "1.2 alone": ("label.use_queries=false",),
-        },
-    ),
-}
 # What the trained segmenter's scores come from; rows without inputs draw the images.
 _STAGES = [name for name, row in ROWS.items() if not row.inputs] + leading_to(
     name for name, row in ROWS.items() if METHOD in row.methods

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from flows.ablation import STUDIES
 from flows.monitor import RELABEL
 from fmbseg.pipeline.run import leading_to
 from fmbseg.pipeline.table import ROWS
 from fmbseg.store.paths import Paths
+from fmbseg.studies.declared import STUDIES
 
 _MADE = "# Made by `make generated` from flows/deployments.py and the stage table: change those.\n"
 _ABOUT = {

@@ -21,6 +21,7 @@ from fmbseg.commands import (
     corrections,
     data,
     demo,
+    doctor,
     evaluate,
     experiments,
     export,
@@ -34,6 +35,7 @@ from fmbseg.commands import (
     review,
     run,
     serve,
+    studies,
     table,
     words,
 )
@@ -60,11 +62,14 @@ app.command("review")(review.review)
 app.command("export-model")(export_model.export_model)
 app.command("monitor")(monitor.monitor)
 app.command("table")(table.table)
+app.command("table1")(studies.table1)
+app.command("ablate")(studies.ablate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("figures")(report.figures)
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 app.command("preset")(preset.preset)
 app.command("experiments")(experiments.experiments)
 app.add_typer(data.app, name="data")

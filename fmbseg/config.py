@@ -28,7 +28,7 @@ SceneLayoutName = Literal[
 Templates = Literal["single", "subset7", "custom9", "imagenet80"]
 Dense = Literal["value", "sclip", "clearclip", "naclip"]
 HeadName = Literal["transformer", "mlp", "linear"]
-LossName = Literal["tsupcon", "supcon", "text"]
+LossName = Literal["tsupcon", "supcon", "text", "cross_entropy", "infonce"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
 RefineName = Literal["none", "masks", "pamr", "propagate"]
@@ -216,6 +216,15 @@ class AlignSection(Section):
     weight_decay: float = Field(0.05, ge=0, le=100)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     attention_heads: int = Field(4, ge=1, le=256)
+    label_noise: float = Field(
+        0.0, ge=0, le=1, description="for studies: share of the labels' regions made wrong"
+    )
+    image_share: float = Field(
+        1.0, gt=0, le=1, description="for studies: of the images, drawn; as many steps as with all"
+    )
+    unseen_names: float = Field(
+        0.0, ge=0, lt=1, description="for studies: share of the names, drawn, not trained with"
+    )
 
 
 class BenchmarkRoot(Section):

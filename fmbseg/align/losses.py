@@ -19,6 +19,9 @@ does not say how words come into it.
 Patches with weights w_i (ours, for labels that a person has corrected) count w_i times in the sums
 over patches and in N_k and M. The log-sums stay as they are: what a patch is compared with is there
 once.
+
+Beside them, for the ablation, stand the two losses that most heads are trained with:
+`cross_entropy` over all classes and `infonce` within a batch.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from fmbseg.config import LossName
 from fmbseg.data.labels import UNLABELLED
@@ -88,7 +92,96 @@ def tsupcon(
         ValueError: the shapes do not fit, a label is neither 255 nor a row of `text`, the
             temperature or a weight is not positive, or the term is unknown.
     """
-    _check(z, labels, text, temperature, weights, term)
+    if term not in _TERMS:
+        raise ValueError(f"term must be one of {', '.join(_TERMS)}, got {term!r}")
+    z, labels, text, weights = _labelled(z, labels, text, temperature, weights)
+    if not labels.numel():
+        return z.sum() + text[:0].sum()
+    differentiate = torch.is_grad_enabled()
+    scale = 1.0 / temperature
+    loss: Tensor = _TSupCon.apply(z, labels, text, weights, scale, _TERMS[term], differentiate)
+    return loss
+
+
+def cross_entropy(
+    z: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy over all classes, the mean over the labelled patches.
+
+        L = 1 / M * sum_i ( - z_i.t_{y_i} + log sum_k exp(z_i.t_k) )
+
+    Of unit vectors the logits are cosines over the temperature. Arguments, result and errors as
+    `tsupcon`, and as there vectors are not normalised and 255 appears nowhere.
+    """
+    z, labels, text, weights = _labelled(z, labels, text, temperature, weights)
+    if not labels.numel():
+        return z.sum() + text[:0].sum()
+    with torch.autocast(device_type=z.device.type, enabled=False):
+        each = functional.cross_entropy(z @ text.T / temperature, labels, reduction="none")
+    return (weights * each).sum() / weights.sum()
+
+
+def infonce(
+    z: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """InfoNCE within a batch, from patch to text and from text to patch, as CLIP is trained.
+
+    With B the classes that occur in the batch,
+
+        L   = 1/2 * ( 1 / M * sum_i a_i + 1 / |B| * sum_{k in B} b_k )
+        a_i = - z_i.t_{y_i} + log sum_{k in B} exp(z_i.t_k)
+        b_k = 1 / N_k * sum_{i: y_i = k} ( - z_i.t_k
+                                           + log( exp(z_i.t_k) + sum_{j: y_j != k} exp(z_j.t_k) ) )
+
+    so other patches of a class are no negatives of its text. Arguments, result and errors as
+    `tsupcon`; with a single class in the batch nothing is compared and the loss is 0.
+    """
+    z, labels, text, weights = _labelled(z, labels, text, temperature, weights)
+    if not labels.numel():
+        return z.sum() + text[:0].sum()
+    present = torch.bincount(labels).nonzero()[:, 0]
+    own = torch.searchsorted(present, labels)
+    counts = weights.new_zeros(len(present)).index_add_(0, own, weights)
+    with torch.autocast(device_type=z.device.type, enabled=False):
+        logits = z @ text[present].T / temperature  # [M, |B|]
+    to_text = functional.cross_entropy(logits, own, reduction="none")
+    is_own = own[:, None] == torch.arange(len(present), device=own.device)
+    # The least number, not -inf: where a class has no negatives, gradients would be no numbers.
+    others = logits.masked_fill(is_own, torch.finfo(logits.dtype).min).logsumexp(dim=0)
+    positive = logits.gather(1, own[:, None])[:, 0]
+    to_patch = torch.logaddexp(positive, others[own]) - positive
+    patches = (weights * to_text).sum() / weights.sum()
+    return (patches + (weights / counts[own] * to_patch).sum() / len(present)) / 2
+
+
+LOSSES: Mapping[LossName, Loss] = {
+    "tsupcon": tsupcon,
+    "supcon": partial(tsupcon, term="supcon"),
+    "text": partial(tsupcon, term="text"),
+    "cross_entropy": cross_entropy,
+    "infonce": infonce,
+}
+assert tuple(LOSSES) == get_args(LossName)
+
+
+def _labelled(
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What enters a loss: the labelled patches, the texts and the patches' weights, checked.
+
+    Returns:
+        z [M, D], labels [M] int64, text [K, D] and weights [M], on z's device, in float64 when z or
+        text is, else float32.
+    """
+    _check(z, labels, text, temperature, weights)
     labelled = labels != UNLABELLED
     labels = labels[labelled].to(device=z.device, dtype=torch.int64)
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(text):
@@ -100,29 +193,13 @@ def tsupcon(
     # Selected before they are cast or summed, so that no value of an unlabelled patch, not even
     # a NaN, gets into the loss.
     z = z[labelled.to(z.device)].to(dtype)
-    text = text.to(dtype)
-    if not labels.numel():
-        return z.sum() + text[:0].sum()
     if weights is None:
-        weights = z.new_ones(len(z))
-    else:
-        weights = weights[labelled].to(device=z.device, dtype=dtype)
-    differentiate = torch.is_grad_enabled()
-    scale = 1.0 / temperature
-    loss: Tensor = _TSupCon.apply(z, labels, text, weights, scale, _TERMS[term], differentiate)
-    return loss
-
-
-LOSSES: Mapping[LossName, Loss] = {
-    "tsupcon": tsupcon,
-    "supcon": partial(tsupcon, term="supcon"),
-    "text": partial(tsupcon, term="text"),
-}
-assert tuple(LOSSES) == get_args(LossName)
+        return z, labels, text.to(dtype), z.new_ones(len(z))
+    return z, labels, text.to(dtype), weights[labelled].to(device=z.device, dtype=dtype)
 
 
 def _check(
-    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: Tensor | None, term: str
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: Tensor | None
 ) -> None:
     if z.ndim != 2 or text.ndim != 2 or z.shape[1] != text.shape[1]:
         raise ValueError(
@@ -138,8 +215,6 @@ def _check(
         raise ValueError(f"weights must be [{z.shape[0]}] like z, and greater than 0")
     if not temperature > 0:
         raise ValueError(f"temperature must be greater than 0, got {temperature}")
-    if term not in _TERMS:
-        raise ValueError(f"term must be one of {', '.join(_TERMS)}, got {term!r}")
 
 
 class _TSupCon(torch.autograd.Function):

@@ -20,6 +20,7 @@ from fmbseg.align.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from fmbseg.align.controls import unseen_names, with_noise, without
 from fmbseg.align.features import PublishedFeatures
 from fmbseg.align.record import ELSEWHERE, GROUND_TRUTH, STAGE_1, SUPERVISION, Supervision
 from fmbseg.align.training import (
@@ -116,9 +117,9 @@ class Training(Stage):
         clip = load_clip(config.clip.model, self.device.device, text_cache=place)
         features = PublishedFeatures(self.require("features"), self.work)
         targets = []
-        for words in self.vocabularies:
-            text = clip.text_embeddings(words, words.templates or config.clip.templates)
-            labels = self._patch_labels(features, words)
+        for words, (taught, table) in zip(self.vocabularies, self._taught, strict=True):
+            text = clip.text_embeddings(taught, taught.templates or config.clip.templates)
+            labels = [table[each] for each in self._patch_labels(features, words)]
             weights = self._weights(features.image_ids, words)
             targets.append(Target(labels, text.anchors, weights))
         trained = train_head(
@@ -154,7 +155,7 @@ class Training(Stage):
         return CheckpointInfo(
             encoder=ModelReference(encoder, weights_digest(encoder)),
             clip=ModelReference(clip, weights_digest(clip)),
-            vocabularies=self.vocabularies,
+            vocabularies=tuple(taught for taught, _ in self._taught),
             templates=config.clip.templates,
             short_side=config.features.short_side,
             inference=config.evaluate.inference,
@@ -167,6 +168,13 @@ class Training(Stage):
             metrics=metrics,
         )
 
+    @cached_property
+    def _taught(self) -> list[tuple[Vocabulary, npt.NDArray[np.uint8]]]:
+        """Each vocabulary as it is trained with, and [256] its index by the labels' own."""
+        config, vocabularies = self.work.config, self.vocabularies
+        names = unseen_names(vocabularies, config.align.unseen_names, config.run.seed)
+        return [without(words, names) for words in vocabularies]
+
     def _weights(self, image_ids: Sequence[str], words: Vocabulary) -> list[float] | None:
         weight, corrected = self.work.config.align.correction_weight, self.corrected(words)
         if weight == 1 or not corrected:
@@ -177,11 +185,12 @@ class Training(Stage):
         self, features: PublishedFeatures, words: Vocabulary
     ) -> list[npt.NDArray[np.uint8]]:
         # One byte a patch: a vocabulary has at most 255 classes, and they are all kept in memory.
-        read, purity = self.reader(words), self.work.config.align.purity
-        labels = []
+        section, seed = self.work.config.align, self.work.config.run.seed
+        read, labels = self.reader(words), []
         with self.work.progress.task(f"labels for {self.row.name}", len(features.grids)) as task:
             for image_id, grid in zip(features.image_ids, features.grids, strict=True):
-                labels.append(patch_labels(read(image_id), grid, purity).astype(np.uint8))
+                label = with_noise(read(image_id), section.label_noise, len(words), seed, image_id)
+                labels.append(patch_labels(label, grid, section.purity).astype(np.uint8))
                 task.advance()
         return labels
 

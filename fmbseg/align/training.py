@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fmbseg.align.controls import drawn_images
 from fmbseg.align.feature_store import StoredFeatures
 from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
 from fmbseg.align.losses import LOSSES
@@ -123,6 +124,7 @@ def train_head(
     """
     used = [i for i in range(len(features)) if any(i in target for target in targets)]
     require_contrast([target.labels for target in targets], used, features.image_ids)
+    used = drawn_images(used, section.image_share, seed)
     device = device or DeviceChoice(torch.device("cpu"), torch.float32)
     dim = targets[0].text.shape[1]
     config = HeadConfig(

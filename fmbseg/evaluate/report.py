@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 from fmbseg.errors import DataError
 from fmbseg.evaluate.methods import METHODS
@@ -77,13 +78,29 @@ def build_report(metrics: Path) -> Report:
     results, every = current_results(metrics), len(read_results(metrics))
     if not results:
         raise DataError(f"no results in {metrics}: run `fmbseg evaluate --all` first")
-    methods = ordered({result["method"] for result in results}, METHODS)
-    benchmarks = ordered({result["benchmark"] for result in results} | set(COLUMNS), COLUMNS)
-    results.sort(key=lambda r: (methods.index(r["method"]), benchmarks.index(r["benchmark"])))
-    rows = _measured(results)
-    notes = [_image_note(rows, benchmarks), _MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
+    report = report_of(results)
     if len(results) < every:
-        notes.append(f"left out: {every - len(results)} results of an earlier head")
+        left_out = f"left out: {every - len(results)} results of an earlier head"
+        report = replace(report, notes=(*report.notes, left_out))
+    return report
+
+
+def report_of(results: list[Result], repeated: Sequence[Row] = ()) -> Report:
+    """A report of some results, and the published rows.
+
+    Args:
+        results: of one run each.
+        repeated: rows of methods that were run several times; they come first.
+    """
+    methods = ordered({result["method"] for result in results}, METHODS)
+    names = {name for row in repeated for name in row.miou}
+    names.update(result["benchmark"] for result in results)
+    benchmarks = ordered(names | set(COLUMNS), COLUMNS)
+    results = sorted(
+        results, key=lambda r: (methods.index(r["method"]), benchmarks.index(r["benchmark"]))
+    )
+    rows = [*repeated, *_measured(results)]
+    notes = [_image_note(rows, benchmarks), _MEASURED_NOTE, _PUBLISHED_NOTE, CONTEXT_NOTE]
     notes += corrected_notes(results)
     if any(row.method == "oracle" for row in rows):
         notes.append(ORACLE)
@@ -121,16 +138,16 @@ def markdown(report: Report) -> str:
     heads = ["Method", "Source", "Protocol and weights / training data"]
     heads += [_heading(name) for name in report.benchmarks]
     body = [_cells(row, report.benchmarks, "-") for row in report.rows]
-    lines = _markdown_table(heads, body)
+    lines = markdown_table(heads, body)
     lines += ["", *(f"- {note}" for note in report.notes), "", f"**{_PEERS_TITLE}**"]
     for group in PEERS:
         body = [_peer_cells(row) for row in group.rows]
         heads = [*_PEERS_HEADS, *PEER_COLUMNS.values()]
-        lines += ["", f"{group.title}:", "", *_markdown_table(heads, body)]
+        lines += ["", f"{group.title}:", "", *markdown_table(heads, body)]
     lines += ["", f"- {PEERS_NOTE}"]
     if report.sweeps:
         body = _sweep_rows(report)
-        lines += ["", f"**{_SWEEP_TITLE}**", "", *_markdown_table(_SWEEP_HEADS, body)]
+        lines += ["", f"**{_SWEEP_TITLE}**", "", *markdown_table(_SWEEP_HEADS, body)]
     return "\n".join(lines) + "\n"
 
 
@@ -192,6 +209,35 @@ def _latex_peers() -> list[str]:
         title = rf"\multicolumn{{{len(heads)}}}{{l}}{{{_escaped(group.title)}}} \\"
         lines += [r"\hline", title, *(_latex_row(_peer_cells(row)) for row in group.rows)]
     return [*lines, r"\hline", r"\end{tabular}", "", _escaped(PEERS_NOTE) + r".\\"]
+
+
+def repeated_row(method: str, results: Sequence[Sequence[Result]]) -> Row:
+    """One row of a method that was run with several seeds, mean and sample deviation a benchmark.
+
+    Args:
+        method: its name.
+        results: of each benchmark those of the seeds, at least one.
+    """
+    first = results[0][0]
+    seeds = max(map(len, results))
+    source = f"{MEASURED}, {seeds} seed{'s' * (seeds > 1)}"
+    source += _SCENES if "without_held_out_glyphs" in first else ""
+    miou = {each[0]["benchmark"]: spread([one["miou"] for one in each], 2) for each in results}
+    images = {each[0]["benchmark"]: int(each[0]["images"]) for each in results}
+    return Row(method, source, _basis(first), miou, images)
+
+
+def spread(values: Sequence[float | None], digits: int) -> str:
+    """Mean and sample deviation as text; "-" where there is no number, of one no deviation.
+
+    >>> spread([40.0, 42.0], 1), spread([40.0], 1), spread([None], 1)
+    ('41.0 ± 1.4', '40.0', '-')
+    """
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return percent(None, digits)
+    mean = percent(fmean(numbers), digits)
+    return mean if len(numbers) == 1 else f"{mean} ± {percent(stdev(numbers), digits)}"
 
 
 def _measured(results: Sequence[Result]) -> list[Row]:
@@ -260,7 +306,8 @@ def _peer_cells(row: Row) -> list[str]:
     return [row.method, row.basis, row.source, *(row.miou[name] for name in PEER_COLUMNS)]
 
 
-def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return lines + ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in body]
 

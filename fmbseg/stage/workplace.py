@@ -206,7 +206,7 @@ class Out:
     @cached_property
     def inputs(self) -> dict[str, Any]:
         """The content of each input, by name; raises as `key`."""
-        found = {name: self._input(name) for name in self.row.inputs}
+        found = {name: self.content(name) for name in self.row.inputs}
         return {name: digest for name, digest in found.items() if digest is not None}
 
     def require(self, name: str) -> Path:
@@ -227,8 +227,11 @@ class Out:
             )
         return earlier.place
 
-    def _input(self, name: str) -> str | None:
-        """None: there is none of it, and the result is as if it could not be."""
+    def content(self, name: str) -> str | None:
+        """Digest of one input; None: there is none of it, and the result is as if it could not be.
+
+        Raises as `key`.
+        """
         work = self.work
         if name == IMAGES:
             return work.images.digest

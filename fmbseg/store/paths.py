@@ -40,13 +40,18 @@ class Paths:
         plots: tables and pictures that `dvc plots` shows.
         figures: the paper's figures of the run.
         report: one page with everything, and the head's card.
+        study_workspace: where variants of studies run, a workspace that shares this one's caches
+            and corrections.
         metrics: `<method>/<benchmark>.json`.
+        ablations: results of studies, `<study>/<variant>/<seed>/<benchmark>.json`, and their page.
+        table_1: `<seed>/<benchmark>.json`, and the table.
         followed: names what DVC follows as corrections: their folder, or itself.
     """
 
     def __init__(self, root: Path = Path(".")) -> None:
         self.root = root
         self.work = project_folder(root) / ".fmbseg"
+        studied = _studied_project(root)
         self.shards = self.work / "shards"
         self.encodings = self.work / "encodings"
         self.benchmark_encodings = self.work / "benchmark-encodings"
@@ -65,15 +70,18 @@ class Paths:
         self.query = self.pseudo / "query"
         self.masks = self.pseudo / "masks"
         self.label = self.pseudo / "label"
-        self.corrections = self.data / "corrections"
+        self.corrections = (studied or root) / "data" / "corrections"
         self.features = self.data / "features"
         self.align = self.data / "align"
         self.oracle = self.data / "oracle"
         self.plots = self.data / "plots"
         self.figures = self.data / "figures"
         self.report = self.data / "report"
+        self.study_workspace = self.work / "studies" / "workspace"
         self.metrics = root / "metrics"
-        self.followed = root / "corrections.yaml"
+        self.ablations = self.metrics / "ablations"
+        self.table_1 = self.metrics / "table1"
+        self.followed = (studied or root) / "corrections.yaml"
 
     def written(self) -> Iterator[Path]:
         """Folders in which files or folders of a stage are written under a name for the while."""
@@ -90,7 +98,7 @@ class Paths:
 
 
 def project_folder(root: Path) -> Path:
-    """The project a workspace belongs to: itself, or what DVC copied it from.
+    """The project a workspace belongs to: itself, what DVC copied it from, or whose studies it has.
 
     DVC runs queued experiments in copies below `.dvc/tmp/exps`, which hold no caches and are
     removed at the end.
@@ -98,4 +106,10 @@ def project_folder(root: Path) -> Path:
     for parent in root.resolve().parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]
-    return root
+    return _studied_project(root) or root
+
+
+def _studied_project(root: Path) -> Path | None:
+    """The project whose studies run in a workspace; None: it is no such workspace."""
+    place = root.resolve()
+    return place.parents[2] if place.parts[-3:] == (".fmbseg", "studies", "workspace") else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.align import losses
-from fmbseg.align.losses import LOSSES, tsupcon
+from fmbseg.align.losses import LOSSES, cross_entropy, infonce, tsupcon
 
 TERMS = ("tsupcon", "supcon", "text")
 
@@ -131,10 +131,99 @@ def test_blocks_change_nothing(term: str, elements: int, monkeypatch: pytest.Mon
 
 def test_each_term_is_a_loss_by_its_name() -> None:
     z, labels, text = batch()
-    for name, loss in LOSSES.items():
-        assert torch.equal(
-            loss(z, labels, text, 0.3, None), tsupcon(z, labels, text, 0.3, term=name)
-        )
+    for name in TERMS:
+        found = LOSSES[name](z, labels, text, 0.3, None)  # type: ignore[index]
+        assert torch.equal(found, tsupcon(z, labels, text, 0.3, term=name))
+
+
+def cross_entropy_by_loops(
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: list[float]
+) -> Tensor:
+    total, size = z.new_zeros(()), 0.0
+    for i in range(len(z)):
+        if int(labels[i]) == 255:
+            continue
+        logits = [(z[i] * t).sum() / temperature for t in text]
+        inner = -logits[int(labels[i])] + torch.stack([x.exp() for x in logits]).sum().log()
+        total, size = total + weights[i] * inner, size + weights[i]
+    return total / size
+
+
+def infonce_by_loops(
+    z: Tensor, labels: Tensor, text: Tensor, temperature: float, weights: list[float]
+) -> Tensor:
+    rows = [i for i in range(len(z)) if int(labels[i]) != 255]
+    y = {i: int(labels[i]) for i in rows}
+    present = sorted(set(y.values()))
+
+    def exp(i: int, k: int) -> Tensor:
+        return ((z[i] * text[k]).sum() / temperature).exp()
+
+    patches = z.new_zeros(())
+    for i in rows:
+        a = -exp(i, y[i]).log() + torch.stack([exp(i, k) for k in present]).sum().log()
+        patches = patches + weights[i] * a
+    patches = patches / sum(weights[i] for i in rows)
+    texts = z.new_zeros(())
+    for k in present:
+        own = [i for i in rows if y[i] == k]
+        for i in own:
+            compared = [exp(i, k)] + [exp(j, k) for j in rows if y[j] != k]
+            b = -exp(i, k).log() + torch.stack(compared).sum().log()
+            texts = texts + weights[i] * b / sum(weights[j] for j in own)
+    return (patches + texts / len(present)) / 2
+
+
+BESIDE = {"cross_entropy": cross_entropy_by_loops, "infonce": infonce_by_loops}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_losses_beside_equal_plain_loops(name: str, weighted: bool) -> None:
+    for seed, temperature in enumerate((1.0, 0.1, 3.0)):
+        z, labels, text = batch(seed=seed, unit=seed == 0)
+        weights = 0.3 + 4 * torch.rand(len(z), generator=torch.Generator().manual_seed(2)).double()
+        given = weights if weighted else None
+        listed = weights.tolist() if weighted else [1.0] * len(z)
+        expected = BESIDE[name](z, labels, text, temperature, listed)
+        loss = LOSSES[name](z, labels, text, temperature, given)  # type: ignore[index]
+        assert loss.dtype == torch.float64 and loss.shape == ()
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+        for ours, theirs in zip(
+            gradients(loss, z, text), gradients(expected, z, text), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_edges_of_the_losses_beside(name: str) -> None:
+    loss = LOSSES[name]  # type: ignore[index]
+    z = torch.full((3, 4), torch.nan, requires_grad=True)
+    text = torch.randn(2, 4, requires_grad=True)
+    nothing = loss(z, torch.full((3,), 255), text, 1.0, None)
+    assert nothing.item() == 0.0
+    by_z, by_text = torch.autograd.grad(nothing, (z, text))
+    assert bool((by_z == 0).all()) and bool((by_text == 0).all())
+    # NaN of an unlabelled patch, and a single class in the batch.
+    some = torch.cat([z.detach()[:1], torch.randn(2, 4)]).requires_grad_()
+    found = loss(some, torch.tensor([255, 1, 1]), text, 0.01, None)
+    assert math.isfinite(found.item())
+    for gradient in gradients(found, some, text):
+        assert bool(torch.isfinite(gradient).all())
+    with pytest.raises(ValueError, match="text has 2 rows"):
+        loss(z, torch.tensor([0, 1, 2]), text, 1.0, None)
+    half = torch.randn(5, 4).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = loss(half, torch.tensor([0, 1, 0, 1, 1]), text, 0.1, None)
+    exact = loss(half.double(), torch.tensor([0, 1, 0, 1, 1]), text.double(), 0.1, None)
+    assert low.dtype == torch.float32 and low.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_infonce_of_one_class_is_nothing_and_cross_entropy_is_something() -> None:
+    z, _, text = batch(patches=4, texts=3)
+    labels = torch.ones(4, dtype=torch.int64)
+    assert infonce(z, labels, text).item() == pytest.approx(0.0)
+    assert cross_entropy(z, labels, text).item() > 0.0
 
 
 def test_tsupcon_is_the_sum_of_its_terms() -> None:

@@ -9,9 +9,9 @@ from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import is_valid
 
-from flows.ablation import STUDIES
 from flows.deployments import prefect_files
 from fmbseg.pipeline.table import ROWS
+from fmbseg.studies.declared import STUDIES
 
 FILES = prefect_files()
 

@@ -1,0 +1,1 @@
+"""Studies: one change a variant, several seeds, in a workspace of their own."""
