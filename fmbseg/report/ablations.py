@@ -49,7 +49,7 @@ def write_ablation(
     """
     content = {"about": about, "params": _digest(config), "rows": [dict(row) for row in rows]}
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    write_atomically(paths.ablations / f"{study}.json", text.encode())
+    write_atomically(paths.ablation_tables / f"{study}.json", text.encode())
 
 
 def read_ablations(paths: Paths, config: Config) -> tuple[Ablation, ...]:
@@ -58,7 +58,7 @@ def read_ablations(paths: Paths, config: Config) -> tuple[Ablation, ...]:
     Raises:
         DataError: one is damaged.
     """
-    return tuple(_read(path, config) for path in sorted(paths.ablations.glob("*.json")))
+    return tuple(_read(path, config) for path in sorted(paths.ablation_tables.glob("*.json")))
 
 
 def _read(path: Path, config: Config) -> Ablation:

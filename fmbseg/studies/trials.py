@@ -212,8 +212,7 @@ def _absolute(config: Config, root: Path, benchmarks: Sequence[str]) -> Config:
     """A configuration that means the same in another workspace, with some benchmarks alone."""
     raw = config.model_dump(mode="json")
     data = raw["data"]
-    for each in (data, *data["also"]):
-        each["root"] = str((root / each["root"]).absolute())
+    data["root"] = str((root / data["root"]).absolute())
     if data["labels"] is not None:
         data["labels"] = str((root / data["labels"]).absolute())
     chosen = {name: raw["evaluate"]["benchmarks"][name] for name in benchmarks}

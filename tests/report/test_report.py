@@ -230,6 +230,6 @@ def test_ablations_are_shown_with_the_best_marked(labelled: Paths, make_config: 
     assert "other parameters" not in text
     write_ablation(labelled, "heads", "the alignment head", make_config(run={"seed": 3}), rows)
     assert "Made with other parameters than params.yaml has now" in shown(timed=True)
-    (labelled.ablations / "heads.json").write_text("{}")
+    (labelled.ablation_tables / "heads.json").write_text("{}")
     with pytest.raises(DataError, match=r"heads\.json is no table of an ablation"):
         shown(timed=True)
