@@ -83,6 +83,7 @@ class Content:
         labels: lines about stage 1's labels.
         figures: with their captions.
         times: what stages took on this machine; None: it is not said.
+        ablations: title and table of each study that has results here.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Content:
     labels: tuple[str, ...] = ()
     figures: tuple[Picture, ...] = ()
     times: Table | None = None
+    ablations: tuple[tuple[str, Table], ...] = ()
 
 
 def collect(paths: Paths, words: Sequence[Vocabulary], facts: Sequence[tuple[str, str]]) -> Content:

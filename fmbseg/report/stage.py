@@ -8,6 +8,7 @@ from pathlib import Path
 import fmbseg
 from fmbseg.config import Config
 from fmbseg.evaluate.drawing import Drawing
+from fmbseg.report.ablations import ablations
 from fmbseg.report.card import card
 from fmbseg.report.content import collect
 from fmbseg.report.page import page
@@ -43,14 +44,14 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
     Args:
         work: the workspace.
         folder: made where it is missing.
-        timed: whether the page says what the stages took on this machine.
+        timed: whether the page says what the stages took on this machine, and shows its ablations.
 
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
     content = collect(work.paths, work.vocabularies, run_facts(work.config))
     if timed:
-        content = replace(content, times=times(work))
+        content = replace(content, times=times(work), ablations=ablations(work))
     for name, text in ((PAGE, page(content)), (CARD, card(content))):
         write_atomically(folder / name, text.encode())
 
