@@ -172,8 +172,9 @@ def _plot(table: StudyTable) -> bytes:
                 shifted = [place + width * (index - (len(benchmarks) - 1) / 2) for place in places]
                 axes.bar(shifted, means, width, yerr=deviations, capsize=3, label=name)
         if not numbers:
-            turned = {"rotation": 30, "ha": "right"} if len(variants) > 5 else {}
-            axes.set_xticks(range(len(variants)), variants, **turned)
+            axes.set_xticks(range(len(variants)), variants)
+            for label in axes.get_xticklabels() if len(variants) > 5 else ():
+                label.set(rotation=30, horizontalalignment="right")
         axes.set_xlabel(table.about)
         axes.set_ylabel("mIoU, %")
         axes.set_ylim(bottom=0)
