@@ -48,7 +48,7 @@ class Drawing(Stage):
             return recorded_sha256(folder)
         row = work.rows.get(name)
         if row is None or not any(map(self._methods, row.inputs)):
-            return self._input(name)
+            return self.content(name)
         # Another drawing: its class knows what it is drawn from.
         earlier = stage_class(row)(row, work)
         if not earlier.published:
