@@ -20,11 +20,11 @@ from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.run import leading_to, open_stage, stage_names
 from fmbseg.pipeline.table import ROWS
-from fmbseg.report.ablations import VARIANT, write_ablation
 from fmbseg.store.paths import Paths
 from fmbseg.studies.declared import STUDIES
 
 METHOD = "fmbseg"
+VARIANT = "variant"
 Row = dict[str, object]
 
 
@@ -77,7 +77,6 @@ def ablation(
     except FmbsegError as error:
         # A user's mistake is one line, not a traceback.
         return Failed(message=one_line(error))
-    write_ablation(Paths(root), study, STUDIES[study].about, config, rows)
     about = f"mIoU, %, of the study {study}"
     shown = [at_one_decimal(row) for row in rows]
     create_table_artifact(shown, key=f"fmbseg-ablation-{study}", description=about)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fmbseg.align.checkpoint import load_checkpoint
 from fmbseg.align.record import RECORD, supervision_of
@@ -19,9 +19,6 @@ from fmbseg.figures import FIGURES
 from fmbseg.pseudo.summary import read_summary
 from fmbseg.report.pictures import Picture, picture
 from fmbseg.store.paths import Paths
-
-if TYPE_CHECKING:
-    from fmbseg.report.ablations import Ablation
 
 HEAD_METHOD = "fmbseg"
 _EXAMPLES = "{}: the best, the middling and the worst of the first pictures, by their own IoU"
@@ -86,7 +83,7 @@ class Content:
         labels: lines about stage 1's labels.
         figures: with their captions.
         times: what stages took on this machine; None: it is not said.
-        ablations: studies that were made here.
+        ablations: title and table of each study that has results here.
     """
 
     title: str
@@ -99,7 +96,7 @@ class Content:
     labels: tuple[str, ...] = ()
     figures: tuple[Picture, ...] = ()
     times: Table | None = None
-    ablations: tuple[Ablation, ...] = ()
+    ablations: tuple[tuple[str, Table], ...] = ()
 
 
 def collect(paths: Paths, words: Sequence[Vocabulary], facts: Sequence[tuple[str, str]]) -> Content:

@@ -35,8 +35,7 @@ def page(content: Content) -> str:
     """The report as one HTML file: no script of others, no font, no picture beside it."""
     template = page_template(_HERE)
     best = best_cells(content.measured)
-    ablations = [(each, best_cells(each.table)) for each in content.ablations]
-    return template.render(content=content, best=best, ablations=ablations, head_method=HEAD_METHOD)
+    return template.render(content=content, best=best, head_method=HEAD_METHOD)
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:

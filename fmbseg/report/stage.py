@@ -12,7 +12,7 @@ from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.drawing import Drawing
 from fmbseg.pipeline.run import open_stage
 from fmbseg.pipeline.table import ROWS
-from fmbseg.report.ablations import read_ablations
+from fmbseg.report.ablations import ablations
 from fmbseg.report.card import card
 from fmbseg.report.content import collect
 from fmbseg.report.page import page
@@ -58,16 +58,14 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
     Args:
         work: the workspace.
         folder: made where it is missing.
-        timed: whether the page has what was measured on this machine beside the results: what the
-            stages took, and ablations.
+        timed: whether the page says what the stages took on this machine, and shows its ablations.
 
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
     content = collect(work.paths, work.vocabularies, run_facts(work.config))
     if timed:
-        ablations = read_ablations(work.paths, work.config)
-        content = replace(content, times=times(work), ablations=ablations)
+        content = replace(content, times=times(work), ablations=ablations(work))
     for name, text in ((PAGE, page(content)), (CARD, card(content))):
         write_atomically(folder / name, text.encode())
 

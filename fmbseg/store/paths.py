@@ -24,7 +24,6 @@ class Paths:
         manifests: what is known of images and annotations whose files have not changed.
         drawn_scenes: scenes while they are drawn, by content key.
         development: scenes on which parameters are chosen, by how many of a layout.
-        ablation_tables: tables of studies that the flow has ended.
         search: trials of searches, and Optuna's database of them.
         data: everything the pipeline makes except metrics.
         scenes: synthetic scenes in the benchmarks' own layouts.
@@ -61,7 +60,6 @@ class Paths:
         self.manifests = self.work / "manifests"
         self.drawn_scenes = self.work / "scenes"
         self.development = self.work / "development"
-        self.ablation_tables = self.work / "ablations"
         self.search = self.work / "search"
         self.data = root / "data"
         self.scenes = self.data / "scenes"

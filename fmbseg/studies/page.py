@@ -173,8 +173,8 @@ def _plot(table: StudyTable) -> bytes:
                 axes.bar(shifted, means, width, yerr=deviations, capsize=3, label=name)
         if not numbers:
             axes.set_xticks(range(len(variants)), variants)
-            if len(variants) > 5:
-                axes.tick_params(axis="x", rotation=30)
+            for label in axes.get_xticklabels() if len(variants) > 5 else ():
+                label.set(rotation=30, horizontalalignment="right")
         axes.set_xlabel(table.about)
         axes.set_ylabel("mIoU, %")
         axes.set_ylim(bottom=0)

@@ -140,10 +140,6 @@ def test_an_ablation_scores_its_variants_and_puts_the_results_back(project: Stac
     assert len({tuple(row.values())[1:] for row in rows}) == 3
     assert (project.root / "data" / "align" / "head.safetensors").read_bytes() == head
     assert project.repro() == set()
-    project.run("fmbseg", "report")
-    page = (project.root / "report" / "index.html").read_text(encoding="utf-8")
-    table = page.partition('id="ablations"')[2].partition("</table>")[0]
-    assert all(f">{row['variant']}<" in table for row in rows)
 
 
 def test_fmbseg_run_is_a_flow_of_the_server_that_is_named(project: Stack) -> None:

@@ -17,15 +17,12 @@ from typer.testing import CliRunner
 
 from fmbseg import cli
 from fmbseg.align.record import STAGE_1, SUPERVISION, Supervision
-from fmbseg.errors import DataError, FmbsegError
+from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.results import read_result, write_result
-from fmbseg.machine.progress import silent_progress
-from fmbseg.pipeline.run import workplace
-from fmbseg.report.ablations import write_ablation
 from fmbseg.report.card import card
 from fmbseg.report.content import Table, collect
 from fmbseg.report.page import best_cells, page
-from fmbseg.report.stage import CARD, PAGE, write_report
+from fmbseg.report.stage import CARD, PAGE
 from fmbseg.stage.tracker import Tracker
 from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig, opened, run
@@ -203,33 +200,3 @@ def test_the_best_of_each_column_is_marked() -> None:
     rows = (("a", "", "1.0", "2.0"), ("b", "", "3.0", ""), ("c", "", "3.0", "1.5"))
     found = best_cells(Table(("m", "w", "x", "y"), rows, texts=2))
     assert found == {(1, 2), (2, 2), (0, 3)}
-
-
-def test_ablations_are_shown_with_the_best_marked(labelled: Paths, make_config: MakeConfig) -> None:
-    config = make_config()
-    for stage in ("features", "align", "evaluate", "plots"):
-        run(stage, config, labelled)
-    rows = [{"variant": "linear", "voc21": 41.26, "voc20": 50.0}]
-    rows.append({"variant": "mlp", "voc21": 43.0, "voc20": 49.04})
-    write_ablation(labelled, "heads", "the alignment head", config, rows)
-    work, folder = workplace(config, labelled, silent_progress()), labelled.root / "report"
-
-    def shown(timed: bool) -> str:
-        write_report(work, folder, timed=timed)
-        return (folder / PAGE).read_text(encoding="utf-8")
-
-    assert "ablations" not in shown(timed=False)  # the stage's bytes follow from its inputs alone
-    text = shown(timed=True)
-    found = [row for row in Page(text).rows if row and row[0] in ("linear", "mlp")]
-    assert found == [["linear", "41.3", "50.0", "45.6"], ["mlp", "43.0", "49.0", "46.0"]]
-    assert re.findall(r'best">([\d.]+)<', text.partition('id="ablations"')[2]) == [
-        "50.0",
-        "43.0",
-        "46.0",
-    ]
-    assert "other parameters" not in text
-    write_ablation(labelled, "heads", "the alignment head", make_config(run={"seed": 3}), rows)
-    assert "Made with other parameters than params.yaml has now" in shown(timed=True)
-    (labelled.ablation_tables / "heads.json").write_text("{}")
-    with pytest.raises(DataError, match=r"heads\.json is no table of an ablation"):
-        shown(timed=True)

@@ -16,6 +16,8 @@ from fmbseg.evaluate.published import TABLE_1 as PUBLISHED
 from fmbseg.evaluate.report import markdown
 from fmbseg.evaluate.results import read_result
 from fmbseg.machine.progress import silent_progress
+from fmbseg.pipeline.run import workplace
+from fmbseg.report.ablations import ablations
 from fmbseg.store.paths import Paths
 from fmbseg.studies import page, running
 from fmbseg.studies.declared import STUDIES
@@ -142,6 +144,9 @@ def test_a_result_of_another_configuration_or_a_damaged_one_is_made_again(
     result = read_result(labelled.ablations / "noise" / "40" / "0" / f"{BENCHMARK}.json")
     assert f"| 40 | {result['miou']:.1f} | 1 |" in text
     assert not any(line.startswith("| 20 |") for line in text.splitlines())  # the damaged one
+    ((title, table),) = ablations(workplace(config, labelled, silent_progress()))
+    assert title.startswith("noise: ") and [row[0] for row in table.rows] == ["0", "40", "60"]
+    assert ablations(workplace(changed, labelled, silent_progress())) == ()
 
 
 def test_names_that_were_not_trained_with_have_columns_of_their_own() -> None:
