@@ -123,7 +123,8 @@ soak: install  ## stage 1 to labels and predictions in one process, memory and h
 	python -m tests.faults.soak $(ARGS)
 
 mutation: install  ## change losses, metrics and the like one place at a time: tests must notice
-	python -m tests.faults.mutation $(ARGS)
+	$(PIP) '.[pipeline,dev,scenes,onnx,mutation]'
+	mutmut run $(ARGS) && mutmut results
 
 .venv/.installed-slow: .venv/.installed
 	$(PIP) '.[pipeline,dev,scenes,onnx,video,scale,search,server,checks,docs]'

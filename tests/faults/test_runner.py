@@ -15,11 +15,13 @@ def test_there_are_enough_hostile_inputs_and_no_two_are_the_same() -> None:
     assert len(names) > 300
 
 
-def test_a_sample_of_every_kind_finds_nothing_and_is_told(tmp_path: Path, repository: Path) -> None:
-    command = [sys.executable, "-m", "tests.faults", "--rounds", "3", "--out", str(tmp_path)]
+def test_a_sample_finds_nothing_and_is_told(tmp_path: Path, repository: Path) -> None:
+    kinds = "kill,race,flip,hostile"  # of limits tests/faults/test_limits.py has some
+    command = [sys.executable, "-m", "tests.faults", "--rounds", "3", "--kinds", kinds]
+    command += ["--out", str(tmp_path)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "faults.json").read_text(encoding="utf-8"))
-    assert list(record) == ["kill", "race", "limit", "flip", "hostile"]
+    assert list(record) == kinds.split(",")
     assert all(figures["tried"] >= 3 and not figures["problems"] for figures in record.values())
     assert (tmp_path / "faults.md").read_text(encoding="utf-8") in done.stdout
