@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from fmbseg.align.feature_store import StoredFeatures
-from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
+from fmbseg.align.heads import AlignmentHead, seeded_head
 from fmbseg.align.losses import LOSSES
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import AlignSection
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import ConfigError, DataError, StoreError

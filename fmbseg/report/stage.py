@@ -8,10 +8,6 @@ from pathlib import Path
 import fmbseg
 from fmbseg.config import Config
 from fmbseg.evaluate.drawing import Drawing
-from fmbseg.report.card import card
-from fmbseg.report.content import collect
-from fmbseg.report.page import page
-from fmbseg.report.times import times
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.atomic import write_atomically
 
@@ -48,6 +44,12 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
+    # Here: a report that is there is found without the libraries that write one.
+    from fmbseg.report.card import card
+    from fmbseg.report.content import collect
+    from fmbseg.report.page import page
+    from fmbseg.report.times import times
+
     content = collect(work.paths, work.vocabularies, run_facts(work.config))
     if timed:
         content = replace(content, times=times(work))
