@@ -6,7 +6,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 .PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
 .PHONY: lock install-hashed sbom licences audit scenes labels train scores report docs stack deploy stack-stop
-.PHONY: generated test-formats test-label-studio
+.PHONY: bench generated test-formats test-label-studio
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -111,6 +111,9 @@ format: install  ## format the code and correct what can be corrected safely
 
 typecheck: install  ## check types (mypy, strict)
 	mypy
+
+bench: install  ## hold what is claimed of speed and memory against the alternatives (ARGS: claims)
+	python -m benchmarks $(ARGS)
 
 generated: install  ## write dvc.yaml, libraries.yaml and prefect.yaml anew from the stage table
 	python -m fmbseg.pipeline.dvc
