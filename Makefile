@@ -7,7 +7,7 @@ SHELL := bash
 .PHONY: help install demo demo-short labels-demo test test-models test-slow lint format typecheck ui clean
 .PHONY: lock install-hashed sbom licences audit coverage scenes labels train scores report publish-run metrics-diff
 .PHONY: docs stack deploy stack-stop
-.PHONY: generated test-formats test-label-studio test-turn faults soak mutation
+.PHONY: bench generated test-formats test-label-studio test-turn faults soak mutation
 
 # A working Python 3.11 or newer; a name on the PATH alone may be a version manager's stub.
 ifndef PYTHON
@@ -141,6 +141,9 @@ format: install  ## format the code and correct what can be corrected safely
 
 typecheck: install  ## check types (mypy, strict)
 	mypy
+
+bench: install  ## hold what is claimed of speed and memory against the alternatives (ARGS: claims)
+	python -m benchmarks $(ARGS)
 
 generated: install  ## write dvc.yaml, libraries.yaml and prefect.yaml anew from the stage table
 	python -m fmbseg.pipeline.dvc

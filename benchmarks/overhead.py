@@ -37,7 +37,7 @@ STAGES = ("detect", "query", "masks", "label")
 # What is imported anyway is imported before the clock starts, in both.
 SPENT = """
 import json, resource, sys, time
-import fmbseg.pseudo.stages
+import fmbseg.pseudo.encodings, fmbseg.pseudo.pipeline, fmbseg.pseudo.stages
 from flows.full import fmbseg
 def spent():
     used = resource.getrusage(resource.RUSAGE_SELF)

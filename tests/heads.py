@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.align.heads import seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import AlignSection, InferenceSection
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.models import tiny

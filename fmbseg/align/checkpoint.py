@@ -7,19 +7,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
-from fmbseg.align.heads import AlignmentHead, HeadConfig
-from fmbseg.align.record import HEAD, RECORD
+from fmbseg.align.record import HEAD, RECORD, HeadConfig
 from fmbseg.config import Config, InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError, FmbsegError, StoreError
 from fmbseg.models.weights import weights_digest
 from fmbseg.store.atomic import write_atomically
 from fmbseg.store.digest import json_digest
+
+if TYPE_CHECKING:  # what a head is, is read without torch
+    from fmbseg.align.heads import AlignmentHead
 
 FORMAT = 3
 
@@ -59,6 +58,21 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
+class CheckpointRecord:
+    """What a head is, without its weights.
+
+    Attributes:
+        form: what decides its architecture.
+        info: see there.
+        sha256: of the weights file, hex.
+    """
+
+    form: HeadConfig
+    info: CheckpointInfo
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A head with its record.
 
@@ -82,6 +96,8 @@ def save_checkpoint(directory: Path, head: AlignmentHead, info: CheckpointInfo) 
     Returns:
         sha256 of the weights file, hex.
     """
+    from safetensors.torch import save
+
     state = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     data = save(state)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -111,6 +127,31 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged, or of another format.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from fmbseg.align.heads import AlignmentHead
+
+    found, data = _read(directory)
+    try:
+        head = AlignmentHead(found.form)
+        head.load_state_dict(load(data))
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
+        raise _damaged(directory, error) from error
+    return Checkpoint(head.eval().requires_grad_(False), found.info, found.sha256)
+
+
+def load_record(directory: Path) -> CheckpointRecord:
+    """What the head in a folder is; its weights are held against their digest and not built.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or of another format.
+    """
+    return _read(directory)[0]
+
+
+def _read(directory: Path) -> tuple[CheckpointRecord, bytes]:
+    """The record, and the weights file that belongs to it."""
     record = _read_record(directory)
     try:
         data = (directory / HEAD).read_bytes()
@@ -123,16 +164,17 @@ def load_checkpoint(directory: Path) -> Checkpoint:
             "run `fmbseg run align`"
         )
     try:
-        head = AlignmentHead(HeadConfig(**record["head"]))
-        head.load_state_dict(load(data))
-        info = _info(record)
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, FmbsegError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{directory / RECORD} is damaged ({reason}): copy the checkpoint again, or run "
-            "`fmbseg run align`"
-        ) from error
-    return Checkpoint(head.eval().requires_grad_(False), info, sha256)
+        return CheckpointRecord(HeadConfig(**record["head"]), _info(record), sha256), data
+    except (KeyError, TypeError, ValueError, FmbsegError) as error:
+        raise _damaged(directory, error) from error
+
+
+def _damaged(directory: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:200]
+    return CheckpointError(
+        f"{directory / RECORD} is damaged ({reason}): copy the checkpoint again, or run "
+        "`fmbseg run align`"
+    )
 
 
 def require_weights(reference: ModelReference, weights_dir: Path | str | None = None) -> None:
@@ -157,11 +199,11 @@ def require_parameters(directory: Path, config: Config, stage: str) -> None:
 
     Raises:
         StoreError: it is missing, or has other parameters; the first one is named.
-        CheckpointError: as `load_checkpoint`.
+        CheckpointError: as `load_record`.
     """
     if not (directory / RECORD).is_file():
         raise StoreError(f"{directory} holds no head: run `fmbseg run {stage}` first")
-    info = load_checkpoint(directory).info
+    info = load_record(directory).info
     training, asked = info.training, config.evaluate.inference.model_dump()
     compared = [
         *((f"align.{name}", training.get(name), value) for name, value in config.align),

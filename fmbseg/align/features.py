@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,13 @@ from fmbseg.align.numbers import named
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.errors import DataError
-from fmbseg.machine.device import batches_with_backoff
-from fmbseg.models.backbone import Backbone, encoder_size, load_backbone, resize_for_encoder
 from fmbseg.stage.stage import ShardedStage
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.digest import file_digest
 from fmbseg.store.shards import DIGEST, ShardStore
+
+if TYPE_CHECKING:  # features that are there are found without torch
+    from fmbseg.models.backbone import Backbone
 
 
 class Features(ShardedStage):
@@ -56,6 +58,9 @@ class Features(ShardedStage):
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
         """See `ShardedStage`."""
+        from fmbseg.machine.device import batches_with_backoff
+        from fmbseg.models.backbone import encoder_size
+
         section = self.work.config.features
         encoded: dict[int, Float16] = {}
         # Images of one size share batches; within a shard the order is fixed.
@@ -79,11 +84,15 @@ class Features(ShardedStage):
     @cached_property
     def _encoder(self) -> Backbone:
         # Loaded with the first shard that is missing, not before.
+        from fmbseg.models.backbone import load_backbone
+
         name = self.work.config.features.encoder
         return load_backbone(name, self.device.device, self.device.dtype)
 
     def _features(self, records: Sequence[ImageRecord], part: slice) -> Float16:
         """[n, h, w, C] of some images of one size."""
+        from fmbseg.models.backbone import resize_for_encoder
+
         short_side = self.work.config.features.short_side
         images = (read_image(record.path) for record in records[part])
         pixels = [resize_for_encoder(image, short_side, self._encoder) for image in images]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -19,6 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import HeadName
 from fmbseg.errors import ConfigError
 
@@ -62,25 +62,6 @@ HEADS: Mapping[HeadName, Callable[[int, int, int], Parts]] = {
     "linear": linear,
 }
 assert tuple(HEADS) == get_args(HeadName)
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """What decides a head's form.
-
-    Attributes:
-        kind: name in `HEADS`.
-        in_dim: C, channels of the encoder's features.
-        out_dim: D, dimension of the text space.
-        heads: attention heads of the transformer block; the other kinds have none.
-        projections: how many, one a vocabulary.
-    """
-
-    kind: HeadName
-    in_dim: int
-    out_dim: int
-    heads: int
-    projections: int = 1
 
 
 class AlignmentHead(nn.Module):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmbseg.config import HeadName
+
 HEAD = "head.safetensors"
 RECORD = "checkpoint.json"
 SUPERVISION = "supervision"
@@ -47,6 +49,25 @@ class Supervision:
             return corrected
         origin = "labels of data.labels" if self.labels == ELSEWHERE else self.labels
         return f"{origin}, {corrected}" if self.corrected_images else origin
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What decides a head's form.
+
+    Attributes:
+        kind: name in `fmbseg.align.heads.HEADS`.
+        in_dim: C, channels of the encoder's features.
+        out_dim: D, dimension of the text space.
+        heads: attention heads of the transformer block; the other kinds have none.
+        projections: how many, one a vocabulary.
+    """
+
+    kind: HeadName
+    in_dim: int
+    out_dim: int
+    heads: int
+    projections: int = 1
 
 
 def recorded_sha256(folder: Path) -> str | None:

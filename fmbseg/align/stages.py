@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,27 +21,21 @@ from fmbseg.align.checkpoint import (
     save_checkpoint,
 )
 from fmbseg.align.controls import unseen_names, with_noise, without
-from fmbseg.align.features import PublishedFeatures
 from fmbseg.align.record import ELSEWHERE, GROUND_TRUTH, STAGE_1, SUPERVISION, Supervision
-from fmbseg.align.training import (
-    STATE,
-    EpochRecord,
-    OnMetrics,
-    Target,
-    TrainedHead,
-    train_head,
-)
 from fmbseg.data.label_maps import read_label_map
 from fmbseg.data.labels import UNLABELLED, patch_majority
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
-from fmbseg.models.clip import load_clip
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.labels import label_folder, load_label
 from fmbseg.stage.depends import content_key
 from fmbseg.stage.row import LABEL, TRUTH
 from fmbseg.stage.stage import Stage
 from fmbseg.store.shards import ShardStore, StageReport
+
+if TYPE_CHECKING:  # a head that is there is found without torch
+    from fmbseg.align.features import PublishedFeatures
+    from fmbseg.align.training import EpochRecord, OnMetrics, Target, TrainedHead
 
 CURVE = "curve.csv"
 
@@ -112,6 +106,10 @@ class Training(Stage):
 
     def _train(self, on_metrics: OnMetrics | None) -> int:
         """Train the head into its store; returns the epochs done now."""
+        from fmbseg.align.features import PublishedFeatures
+        from fmbseg.align.training import STATE, Target, train_head
+        from fmbseg.models.clip import load_clip
+
         config = self.work.config
         place = self.work.paths.encodings
         clip = load_clip(config.clip.model, self.device.device, text_cache=place)

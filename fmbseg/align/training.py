@@ -21,9 +21,10 @@ from torch import Tensor
 
 from fmbseg.align.controls import drawn_images
 from fmbseg.align.feature_store import StoredFeatures
-from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
+from fmbseg.align.heads import AlignmentHead, seeded_head
 from fmbseg.align.losses import LOSSES
 from fmbseg.align.numbers import named, require_contrast, unfit_features
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import AlignSection
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import ConfigError, DataError, StoreError

@@ -25,9 +25,9 @@ def ask_as_trained(config: Config, checkpoint: Path, overrides: Sequence[str]) -
     Raises:
         CheckpointError: the head is missing or damaged.
     """
-    from fmbseg.align.checkpoint import load_checkpoint
+    from fmbseg.align.checkpoint import load_record
 
-    own, section = load_checkpoint(checkpoint).info.inference, config.evaluate
+    own, section = load_record(checkpoint).info.inference, config.evaluate
     named = overridden(overrides)
     kept = [name for name in own.differences(section) if f"evaluate.{name}" not in named]
     if written := [name for name in kept if name in section.model_fields_set]:

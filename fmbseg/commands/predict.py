@@ -241,9 +241,9 @@ def _models(method: Method, config: Config, head: Path | None) -> list[str]:
     """Names of the models that see the pictures."""
     if head is None:
         return [config.clip.model]
-    from fmbseg.align.checkpoint import load_checkpoint
+    from fmbseg.align.checkpoint import load_record
 
-    return [load_checkpoint(head).info.encoder.name]
+    return [load_record(head).info.encoder.name]
 
 
 def _tell(line: str) -> None:

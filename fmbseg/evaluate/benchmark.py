@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from statistics import harmonic_mean
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,13 @@ from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
-from fmbseg.evaluate.methods.predictor import Predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.results import OWN_WORDS, Result
 from fmbseg.evaluate.sweep import GRIDS, ThresholdSweep
-from fmbseg.inference.decision import Decision
+
+if TYPE_CHECKING:  # results that are there are read without torch
+    from fmbseg.evaluate.methods.predictor import Predictor
+    from fmbseg.inference.decision import Decision
 
 _READERS = 4
 _CONFUSIONS = 20  # as many as a plot shows

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from fmbseg.evaluate.drawing import Drawing
-from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 
 METHOD = "fmbseg"
@@ -38,6 +35,10 @@ class Plots(Drawing):
                 task.advance()
 
     def _draw_one(self, folder: Path, scoring: Scoring) -> None:
+        import pandas as pd
+
+        from fmbseg.evaluate.examples import example_sheet
+
         name = scoring.dataset.name
         result = self.results[METHOD][name]
         iou = [(label, value) for label, value in result["per_class_iou"].items()]

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fmbseg.align.checkpoint import Checkpoint, load_checkpoint
+from fmbseg.align.checkpoint import CheckpointRecord, load_record
 from fmbseg.align.record import SUPERVISION, Supervision, supervision_of
 from fmbseg.config import Config
 from fmbseg.data.datasets import Sample, SegmentationDataset, load_dataset
@@ -30,7 +30,6 @@ from fmbseg.evaluate.benchmark import (
     scored_as,
 )
 from fmbseg.evaluate.methods import find_method
-from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
 from fmbseg.evaluate.results import Result, read_result, result_bytes, write_result
 from fmbseg.machine.progress import Progress
 from fmbseg.models.weights import model_digest
@@ -38,6 +37,9 @@ from fmbseg.stage.depends import SCORING, content_key
 from fmbseg.store.digest import file_digest
 from fmbseg.store.paths import Paths
 from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, once
+
+if TYPE_CHECKING:  # what asks for a key needs no torch
+    from fmbseg.evaluate.methods.predictor import Predictor
 
 _COUNTS = "counts.npz"
 _RECORD = "record.json"
@@ -68,13 +70,15 @@ class Candidate:
     @cached_property
     def predictor(self) -> Predictor:
         """Its models, loaded; raises as `load_predictor`."""
+        from fmbseg.evaluate.methods.predictor import load_predictor
+
         encodings = self.paths.benchmark_encodings
         return load_predictor(self.method.name, self.config, self.checkpoint, encodings)
 
     @cached_property
-    def head(self) -> Checkpoint | None:
-        """Its trained head; None: it has none. Raises CheckpointError as `load_checkpoint`."""
-        return None if self.checkpoint is None else load_checkpoint(self.checkpoint)
+    def head(self) -> CheckpointRecord | None:
+        """What its head is; None: it has none. Raises CheckpointError as `load_record`."""
+        return None if self.checkpoint is None else load_record(self.checkpoint)
 
     @cached_property
     def inputs(self) -> dict[str, Any]:
@@ -90,7 +94,7 @@ class Candidate:
         models = (head.info.encoder.name, head.info.clip.name)
         trained_on = [[words.name, words.digest] for words in head.info.vocabularies]
         return {
-            "head": [head.sha256, asdict(head.head.config), head.info.templates, trained_on],
+            "head": [head.sha256, asdict(head.form), head.info.templates, trained_on],
             "models": {name: model_digest(name) for name in models},
         } | ({} if self.supervision is None else {SUPERVISION: asdict(self.supervision)})
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from fmbseg.align.checkpoint import require_parameters
-from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import StageReport
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Scores(Stage):
@@ -77,6 +78,8 @@ class Scores(Stage):
         return found
 
     def _overlay(self, benchmark: str) -> Image.Image:
+        from fmbseg.evaluate.examples import example_sheet
+
         (scoring,) = (
             each
             for each in self.scorings

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from fmbseg.evaluate.drawing import Drawing
 from fmbseg.figures import FIGURES, FigureRow
-from fmbseg.figures.canvas import save
-from fmbseg.figures.studio import Studio
 from fmbseg.stage.workplace import Workplace
+
+if TYPE_CHECKING:  # figures that are there are found without torch and matplotlib
+    from matplotlib.figure import Figure
+
+    from fmbseg.figures.studio import Studio
 
 
 class Figures(Drawing):
@@ -34,6 +36,9 @@ def draw_figures(work: Workplace, names: Iterable[str], folder: Path) -> None:
     Raises:
         FmbsegError: what a figure shows is missing or damaged.
     """
+    from fmbseg.figures.canvas import save
+    from fmbseg.figures.studio import Studio
+
     studio, rows = Studio(work), [FIGURES[name] for name in names]
     with work.progress.task("figures", len(rows)) as task:
         for row in rows:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
@@ -29,10 +31,13 @@ from fmbseg.models.build import build_sam
 from fmbseg.models.loading import load_module
 from fmbseg.models.mask_model import AutomaticMasks, PromptMasks
 from fmbseg.models.records import WeightsRecord, weights_record
+from fmbseg.models.sam_decoder import SharedDecoder
 from fmbseg.store.encoding_cache import Arrays
 
 # Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
 _LOGITS_AT_ONCE = 2**25
+# Floats of all prompts' patches that the CPU works on at once: what fits its cache.
+_CACHED = 2**20
 # Masks that passed the thresholds, before duplicates are removed: their bits, eight a byte, boxes,
 # predicted IoU, stability and area.
 _Candidates = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -89,6 +94,7 @@ class SamModel:
         self.dtype = dtype
         self.image_size: int = module.image_encoder.img_size
         self._transform = ResizeLongestSide(self.image_size)
+        self._decoder = SharedDecoder(self.module.mask_decoder)
 
     @staticmethod
     def encoding_class() -> type[SamEncoding]:
@@ -169,14 +175,18 @@ class SamModel:
         """Masks of point prompts [B, P, 2] or boxes [B, 4]."""
         masks = np.zeros((len(prompts), 3, *encoding.original_size), dtype=np.bool_)
         predicted = np.zeros((len(prompts), 3), dtype=np.float32)
-        features = self._features(encoding)
+        image = self._image(encoding)
 
         def decode(part: slice) -> None:
-            logits, iou = self._decode(features, encoding, prompts[part])
-            predicted[part] = iou.cpu().numpy()
-            flat = masks[part].reshape(-1, *encoding.original_size)
-            for rows, upsampled in self._upsampled(logits.flatten(0, 1), encoding):
-                flat[rows] = (upsampled > self.module.mask_threshold).cpu().numpy()
+            for rows, tokens, patches in self._attend(image, encoding, prompts[part]):
+                here = slice(part.start + rows.start, part.start + rows.stop)
+                iou = self._decoder.predicted_iou(tokens)
+                predicted[here] = iou.cpu().numpy()
+                every = torch.ones_like(iou, dtype=torch.bool)
+                logits = self._decoder.logits(tokens, patches, self._grid, every)
+                flat = masks[here].reshape(-1, *encoding.original_size)
+                for some, upsampled in self._upsampled(logits, encoding):
+                    flat[some] = (upsampled > self.module.mask_threshold).cpu().numpy()
 
         for _ in batches_with_backoff(len(prompts), batch_size, decode):
             pass  # each batch has written its rows
@@ -194,19 +204,22 @@ class SamModel:
         """
         height, width = encoding.original_size
         grid = build_point_grid(section.points_per_side) * [width, height]
-        features = self._features(encoding)
+        image = self._image(encoding)
 
         def decode(part: slice) -> list[_Candidates]:
-            logits, iou = self._decode(features, encoding, grid[part, None])
-            logits, iou = logits.flatten(0, 1), iou.flatten()
-            # A threshold of 0 keeps all, negative estimates too, as in the stock generator.
-            if section.min_predicted_iou > 0:
-                confident = iou > section.min_predicted_iou
-                logits, iou = logits[confident], iou[confident]
-            return [
-                self._candidates(upsampled, iou[rows], section)
-                for rows, upsampled in self._upsampled(logits, encoding)
-            ]
+            found = []
+            for _, tokens, patches in self._attend(image, encoding, grid[part, None]):
+                iou = self._decoder.predicted_iou(tokens)
+                # A threshold of 0 keeps all, negative estimates too, as in the stock generator.
+                least = section.min_predicted_iou
+                confident = iou > least if least > 0 else torch.ones_like(iou, dtype=torch.bool)
+                logits = self._decoder.logits(tokens, patches, self._grid, confident)
+                iou = iou[confident]
+                found += [
+                    self._candidates(upsampled, iou[rows], section)
+                    for rows, upsampled in self._upsampled(logits, encoding)
+                ]
+            return found
 
         batches = batches_with_backoff(len(grid), batch_size, decode)
         kept = [candidates for _, found in batches for candidates in found]
@@ -227,15 +240,30 @@ class SamModel:
             masks.flatten(1).sum(dim=1).cpu(),
         )
 
-    def _features(self, encoding: SamEncoding) -> Tensor:
-        return torch.from_numpy(encoding.features).to(self.device).float()[None]
+    @cached_property
+    def _places(self) -> Tensor:
+        """[P, C], the position encoding of each patch."""
+        places: Tensor = self.module.prompt_encoder.get_dense_pe()[0]
+        return places.flatten(1).T.contiguous()
 
-    def _decode(
-        self, features: Tensor, encoding: SamEncoding, prompts: npt.NDArray[np.floating]
-    ) -> tuple[Tensor, Tensor]:
-        """Logits [B, 3, 4h, 4w] and predicted IoU [B, 3] of points [B, P, 2] or boxes [B, 4]."""
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """(h, w) patches of the padded image."""
+        height, width = self.module.prompt_encoder.image_embedding_size
+        return height, width
+
+    def _image(self, encoding: SamEncoding) -> Tensor:
+        """[P, C]: what all prompts of an image share, patch by patch."""
+        features = torch.from_numpy(encoding.features).to(self.device).float()
+        nothing: Tensor = self.module.prompt_encoder.no_mask_embed.weight
+        return features.flatten(1).T.contiguous() + nothing
+
+    def _attend(
+        self, image: Tensor, encoding: SamEncoding, prompts: npt.NDArray[np.floating]
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Points [B, P, 2] or boxes [B, 4]: some rows at a time, tokens and patches of each."""
         corners = prompts.reshape(len(prompts), -1, 2)
-        # Rounded as in the stock predictor, so that a prompt alone gives its masks to the bit.
+        # Rounded as in the stock predictor.
         places = torch.as_tensor(
             self._transform.apply_coords(corners, encoding.original_size),
             dtype=torch.float32,
@@ -246,15 +274,13 @@ class SamModel:
             points = places, torch.ones(places.shape[:2], dtype=torch.int, device=self.device)
         else:
             boxes = places.flatten(1)
-        sparse, dense = self.module.prompt_encoder(points=points, boxes=boxes, masks=None)
-        logits, iou = self.module.mask_decoder(
-            image_embeddings=features,
-            image_pe=self.module.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=True,
-        )
-        return logits, iou
+        sparse, _ = self.module.prompt_encoder(points=points, boxes=boxes, masks=None)
+        step = len(prompts)
+        if self.device.type == "cpu":
+            step = max(1, _CACHED // image.nelement())
+        for start in range(0, len(prompts), step):
+            rows = slice(start, min(start + step, len(prompts)))
+            yield rows, *self._decoder.attend(image, self._places, sparse[rows])
 
     def _upsampled(self, logits: Tensor, encoding: SamEncoding) -> Iterator[tuple[slice, Tensor]]:
         """Logits [M, 4h, 4w] at the image's size, a bounded number at a time: rows, [m, H, W]."""
@@ -262,12 +288,18 @@ class SamModel:
         step = max(1, _LOGITS_AT_ONCE // (self.image_size**2 + height * width))
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
-            yield (
-                rows,
-                self.module.postprocess_masks(
-                    logits[rows, None], encoding.input_size, encoding.original_size
-                ).squeeze(1),
-            )
+            yield rows, self._at_image_size(logits[rows, None], encoding).squeeze(1)
+
+    def _at_image_size(self, logits: Tensor, encoding: SamEncoding) -> Tensor:
+        """`Sam.postprocess_masks` to the bit; what lies in the padding is not computed."""
+        scale, (height, width) = self.image_size // logits.shape[-1], encoding.input_size
+        # One more row and column: the last pixels lie between it and their own.
+        part = logits[..., : -(-height // scale) + 1, : -(-width // scale) + 1]
+        square = F.interpolate(part, scale_factor=scale, mode="bilinear", align_corners=False)
+        square = square[..., :height, :width]
+        if encoding.original_size == encoding.input_size:
+            return square
+        return F.interpolate(square, encoding.original_size, mode="bilinear", align_corners=False)
 
 
 def load_sam(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,10 @@ from fmbseg.data.corrections import read_corrections
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.models.clip import ClipEncoding
-from fmbseg.models.text import TextEmbeddings
 from fmbseg.presets.drawings import drawings_only
-from fmbseg.pseudo.classification import regions
-from fmbseg.pseudo.detection import detect_classes
 from fmbseg.pseudo.edits import require_no_lost_edits
-from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
 from fmbseg.pseudo.labels import label_folder, label_png
 from fmbseg.pseudo.merging import Merging, merge
-from fmbseg.pseudo.pipeline import Classification, classify_and_compose
-from fmbseg.pseudo.querying import query_masks, query_points
 from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
 from fmbseg.pseudo.tables import (
     DETECTIONS,
@@ -45,6 +38,12 @@ from fmbseg.stage.row import CORRECTIONS
 from fmbseg.stage.stage import ShardedStage
 from fmbseg.store.shards import ShardStore, StageReport
 
+if TYPE_CHECKING:  # results that are there are found without torch
+    from fmbseg.models.clip import ClipEncoding
+    from fmbseg.models.text import TextEmbeddings
+    from fmbseg.pseudo.encodings import ClipEncodings, MaskEncodings
+    from fmbseg.pseudo.pipeline import Classification
+
 Row = dict[str, Any]
 # What a mask of 1.1 has from its detection.
 _NAMED = ("vocabulary", "class_index", "class_name", "similarity")
@@ -56,10 +55,14 @@ class _PseudoStage(ShardedStage):
 
     @cached_property
     def clip(self) -> ClipEncodings:
+        from fmbseg.pseudo.encodings import ClipEncodings
+
         return ClipEncodings(self.work.config, self.work.paths.encodings, self.device)
 
     @cached_property
     def sam(self) -> MaskEncodings:
+        from fmbseg.pseudo.encodings import MaskEncodings
+
         return MaskEncodings(self.work.config, self.work.paths.encodings, self.device)
 
     @cached_property
@@ -93,6 +96,9 @@ class Detect(_PseudoStage):
         write_table(directory / DETECTIONS, rows, DETECTIONS_SCHEMA)
 
     def _detect(self, record: ImageRecord, encoding: ClipEncoding, words: Vocabulary) -> list[Row]:
+        from fmbseg.pseudo.detection import detect_classes
+        from fmbseg.pseudo.querying import query_points
+
         config, text = self.work.config, self.texts[words.name]
         found = detect_classes(encoding.windows, encoding.dense, text, config.detection)
         size = (record.width, record.height)
@@ -109,6 +115,8 @@ class Query(_PseudoStage):
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
         """See `ShardedStage`."""
+        from fmbseg.pseudo.querying import query_masks
+
         detections = self.rows("detect", DETECTIONS, records)
         rows: list[Row] = []
         for record in records:
@@ -204,6 +212,9 @@ class Label(_PseudoStage):
 
     def process(self, records: Sequence[ImageRecord], directory: Path) -> None:
         """See `ShardedStage`."""
+        from fmbseg.pseudo.classification import regions
+        from fmbseg.pseudo.pipeline import classify_and_compose
+
         detections = self.rows("detect", DETECTIONS, records)
         queried = self.rows("query", MASKS, records)
         automatic = self.rows("masks", MASKS, records)

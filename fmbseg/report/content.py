@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmbseg.align.checkpoint import load_checkpoint
+from fmbseg.align.checkpoint import load_record
 from fmbseg.align.record import RECORD, supervision_of
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.plots import ENDS, OVERLAYS
@@ -135,7 +135,7 @@ def head_facts(folder: Path) -> list[tuple[str, str]]:
     """
     if not (folder / RECORD).is_file():
         return []
-    head = load_checkpoint(folder)
+    head = load_record(folder)
     info, training = head.info, head.info.training
     supervision = supervision_of(training)
     return [

@@ -12,11 +12,6 @@ from fmbseg.errors import FmbsegError
 from fmbseg.evaluate.drawing import Drawing
 from fmbseg.pipeline.run import open_stage
 from fmbseg.pipeline.table import ROWS
-from fmbseg.report.ablations import ablations
-from fmbseg.report.card import card
-from fmbseg.report.content import collect
-from fmbseg.report.page import page
-from fmbseg.report.times import times
 from fmbseg.stage.workplace import Workplace
 from fmbseg.store.atomic import write_atomically
 
@@ -63,6 +58,13 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
     Raises:
         DataError: there are no results, or a file among them is damaged.
     """
+    # Here: a report that is there is found without the libraries that write one.
+    from fmbseg.report.ablations import ablations
+    from fmbseg.report.card import card
+    from fmbseg.report.content import collect
+    from fmbseg.report.page import page
+    from fmbseg.report.times import times
+
     content = collect(work.paths, work.vocabularies, run_facts(work.config))
     if timed:
         content = replace(content, times=times(work), ablations=ablations(work))

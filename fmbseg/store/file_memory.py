@@ -111,7 +111,8 @@ def _load(place: Path | None) -> dict[str, tuple[str, str]]:
     if place is None:
         return {}
     try:
-        table = pq.read_table(place, columns=["files", "signature", "value"])
+        # Not `read_table`: that imports pandas, which takes longer than all of this.
+        table = pq.ParquetFile(place).read(columns=["files", "signature", "value"])
     except FileNotFoundError:
         return {}
     except (OSError, pa.ArrowException) as error:

@@ -19,6 +19,7 @@ from fmbseg.config import Config, TrackingSection
 from fmbseg.errors import shown
 from fmbseg.store.paths import project_folder
 from fmbseg.tracking.live_curve import add_params
+from fmbseg.tracking.local_runs import local_tags
 from fmbseg.tracking.run_content import run_key, run_name, run_params
 
 if TYPE_CHECKING:
@@ -88,6 +89,19 @@ class ExperimentRuns:
     def find(self, key: str) -> Run | None:
         """The oldest run with this key."""
         return self._search(f"tags.`{KEY}` = '{key}'")
+
+    def tags_of(self, key: str) -> dict[str, str]:
+        """The tags of the run with this key, {} where there is none.
+
+        Of a local database they are read without MLflow; see `local_tags`.
+        """
+        if self._opened is None:
+            uri = tracking_uri(self._section.uri, self._root)
+            local = local_tags(uri, self._section.experiment, KEY, key)
+            if local is not None:
+                return local
+        known = self.find(key)
+        return {} if known is None else dict(known.data.tags)
 
     def every(self) -> list[Run]:
         """All pipeline runs; trainings and benchmarks below them are left out."""

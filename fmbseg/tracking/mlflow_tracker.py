@@ -103,9 +103,8 @@ class MlflowTracker(Tracker):
             sha256 = recorded_sha256(checkpoint)
             if sha256 is None:
                 return
-            known = self._runs.find(run_key(config, method, sha256))
-            tags = {} if known is None else known.data.tags
-            if not begun and tags.get(f"{_LOGGED}training") == sha256:
+            tags = {} if begun else self._runs.tags_of(run_key(config, method, sha256))
+            if tags.get(f"{_LOGGED}training") == sha256:
                 return
             training = published_key(checkpoint)
             run_id = self._runs.obtain(config, method, sha256, training).info.run_id
@@ -158,13 +157,13 @@ class MlflowTracker(Tracker):
     def _add_evaluation(
         self, config: Config, paths: Paths, method: str, benchmark: str, overlay: Overlay | None
     ) -> None:
-        client, _ = self._runs.open()
         result = read_result(paths.metrics / method / f"{benchmark}.json")
         sha256 = result["checkpoint_sha256"]
-        known = self._runs.find(run_key(config, method, sha256))
+        tags = self._runs.tags_of(run_key(config, method, sha256))
         mark = self._mark(config, paths, method, benchmark, result)
-        if known is not None and known.data.tags.get(f"{_LOGGED}{benchmark}") == mark:
+        if tags.get(f"{_LOGGED}{benchmark}") == mark:
             return
+        client, _ = self._runs.open()
         trained = METHODS[method].head_folder(paths)
         if trained is not None and sha256 != recorded_sha256(trained):
             trained = None  # another head lies there by now
@@ -257,9 +256,9 @@ class MlflowTracker(Tracker):
     def report(self, config: Config, paths: Paths, files: Sequence[Path]) -> None:
         """See `Tracker.report`."""
         with never_fails("the report"):
-            run = self._runs.find(run_key(config, "fmbseg", recorded_sha256(paths.align)))
+            key = run_key(config, "fmbseg", recorded_sha256(paths.align))
             tag, mark = f"{_LOGGED}report", json_digest([file_digest(path) for path in files])
-            if run is None or run.data.tags.get(tag) == mark:
+            if self._runs.tags_of(key).get(tag) == mark or (run := self._runs.find(key)) is None:
                 return
             client, _ = self._runs.open()
             for path in files:

@@ -18,7 +18,8 @@ from fmbseg.align.checkpoint import (
     require_weights,
     save_checkpoint,
 )
-from fmbseg.align.heads import AlignmentHead, HeadConfig, seeded_head
+from fmbseg.align.heads import AlignmentHead, seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError

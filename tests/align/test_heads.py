@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fmbseg.align.heads import HEADS, AlignmentHead, HeadConfig, seeded_head
+from fmbseg.align.heads import HEADS, AlignmentHead, seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import HeadName
 from fmbseg.errors import ConfigError
 

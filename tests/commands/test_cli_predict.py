@@ -15,7 +15,8 @@ from PIL import Image
 
 from fmbseg import cli
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.align.heads import seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import vocabulary_from_names
 from fmbseg.models import tiny

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.align.heads import seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.cli import _main
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import fmbseg
 from fmbseg.align.checkpoint import CheckpointInfo, ModelReference, save_checkpoint
-from fmbseg.align.heads import HeadConfig, seeded_head
+from fmbseg.align.heads import seeded_head
+from fmbseg.align.record import HeadConfig
 from fmbseg.config import InferenceSection, RunSection
 from fmbseg.data.vocabulary import (
     Vocabulary,

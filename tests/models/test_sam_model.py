@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 from fmbseg.config import MasksSection
 from fmbseg.errors import DataError
 from fmbseg.models.sam import SamEncoding, SamModel, load_sam
+from fmbseg.models.sam_decoder import SharedDecoder
 from fmbseg.scenes.render import render_scene, scene_seed
 
 # Nothing filtered: each test closes what it is about.
@@ -48,15 +50,19 @@ def encoding(sam: SamModel, image: npt.NDArray[np.uint8]) -> SamEncoding:
 def memory_for_three(sam: SamModel) -> Iterator[list[int]]:
     """The decoder runs out of memory with more than three prompts; the batches it was given."""
     given: list[int] = []
+    attend = SharedDecoder.attend
 
-    def limited(module: object, inputs: object, named: dict[str, Tensor]) -> None:
-        given.append(len(named["sparse_prompt_embeddings"]))
+    def limited(
+        decoder: SharedDecoder, image: Tensor, places: Tensor, prompts: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        given.append(len(prompts))
         if given[-1] > 3:
             raise torch.OutOfMemoryError("injected")
+        return attend(decoder, image, places, prompts)
 
-    hook = sam.module.mask_decoder.register_forward_pre_hook(limited, with_kwargs=True)
-    yield given
-    hook.remove()
+    # Otherwise the decoder cuts a batch to what fits the processor's cache.
+    with patch.object(SharedDecoder, "attend", limited), patch("fmbseg.models.sam._CACHED", 2**40):
+        yield given
 
 
 def test_out_of_memory_gives_what_fewer_prompts_at_once_give(
@@ -137,7 +143,7 @@ def test_point_prompts_give_the_stock_predictors_masks(
     for prompt in range(7):
         masks, iou, _ = predictor.predict(points[prompt], np.ones(count, dtype=int))
         np.testing.assert_array_equal(found.masks[prompt], masks)
-        np.testing.assert_array_equal(found.predicted_iou[prompt], iou)
+        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
         # Sums depend on the batch: a pixel on the border may turn.
         assert (together.masks[prompt] != masks).mean() < 1e-3
         np.testing.assert_allclose(together.predicted_iou[prompt], iou, rtol=1e-4)
@@ -158,7 +164,7 @@ def test_box_prompts_give_the_stock_predictors_masks(
     for prompt in range(7):
         masks, iou, _ = predictor.predict(box=boxes[prompt])
         np.testing.assert_array_equal(found.masks[prompt], masks)
-        np.testing.assert_array_equal(found.predicted_iou[prompt], iou)
+        np.testing.assert_allclose(found.predicted_iou[prompt], iou, rtol=1e-4)
         assert (together.masks[prompt] != masks).mean() < 1e-3
         np.testing.assert_allclose(together.predicted_iou[prompt], iou, rtol=1e-4)
 
@@ -262,8 +268,13 @@ def test_automatic_masks_are_the_stock_generators(
     np.testing.assert_array_equal(
         found.masks, np.array([item["segmentation"] for item in expected])
     )
-    np.testing.assert_allclose(found.predicted_iou, [item["predicted_iou"] for item in expected])
-    np.testing.assert_allclose(found.stability, [item["stability_score"] for item in expected])
+    np.testing.assert_allclose(
+        found.predicted_iou, [item["predicted_iou"] for item in expected], rtol=1e-4
+    )
+    # Sums are taken in another order: a pixel at the raised or lowered threshold may turn.
+    np.testing.assert_allclose(
+        found.stability, [item["stability_score"] for item in expected], rtol=1e-3
+    )
     assert (np.diff(found.predicted_iou) <= 0).all()
 
 

@@ -1,0 +1,10 @@
+"""The claims, in the order of the table; each is a module of this folder."""
+
+from __future__ import annotations
+
+from benchmarks.claims import confusion, labelling, loss
+from benchmarks.comparing import Claim
+
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim for claim in (*labelling.CLAIMS, *loss.CLAIMS, *confusion.CLAIMS)
+}
