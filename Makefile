@@ -43,7 +43,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	$(PIP) '.[pipeline,dev,scenes,onnx,video]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook]'
 	@touch $@
 
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
@@ -97,7 +97,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,onnx,video,scale,server,checks,docs]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook,scale,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which
