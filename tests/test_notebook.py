@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+
+nbformat = pytest.importorskip("nbformat", reason="the extra `notebook` is not installed")
+nbclient = pytest.importorskip("nbclient", reason="the extra `notebook` is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_it_runs_from_top_to_bottom(
     for cell in code(fresh):
         cell.outputs = []
     where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(fresh, timeout=900, kernel_name="python3", resources=where).execute()
+    nbclient.NotebookClient(fresh, timeout=900, kernel_name="python3", resources=where).execute()
     assert shown(fresh) == shown(kept) == 2
     made = scores(fresh)
     assert made.keys() == scores(kept).keys() == {"maskclip", "pseudo", "fmbseg"}
