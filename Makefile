@@ -44,7 +44,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@# An old pip takes twice as long over this many pins.
 	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	$(PIP) '.[pipeline,dev,scenes,onnx,video]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook]'
 	@touch $@
 
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
@@ -127,7 +127,7 @@ mutation: install  ## change losses, metrics and the like one place at a time: t
 	mutmut run $(ARGS) && mutmut results
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,onnx,video,scale,search,server,checks,docs]'
+	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook,scale,search,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -28,6 +30,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changes.md": "CHANGELOG.md",
 }
+NOTEBOOK = "examples/tour.ipynb"
 PRESETS = ("tiny", "base", "paper")
 _HOME = "https://github.com/fmbseg/fmbseg/blob/main"
 _MATH = re.compile(r"(?ms)^```math\n(.*?)^```$")
@@ -39,6 +42,10 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made of something else."""
     made = {name: (ROOT / source).read_text(encoding="utf-8") for name, source in PAGES.items()}
     made |= {"commands.md": commands(), "configuration.md": configuration()}
+    text, pictures = notebook()
+    made["tour.md"] = text
+    for name, content in pictures.items():
+        files.append(File.generated(config, name, content=content))
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -46,8 +53,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
     """Equations become MathML, and links to files that are no pages lead to the repository."""
-    own = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    pages = {f"docs/{name}": name for name in files.src_uris} | {v: k for k, v in PAGES.items()}
+    sources = PAGES | {"tour.md": NOTEBOOK}
+    own = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    pages = {f"docs/{name}": name for name in files.src_uris} | {v: k for k, v in sources.items()}
 
     def link(match: re.Match[str]) -> str:
         place = posixpath.normpath(posixpath.join(posixpath.dirname(own), match[2]))
@@ -58,6 +66,23 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     text = _MATH.sub(lambda m: convert(m[1].strip(), display="block"), markdown)
     text = _INLINE.sub(lambda m: convert(m[1]), text)
     return _LINK.sub(link, text)
+
+
+def notebook() -> tuple[str, dict[str, bytes]]:
+    """The tour as a page, with what its cells have printed, and its pictures by their names."""
+    parts, pictures = [], {}
+    for cell in json.loads((ROOT / NOTEBOOK).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"images/tour-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![What the cell above shows]({name})")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def commands() -> str:

@@ -54,6 +54,8 @@ def test_the_references_are_the_codes_own(site: Path) -> None:
         assert f">fmbseg {name}<" in commands
     python = (site / "python" / "index.html").read_text(encoding="utf-8")
     assert 'id="fmbseg.align.losses.tsupcon"' in python
+    tour = (site / "tour" / "index.html").read_text(encoding="utf-8")
+    assert "<code>Labeller</code>" in tour and "mIoU" in tour and "tour-2.png" in tour
     method = (site / "method" / "index.html").read_text(encoding="utf-8")
     assert method.count("<math") > 10 and "```math" not in method
 

@@ -152,6 +152,7 @@ def predict(
     from fmbseg.evaluate.methods.predictor import load_predictor
     from fmbseg.machine.progress import console_progress, silent_progress
     from fmbseg.predicting.run import predict_pictures
+    from fmbseg.presets.drawings import unknown_to
 
     paths = Paths()
     # Frames are seen once: what is kept of pictures would be of no use.
@@ -160,9 +161,10 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     told = sys.stderr.isatty() or len(jobs) >= _MANY or bool(videos)
     progress = console_progress() if told else silent_progress()
+    unknown = unknown_to(_models(chosen, config, head))
     reports = []
     if pictures:
-        results = Results(out, words, wanted)
+        results = Results(out, words, wanted, unknown)
         with ExitStack() as stack:
             also = None
             if made is not None:
@@ -170,7 +172,10 @@ def predict(
 
                 assert fps is not None
                 rate = Fraction(fps).limit_denominator(1001)
-                also = stack.enter_context(video_of_pictures(results.ledger, made, words, rate))
+                pale = any(map(unknown, pictures.values()))
+                also = stack.enter_context(
+                    video_of_pictures(results.ledger, made, words, rate, pale)
+                )
             report = predict_pictures(
                 pictures,
                 predictor,
@@ -197,6 +202,7 @@ def predict(
             progress,
             smoothing=smoothing,
             frames=wanted if frames else None,
+            unknown=unknown,
             strict=strict,
         )
         reports.append(report)

@@ -136,12 +136,15 @@ def read_summary(path: Path) -> list[ClassSummary]:
         ]
 
 
-def sheet(pictures: Sequence[tuple[str, Path, Path]], words: Vocabulary) -> Image.Image:
+def sheet(
+    pictures: Sequence[tuple[str, Path, Path]], words: Vocabulary, pale: bool = False
+) -> Image.Image:
     """Up to twelve pictures, evenly spread, coloured by their label maps.
 
     Args:
         pictures: captions, pictures and their label maps; at least one.
         words: the classes.
+        pale: see `fmbseg.view.overlay.overlay`.
     """
     count = min(_EXAMPLES, len(pictures))
     chosen = [pictures[index * len(pictures) // count] for index in range(count)]
@@ -149,4 +152,4 @@ def sheet(pictures: Sequence[tuple[str, Path, Path]], words: Vocabulary) -> Imag
         (caption, read_image(picture), load_label(label, len(words)))
         for caption, picture, label in chosen
     ]
-    return label_sheet(panels, words.names, words.background)
+    return label_sheet(panels, words.names, words.background, pale)

@@ -24,7 +24,18 @@ from fmbseg.predicting.run import Report, answer
 from fmbseg.predicting.video import Timing, VideoReader, new_video, open_video
 from fmbseg.store.atomic import remove_abandoned
 from fmbseg.store.ledger import Ledger
-from fmbseg.view.overlay import above, blend, colours_of, legend, png, unpainted
+from fmbseg.view.overlay import (
+    AT_RANDOM,
+    OPACITY,
+    PALE,
+    above,
+    blend,
+    colours_of,
+    legend,
+    note,
+    png,
+    unpainted,
+)
 
 _IN_PICTURE = 24  # classes; a legend of more leaves no room for the frames
 
@@ -34,23 +45,30 @@ class Overlays:
 
     Args:
         words: the classes.
+        pale: see `fmbseg.view.overlay.overlay`.
     """
 
-    def __init__(self, words: Vocabulary) -> None:
+    def __init__(self, words: Vocabulary, pale: bool = False) -> None:
         self._words = words
+        self._pale = pale
         self._colours = colours_of(words.names)
-        self._legend: Image.Image | None = None
+        self._below: Image.Image | None = None
 
     def draw(self, found: Answer) -> Image.Image:
         """The frame in its classes' colours; of up to 24 classes with the legend below it."""
         words = self._words
         label = unpainted(found.label, words.background, len(words))
-        picture = blend(found.image, label, self._colours)
-        if len(words) > _IN_PICTURE:
-            return picture
-        if self._legend is None or self._legend.width != picture.width:
-            self._legend = _legend(words, picture.width, picture.height)
-        return above(picture, self._legend)
+        opacity = PALE if self._pale else OPACITY
+        picture = blend(found.image, label, self._colours, opacity)
+        if self._below is None or self._below.width != picture.width:
+            self._below = self._made(picture.width, picture.height)
+        return above(picture, self._below)
+
+    def _made(self, width: int, height: int) -> Image.Image:
+        below = Image.new("RGB", (width, 0))
+        if len(self._words) <= _IN_PICTURE:
+            below = _legend(self._words, width, height)
+        return above(note(AT_RANDOM, width, height), below) if self._pale else below
 
 
 def video_endings(words: Vocabulary) -> tuple[str, ...]:
@@ -78,6 +96,7 @@ def predict_videos(
     *,
     smoothing: Smoothing | None = None,
     frames: Wanted | None = None,
+    unknown: Callable[[Path], bool] = lambda _: False,
     strict: bool = False,
 ) -> Report:
     """Segment videos, one frame in memory at a time, and write of each overlays and a record.
@@ -90,6 +109,7 @@ def predict_videos(
         progress: advanced by frames.
         smoothing: over the frames of each; None: each frame stands for itself.
         frames: what is written of each frame, into `out/NAME`; None: nothing.
+        unknown: see `Results`.
         strict: a video that cannot be read, or a frame of it, ends the call.
 
     Raises:
@@ -104,10 +124,10 @@ def predict_videos(
     for name, path in jobs.items():
         if smoothing is not None:
             smoothing.forget()
-        each = None if frames is None else Results(out / name, words, frames)
+        each = None if frames is None else Results(out / name, words, frames, unknown)
         try:
             with open_video(path) as video:
-                job = _Job(name, path, video, words, counted)
+                job = _Job(name, path, video, Overlays(words, unknown(path)), words, counted)
                 job.run(predictor, ledger, each, progress, smoothing, strict)
             done[name] = path
             failures += job.failures
@@ -120,9 +140,16 @@ def predict_videos(
 
 class _Job:
     def __init__(
-        self, name: str, path: Path, video: VideoReader, words: Vocabulary, counted: Summary
+        self,
+        name: str,
+        path: Path,
+        video: VideoReader,
+        overlays: Overlays,
+        words: Vocabulary,
+        counted: Summary,
     ) -> None:
         self.name, self.path, self.video, self.words = name, path, video, words
+        self.overlays = overlays
         self.own = Summary(words.names)
         self.all = counted
         self.failures: list[str] = []
@@ -136,8 +163,7 @@ class _Job:
         smoothing: Smoothing | None,
         strict: bool,
     ) -> None:
-        video, words = self.video, self.words
-        overlays = Overlays(words)
+        video, words, overlays = self.video, self.words, self.overlays
         done, last, size = 0, Fraction(0), (0, 0)
         with ExitStack() as stack:
             place = stack.enter_context(ledger.writing(f"{self.name}{VIDEO_RESULTS[0]}"))
@@ -202,7 +228,7 @@ class _Job:
 
 @contextmanager
 def video_of_pictures(
-    ledger: Ledger, name: str, words: Vocabulary, rate: Fraction
+    ledger: Ledger, name: str, words: Vocabulary, rate: Fraction, pale: bool = False
 ) -> Iterator[Callable[[Answer], None]]:
     """What makes a video of the overlays of pictures of one size, see `predict_pictures`.
 
@@ -211,8 +237,9 @@ def video_of_pictures(
         name: of the video.
         words: the classes.
         rate: pictures a second.
+        pale: see `fmbseg.view.overlay.overlay`.
     """
-    overlays = Overlays(words)
+    overlays = Overlays(words, pale)
     with (
         ledger.writing(f"{name}{VIDEO_RESULTS[0]}") as place,
         new_video(place, Timing(rate, 1 / rate)) as writer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,12 +76,20 @@ class Results:
         folder: where; files that fmbseg did not write are never replaced.
         words: the classes.
         wanted: what is written.
+        unknown: which pictures are nothing that the models know: their overlays are pale.
     """
 
-    def __init__(self, folder: Path, words: Vocabulary, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        words: Vocabulary,
+        wanted: Wanted,
+        unknown: Callable[[Path], bool] = lambda _: False,
+    ) -> None:
         self.ledger = Ledger(folder)
         self._words = words
         self._wanted = wanted
+        self.unknown = unknown
 
     def write(self, name: str, path: Path, answer: Answer) -> None:
         """Write the files of the picture `path`.
@@ -101,7 +109,8 @@ class Results:
 
     def _overlay(self, path: Path, answer: Answer) -> bytes:
         words = self._words
-        return png(overlay(answer.image, answer.label, words.names, background=words.background))
+        pale = self.unknown(path)
+        return png(overlay(answer.image, answer.label, words.names, words.background, pale=pale))
 
     def _label(self, path: Path, answer: Answer) -> bytes:
         return label_png(answer.label)

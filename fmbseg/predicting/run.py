@@ -96,7 +96,8 @@ def predict_pictures(
     if done:
         out = results.ledger.folder
         shown = [(name, path, out / f"{name}{PREDICTED}") for name, path in done.items()]
-        results.ledger.write(SHEET, png(sheet(shown, words)))
+        pale = any(map(results.unknown, done.values()))
+        results.ledger.write(SHEET, png(sheet(shown, words, pale)))
     return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
 
 

@@ -21,12 +21,19 @@ MIN_LONG_SIDE = 512
 INK = (32, 32, 32)
 PAPER = (255, 255, 255)
 _BAND_PIXELS = 2**21
-_OPACITY = 0.55  # of a class's colour over the image
+OPACITY = 0.55
+"""Of a class's colour over the image."""
+PALE = 0.2
+"""The same where the labels are by models that do not know such pictures."""
+AT_RANDOM = "pale: these models know drawings alone, and label this at random"
 _SWATCH_EMPTY = (170, 170, 170)
 
 
 def blend(
-    image: Image.Image, label: NDArray[np.integer], colours: NDArray[np.uint8]
+    image: Image.Image,
+    label: NDArray[np.integer],
+    colours: NDArray[np.uint8],
+    opacity: float = OPACITY,
 ) -> Image.Image:
     """Colour an image by its label map; small images are enlarged so that regions can be seen.
 
@@ -34,6 +41,7 @@ def blend(
         image: any mode, [H, W] as `label`.
         label: [H, W] integers, class indices; every other value is left as the image has it.
         colours: [K, 3] uint8 RGB.
+        opacity: of the colours, 0 to 1; outlines are twice as opaque.
 
     Returns:
         RGB picture without legend; its size is a whole multiple of the image's. Regions are parted
@@ -65,22 +73,27 @@ def blend(
     for top in range(0, len(picture), rows):
         first = max(0, top - reach)
         band = slice(first, top + rows + reach)
-        found = _blended(picture[band], label[band], colours, line)
+        found = _blended(picture[band], label[band], colours, line, opacity)
         mixed[top : top + rows] = found[top - first :][:rows]
     return Image.fromarray(mixed)
 
 
 def _blended(
-    picture: NDArray[np.uint8], label: NDArray[np.integer], colours: NDArray[np.uint8], line: int
+    picture: NDArray[np.uint8],
+    label: NDArray[np.integer],
+    colours: NDArray[np.uint8],
+    line: int,
+    opacity: float,
 ) -> NDArray[np.uint8]:
     """Picture [H, W, 3] and label map [H, W] of one size; lines are `line` pixels wide."""
     coloured = (label >= 0) & (label < len(colours))
     tint = colours[np.where(coloured, label, 0)]
     mixed = picture.copy()
-    mixed[coloured] = cv2.addWeighted(picture, 1 - _OPACITY, tint, _OPACITY, 0)[coloured]
+    mixed[coloured] = cv2.addWeighted(picture, 1 - opacity, tint, opacity, 0)[coloured]
     # The outline has the pure colour of the legend, which the blend inside can only resemble.
     outline = _borders(label, 3 * line) & coloured
-    mixed[outline] = tint[outline]
+    strong = min(1.0, 2 * opacity)
+    mixed[outline] = cv2.addWeighted(picture, 1 - strong, tint, strong, 0)[outline]
     mixed[_borders(label, line)] = 255
     return mixed
 
@@ -113,6 +126,7 @@ def overlay(
     label: NDArray[np.integer],
     names: Sequence[str],
     background: int | None = None,
+    pale: bool = False,
 ) -> Image.Image:
     """The blended picture with a legend below it: colour, class name and area share.
 
@@ -121,6 +135,7 @@ def overlay(
         label: [H, W] integers, class indices; every other value is unlabelled.
         names: class names in index order.
         background: index of the class that means "none of the others"; it is left unpainted.
+        pale: the labels are at random: the colours are faint, and a line says why.
 
     Returns:
         RGB; the picture in the upper part (see `blend` for its size), the legend below it, so
@@ -129,11 +144,14 @@ def overlay(
     Raises:
         DataError: sizes do not fit, or there are no names.
     """
-    picture = blend(image, unpainted(label, background, len(names)), colours_of(names))
+    opacity = PALE if pale else OPACITY
+    shown = unpainted(label, background, len(names))
+    picture = blend(image, shown, colours_of(names), opacity)
     # A narrow picture gets a legend wider than itself: class names come first.
     width = max(picture.width, 16 * text_size(picture.width, picture.height))
     rows = area_shares(label, len(names))
-    return above(picture, legend(rows, names, width, picture.height, background))
+    key = legend(rows, names, width, picture.height, background)
+    return above(picture, above(note(AT_RANDOM, width, picture.height), key) if pale else key)
 
 
 def png(picture: Image.Image) -> bytes:
@@ -208,6 +226,17 @@ def legend(
             anchor="lm",
         )
     return sheet
+
+
+def note(text: str, width: int, height: int = 0) -> Image.Image:
+    """A line of text on a strip, RGB, `width` pixels wide; `height` as `legend` takes it."""
+    size = text_size(width, height)
+    strip = Image.new("RGB", (width, round(1.5 * size)), PAPER)
+    font = font_for([text], size)
+    place = (size // 2, strip.height / 2)
+    shown = fit_text(text, font, width - size)
+    ImageDraw.Draw(strip).text(place, shown, fill=INK, font=font, anchor="lm")
+    return strip
 
 
 def text_size(width: int, height: int = 0) -> int:

@@ -10,13 +10,17 @@ from PIL import Image, ImageDraw
 
 from fmbseg.view.fonts import font_for
 from fmbseg.view.overlay import (
+    AT_RANDOM,
     INK,
+    OPACITY,
+    PALE,
     PAPER,
     above,
     blend,
     colours_of,
     fit_text,
     legend,
+    note,
     text_size,
     unpainted,
 )
@@ -31,7 +35,10 @@ _MARGIN = 10
 
 
 def label_sheet(
-    panels: Sequence[Panel], names: Sequence[str], background: int | None = None
+    panels: Sequence[Panel],
+    names: Sequence[str],
+    background: int | None = None,
+    pale: bool = False,
 ) -> Image.Image:
     """Pictures coloured by their labels, up to three a row, with one legend below.
 
@@ -40,6 +47,7 @@ def label_sheet(
             (values that are no class are left as the image has them) or None.
         names: class names in index order.
         background: index of the class that means "none of the others"; it is left unpainted.
+        pale: see `overlay`.
 
     Returns:
         RGB.
@@ -63,10 +71,12 @@ def label_sheet(
         draw.text((x, y + size), fit_text(caption, font, CELL[0]), fill=INK, font=font, anchor="lm")
         picture = image
         if label is not None:
-            picture = blend(image, unpainted(label, background, len(names)), colours)
+            shown = unpainted(label, background, len(names))
+            picture = blend(image, shown, colours, PALE if pale else OPACITY)
             present.update(np.unique(label).tolist())
         scale = min(CELL[0] / picture.width, CELL[1] / picture.height)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(fitted, Image.Resampling.LANCZOS), (x, y + 2 * size))
     entries = [(index, None) for index in sorted(present) if 0 <= index < len(names)]
-    return above(sheet, legend(entries, names, width, background=background))
+    key = legend(entries, names, width, background=background)
+    return above(sheet, above(note(AT_RANDOM, width), key) if pale else key)

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from fmbseg import cli
 from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import lenient_config, preset_config
+from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.methods.predictor import load_predictor
@@ -69,6 +70,25 @@ def test_photos_are_said_to_be_nothing_for_the_tiny_models(
     assert said == [line for line in caplog.messages if "drawings" in line]
     (line,) = said
     assert "`fmbseg models pull clip-vit-b-16 sam-vit-b` and take --preset base" in line
+
+
+def test_what_the_models_do_not_know_is_painted_pale(photos: Path) -> None:
+    assert predict("--method", "maskclip", out="pale") == 0
+    (photos / SCENE_OBJECTS).touch()  # now they lie among scenes
+    assert predict("--method", "maskclip", out="full") == 0
+    for name in ("0.overlay.png", "1.overlay.png", "sheet.png"):
+        pale, full = values(Path("pale") / name), values(Path("full") / name)
+        assert pale.shape[0] > full.shape[0]  # a line says why
+    source = values(photos / "0.png").astype(int)
+    off = []
+    for out in ("pale", "full"):
+        drawn = values(Path(out) / "0.overlay.png").astype(int)
+        factor = 512 // source.shape[1]
+        inner = drawn[factor // 2 :: factor, factor // 2 :: factor][: source.shape[0]]
+        off.append(np.abs(inner[:, : source.shape[1]] - source).mean())
+    assert off[0] < 0.6 * off[1]
+    for name in ("0.label.png", "0.json"):
+        assert (Path("pale") / name).read_bytes() == (Path("full") / name).read_bytes()
 
 
 def test_scores_and_areas(photos: Path) -> None:
