@@ -25,7 +25,7 @@ OPACITY = 0.55
 """Of a class's colour over the image."""
 PALE = 0.2
 """The same where the labels are by models that do not know such pictures."""
-AT_RANDOM = "pale: these models know drawings alone, and label this at random"
+AT_RANDOM = "at random: the models know drawings alone"
 _SWATCH_EMPTY = (170, 170, 170)
 
 
