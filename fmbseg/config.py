@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -91,21 +91,12 @@ class ScenesSection(Section):
     layouts: dict[SceneLayoutName, SceneLayout] = Field(default_factory=dict)
 
 
-class ImageSet(Section):
-    """One split of a data set."""
-
-    name: str
-    root: str
-    split: str
-
-
 class DataSection(Section):
     """The images that are pseudo-labelled and trained on. Only images are read, no annotation."""
 
     name: str = "coco_stuff"
     root: str = "data/scenes/coco_stuff164k"
     split: str = "train2017"
-    also: tuple[ImageSet, ...] = Field((), description="further data sets, each of another name")
     vocabulary: str | tuple[str, ...] | None = Field(
         None, description="name or YAML path, or several of them; None: the data set's own"
     )
@@ -113,21 +104,6 @@ class DataSection(Section):
         None, description="folder of label PNGs that align trains on; None: those of stage 1"
     )
     limit: int | None = Field(None, ge=1, le=_IMAGES)
-
-    @property
-    def sets(self) -> tuple[ImageSet, ...]:
-        """All of the data sets, the first one first."""
-        return (ImageSet(name=self.name, root=self.root, split=self.split), *self.also)
-
-    @model_validator(mode="after")
-    def _no_set_twice(self) -> Self:
-        names = [each.name for each in self.sets]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"data.also: two of the data sets {', '.join(names)} have one name: put their "
-                "pictures into one folder, or take a limit of each in a run of its own"
-            )
-        return self
 
     @field_validator("vocabulary")
     @classmethod
@@ -275,6 +251,12 @@ class InferenceSection(Section):
     shifts: int = Field(
         1, ge=1, le=8, description="n: the picture moved n x n times by parts of a patch"
     )
+    min_region: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of a picture; classes with no region so large are not in it",
+    )
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0, le=1e4)
@@ -292,6 +274,10 @@ class InferenceSection(Section):
         return ", ".join(f"evaluate.{name}={getattr(self, name)}" for name in names)
 
 
+# What is asked of the aligned encoder alone.
+OF_HEADS = ("shifts", "min_region")
+
+
 class EvaluateSection(InferenceSection):
     """Scoring: benchmarks, and how the methods that compare patches with words are asked.
 
@@ -305,8 +291,13 @@ class EvaluateSection(InferenceSection):
     @property
     def inference(self) -> InferenceSection:
         """What a checkpoint carries of it."""
-        names = set(InferenceSection.model_fields)
-        return InferenceSection(**self.model_dump(include=names))
+        return InferenceSection(**self.model_dump(include=set(InferenceSection.model_fields)))
+
+    @property
+    def of_others(self) -> InferenceSection:
+        """How methods without a head are asked: as they are published."""
+        own = {name: InferenceSection.model_fields[name].default for name in OF_HEADS}
+        return self.inference.model_copy(update=own)
 
 
 class TrackingSection(Section):

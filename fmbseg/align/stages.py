@@ -229,8 +229,8 @@ class Align(Training):
 class Oracle(Training):
     """Train the same head on the same features with ground truth.
 
-    Besides scoring this is the only reader of annotations. The vocabularies are the data sets' own,
-    and an image has labels in its own set's; no pseudo labels are needed.
+    Besides scoring this is the only reader of annotations. The vocabulary is the data set's own;
+    no pseudo labels are needed.
     """
 
     method = "oracle"
@@ -239,7 +239,7 @@ class Oracle(Training):
     @property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
         """See `Training`."""
-        return self.work.sets.vocabularies
+        return (self.work.dataset.vocabulary,)
 
     @property
     def supervision(self) -> Supervision:
@@ -248,16 +248,15 @@ class Oracle(Training):
 
     def reader(self, words: Vocabulary) -> Callable[[str], Label]:
         """See `Training`."""
-        samples = self.work.sets.samples
-        own = self.vocabularies.index(words)
+        dataset = self.work.dataset
+        places = {image_id: index for index, (image_id, _) in enumerate(dataset.image_files)}
 
         def read(image_id: str) -> Label:
-            number, sample = samples[image_id]
-            if number != own:
-                return np.full((1, 1), UNLABELLED)
-            label = sample.label
+            label = dataset[places[image_id]].label
             if label is None:
-                raise DataError(f"{image_id} has no annotation, the oracle needs all")
+                raise DataError(
+                    f"{dataset.name}: {image_id} has no annotation, the oracle needs all"
+                )
             return label
 
         return read

@@ -20,7 +20,8 @@ def words_file(segmenter: Segmenter, vocabulary: Vocabulary) -> bytes:
     """The content of a NumPy archive (`.npz`), to be read without pickle.
 
     It holds `names` [K], `embeddings` [Q, D] float32 unit vectors, a row a word, and `first` [K],
-    the row of each class's first word; `short_side` and `patch`, pixels; `background`, the index of
+    the row of each class's first word; `short_side` and `patch`, pixels; `min_region`, the share of
+    the grid that a class's largest region takes if it is in the picture; `background`, the index of
     the class that pixels below `threshold` become, -1: none do; `logit_scale`, of the softmax whose
     highest probability that is.
 
@@ -63,6 +64,7 @@ def asking(segmenter: Segmenter, vocabulary: Vocabulary) -> dict[str, int | floa
     return {
         "short_side": section.short_side,
         "patch": segmenter.backbone.patch_size,
+        "min_region": section.min_region,
         "background": _NONE if background is None or rule == "words" else background,
         "logit_scale": section.logit_scale,
         "threshold": section.background_threshold,

@@ -11,7 +11,6 @@ from typing import Any
 from fmbseg.config import Config, DataSection
 from fmbseg.data.datasets import load_dataset
 from fmbseg.data.formats import PREDICTED
-from fmbseg.data.image_sets import load_image_sets
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
@@ -96,9 +95,9 @@ def _stage_out(
         listed = [(image_id, _picture(image_id, path, pictures)) for image_id, path in files]
     else:
         data = config.data
-        sets = load_image_sets(data, Path())
-        words = words or _own_words(place, data, sets.vocabularies)
-        listed = [(name, _picture(name, path, pictures)) for name, path in sets.image_files]
+        dataset = load_dataset(data.name, data.root, data.split)[: data.limit]
+        words = words or _own_words(place, data, dataset.vocabulary)
+        listed = [(name, _picture(name, path, pictures)) for name, path in dataset.image_files]
     # With several vocabularies each has a folder.
     several = (place / "labels" / words.name).is_dir()
     labels = place / "labels" / words.name if several else place / "labels"
@@ -117,15 +116,14 @@ def _stage_out(
     return Source(classes, images, place / MASKS, words.name if several else None, words)
 
 
-def _own_words(place: Path, data: DataSection, own: Sequence[Vocabulary]) -> Vocabulary:
+def _own_words(place: Path, data: DataSection, dataset: Vocabulary) -> Vocabulary:
     """The vocabulary that stage 1 labelled in; DataError where there are several."""
-    configured = (data.vocabulary,) if isinstance(data.vocabulary, str) else data.vocabulary
-    names = [words.name for words in own] if configured is None else configured
-    if len(names) > 1:
-        raise DataError(
-            f"{place} has labels in {', '.join(names)}: say which with --vocabulary NAME"
-        )
-    return own[0] if configured is None else load_vocabulary(names[0])
+    own = data.vocabulary
+    if isinstance(own, tuple) and len(own) > 1:
+        raise DataError(f"{place} has labels in {', '.join(own)}: say which with --vocabulary NAME")
+    if own is None:
+        return dataset
+    return load_vocabulary(own if isinstance(own, str) else own[0])
 
 
 def _predictions(

@@ -14,6 +14,7 @@ from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.inference.decision import Decision, decide
 from fmbseg.inference.maps import ManyMaps, Maps, Similarities
+from fmbseg.inference.presence import of_present
 from fmbseg.inference.protocol import Sizes, protocol_of
 from fmbseg.inference.sliding import Pixels, Windows, scaled_image
 from fmbseg.models.text import TextEmbeddings, class_similarity
@@ -82,6 +83,7 @@ class DenseInference:
             maps = (self._slide(image, sizes, text) for image in images)
         for image, found in zip(images, maps, strict=True):
             size = image.height, image.width
+            found = of_present(found, self._section.min_region)
             yield found, decide(found, size, vocabulary, self._section)
 
     @torch.no_grad()

@@ -34,6 +34,10 @@ class Similarities(ABC):
     def without(self, unasked: int) -> Similarities:
         """Those of all classes but one."""
 
+    @abstractmethod
+    def only(self, classes: Tensor) -> Similarities:
+        """With no class but some [n] int64 that could be the best anywhere."""
+
 
 @dataclass(frozen=True)
 class Maps(Similarities):
@@ -60,6 +64,11 @@ class Maps(Similarities):
         """See `Similarities`."""
         kept = self.classes != unasked
         return Maps(self.values[kept], self.classes[kept])
+
+    def only(self, classes: Tensor) -> Maps:
+        """See `Similarities`; the others are as dissimilar as can be."""
+        asked = torch.isin(self.classes, classes.to(self.classes.device))
+        return Maps(torch.where(asked[:, None, None], self.values, -1.0), self.classes)
 
     def by_class(self, num_classes: int, size: tuple[int, int]) -> Tensor:
         """[K, H, W] float32 at the image's size (H, W): of a class's maps the highest cosine."""
@@ -94,6 +103,11 @@ class ManyMaps(Similarities):
     def without(self, unasked: int) -> ManyMaps:
         """See `Similarities`."""
         return replace(self, classes=self.classes[self.classes != unasked])
+
+    def only(self, classes: Tensor) -> ManyMaps:
+        """See `Similarities`; the others are not made any more."""
+        asked = torch.isin(self.classes, classes.to(self.classes.device))
+        return replace(self, classes=self.classes[asked])
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def protocol_of(section: InferenceSection) -> EvaluationProtocol:
 
 
 def rule_record(section: InferenceSection) -> dict[str, Any]:
-    """What result files say of the background rule, JSON values."""
+    """What result files say of how classes are decided, JSON values."""
     rule = protocol_of(section).background_rule
     names: Mapping[BackgroundRule, tuple[str, ...]] = {
         "probability": ("logit_scale", "background_threshold"),
@@ -127,6 +127,7 @@ def rule_record(section: InferenceSection) -> dict[str, Any]:
         "words": (),
     }
     return {
+        "min_region": section.min_region,
         **{name: getattr(section, name) for name in names[rule]},
         "background_rule": f"where the vocabulary has a background: {BACKGROUND_RULES[rule]}",
     }

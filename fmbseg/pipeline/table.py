@@ -203,7 +203,7 @@ _TABLE = (
         summary="one page of all results, pictures and figures, and the head's card",
         stage="fmbseg.report.stage:ReportStage",
         depends=Depends(
-            ("data", "run.preset", "run.seed"),
+            ("data.limit", "data.name", "data.split", "run.preset", "run.seed"),
             ("report", "evaluate"),
             ("huggingface-hub", "jinja2", "pillow"),
         ),

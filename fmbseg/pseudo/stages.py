@@ -243,7 +243,7 @@ class Label(_PseudoStage):
 
     def summary(self) -> list[str]:
         """See `Stage.summary`; what should give pause is warned of."""
-        if doubt := drawings_only([self.work.config.clip.model], self.work.sets.roots):
+        if doubt := drawings_only([self.work.config.clip.model], [self.work.dataset.root]):
             _log.warning("%s", doubt)
         lines = []
         for words in self.work.vocabularies:

@@ -58,9 +58,8 @@ def write_report(work: Workplace, folder: Path, *, timed: bool = False) -> None:
 def run_facts(config: Config) -> list[tuple[str, str]]:
     """What the run was made with, by its configuration."""
     data, run = config.data, config.run
-    first = f"; the first {data.limit} pictures of each" * bool(data.limit)
     return [
-        ("data", "; ".join(f"{each.name}, {each.split}" for each in data.sets) + first),
+        ("data", f"{data.name}, {data.split}" + (f", {data.limit} pictures" * bool(data.limit))),
         ("preset", run.preset),
         ("seed", str(run.seed)),
         ("fmbseg", fmbseg.__version__),

@@ -11,9 +11,10 @@ from typing import Any
 
 from fmbseg.config import Config
 from fmbseg.data.corrections import Corrections, correction_file, read_corrections
-from fmbseg.data.image_sets import ImageSets, load_image_sets
+from fmbseg.data.datasets import SegmentationDataset, load_dataset
 from fmbseg.data.label_maps import find_label_maps
-from fmbseg.data.manifest import Manifest
+from fmbseg.data.manifest import Manifest, build_manifest
+from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary
 from fmbseg.documents import read_yaml
 from fmbseg.errors import DataError, StoreError, VocabularyError
@@ -63,8 +64,9 @@ class Workplace:
             DataError: the layout is not as it should be, or no image can be read; with
                 `run.strict`: one cannot.
         """
+        chosen = self.dataset[: self.config.data.limit]
         strict = self.config.run.strict
-        found = self.sets.manifest(self.progress, self.paths.manifests, strict=strict)
+        found = build_manifest(chosen, self.progress, self.paths.manifests, strict=strict)
         if found.left_out:
             first = "; ".join(map(str, found.left_out[:_NAMED]))
             _log.warning(
@@ -78,14 +80,14 @@ class Workplace:
 
     @cached_property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
-        """The configured vocabularies, or the data sets' own.
+        """The configured vocabularies, or the data set's own.
 
         Raises:
             VocabularyError, DataError: one is missing, damaged or too long, or two have one name.
         """
         wanted = self.config.data.vocabulary
         if wanted is None:
-            return self.sets.vocabularies
+            return (self.dataset.vocabulary,)
         names = (wanted,) if isinstance(wanted, str) else wanted
         found = {each.name: each.require_small() for each in map(load_vocabulary, names)}
         if len(found) < len(names):
@@ -155,9 +157,10 @@ class Workplace:
         return read_corrections(place) or read_corrections(place.parent)
 
     @cached_property
-    def sets(self) -> ImageSets:
-        """The data sets of the section data."""
-        return load_image_sets(self.config.data, self.paths.root)
+    def dataset(self) -> SegmentationDataset:
+        """The data set of the section data."""
+        data = self.config.data
+        return load_dataset(data.name, self.paths.root / data.root, data.split)
 
     def out(self, name: str) -> Out:
         """The out of a stage; asked for once."""
@@ -232,8 +235,10 @@ class Out:
         if name == WORDS:
             return json_digest([[words.name, words.digest] for words in work.vocabularies])
         if name == TRUTH:
-            ids = [record.image_id for record in work.images.records]
-            return work.sets.truth_digest(ids, work.progress, work.paths.manifests)
+            samples = work.dataset.of({record.image_id for record in work.images.records})
+            samples.require_labels()
+            truth = truth_digest(samples, work.progress, work.paths.manifests)
+            return json_digest([truth, work.dataset.vocabulary.digest])
         if name == CORRECTIONS:
             return _corrections_digest(work)
         if name == LABEL and work.label_maps is not None:

@@ -214,11 +214,9 @@ class MlflowTracker(Tracker):
         logged = client.get_run(run_id).data.metrics
         figures = stage_figures(config, paths).items()
         log_points(client, run_id, [(0, key, v) for key, v in figures if key not in logged])
-        place = paths.label.relative_to(paths.root).as_posix()
+        data, place = config.data, paths.label.relative_to(paths.root).as_posix()
         _, images = labelled_images(paths)
-        name = "+".join(f"{each.name}/{each.split}" for each in config.data.sets)
-        roots = ", ".join(each.root for each in config.data.sets)
-        self._add_data(run_id, name, images, roots, "training")
+        self._add_data(run_id, f"{data.name}/{data.split}", images, data.root, "training")
         self._add_data(run_id, "pseudo labels", labels, place, "training")
 
     def _add_label_scores(self, config: Config, paths: Paths) -> None:

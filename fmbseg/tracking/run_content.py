@@ -78,8 +78,7 @@ def run_note(
     rows.append([method, *(percent(scored[name], 1) for name in names)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     if METHODS[method].head is not None:
-        trained_on = ", ".join(f"{each.root} ({each.split})" for each in config.data.sets)
-        lines += ["", f"trained on {trained_on}"]
+        lines += ["", f"trained on {config.data.root} ({config.data.split})"]
         if supervision is not None:
             lines[-1] += f": {supervision.words}"
     return "\n".join(lines)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmbseg.config import Config
-from fmbseg.data.image_sets import load_image_sets
-from fmbseg.data.images import read_image
+from fmbseg.data.datasets import load_dataset
 from fmbseg.inference.agreement import agreement
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.store.digest import file_digest, json_digest
@@ -28,8 +27,10 @@ def measured(config: Config, checkpoint: Path, root: Path) -> tuple[float, str]:
     Raises:
         FmbsegError: the head or a picture cannot be read.
     """
-    files = load_image_sets(config.data, root).image_files[:_PICTURES]
+    data = config.data
+    images = load_dataset(data.name, root / data.root, data.split)[: data.limit][:_PICTURES]
     segmenter = load_segmenter(checkpoint, run=config.run)
     words = segmenter.checkpoint.info.vocabularies[0]
-    value = agreement(segmenter, [read_image(path) for _, path in files], words)
-    return value, json_digest([[file_digest(path) for _, path in files], words.digest])
+    value = agreement(segmenter, [each.image for each in images], words)
+    files = [file_digest(path) for _, path in images.image_files]
+    return value, json_digest([files, words.digest])

@@ -125,8 +125,9 @@ def exported(head: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the command wrote for voc21."""
     folder = tmp_path_factory.mktemp("exported")
     command = ["export-model", "--checkpoint", str(head), "--vocabulary", "voc21"]
-    asked = ["--set", "evaluate.background_threshold=0.2", "--set", "evaluate.short_side=96"]
-    assert _main([*command, *asked, "--out", str(folder / "segmenter.onnx")]) == 0
+    asked = ("background_threshold=0.2", "short_side=96", "min_region=0.02")
+    settings = [part for each in asked for part in ("--set", f"evaluate.{each}")]
+    assert _main([*command, *settings, "--out", str(folder / "segmenter.onnx")]) == 0
     return folder
 
 
@@ -144,7 +145,7 @@ def test_the_lines_of_the_page_segment_as_predict_does(
     # -I: nothing of this project is on the path.
     command = [sys.executable, "-I", "-c", f"{lines}\n{alone}"]
     subprocess.run(command, cwd=tmp_path, check=True)
-    asked = InferenceSection(short_side=96, background_threshold=0.2)
+    asked = InferenceSection(short_side=96, min_region=0.02, background_threshold=0.2)
     wanted = load_segmenter(head, asked).predict(tmp_path / "photo.jpg", vocabulary="voc21")
     with Image.open(tmp_path / "photo.label.png") as label:
         found = np.asarray(label)

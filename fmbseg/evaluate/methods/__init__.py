@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmbseg.config import Config
+from fmbseg.config import OF_HEADS, Config
 from fmbseg.errors import ConfigError
 from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.stage.depends import CLIP, INFERENCE, SAM, TEXT, Depends
@@ -58,8 +58,7 @@ class Method:
 
 _REFINED = Depends(("evaluate.refine",))
 _ALIGNED = INFERENCE + Depends(sources=("align",), libraries=("timm",)) + _REFINED
-# Pictures are moved for the encoder alone.
-_ASKED = tuple(name for name in INFERENCE.params if name != "evaluate.shifts")
+_ASKED = tuple(n for n in INFERENCE.params if n.removeprefix("evaluate.") not in OF_HEADS)
 _DENSE = CLIP + Depends(_ASKED, ("pseudo",)) + _REFINED
 # What gives the whole image to CLIP's last block has no use for a protocol's windows.
 _WHOLE = tuple(name for name in _ASKED if name != "evaluate.protocol")
@@ -81,13 +80,13 @@ _TABLE = (
     Method(
         "retrieval",
         "fmbseg.evaluate.methods.retrieval:Retrieval",
-        TEXT + _ENCODER + INFERENCE + Depends(("retrieval",)) + _REFINED,
+        TEXT + _ENCODER + Depends((*_ASKED, "retrieval")) + _REFINED,
         made="bank",
     ),
     Method(
         "talk2dino",
         "fmbseg.evaluate.methods.talk2dino:Talk2Dino",
-        TEXT + _ENCODER + INFERENCE + _REFINED,
+        TEXT + _ENCODER + Depends(_ASKED) + _REFINED,
         made="talk2dino",
     ),
     Method(

@@ -38,8 +38,9 @@ class EncoderPeer(ABC):
     checkpoint_sha256: str | None = None
 
     def __init__(self, config: Config, encodings: Path | None = None) -> None:
-        section = config.evaluate
+        section = config.evaluate.of_others
         self._config = config
+        self._asked = section
         self._device = choose_device(config.run)
         place = self._device.device, self._device.dtype
         clip = load_clip(config.clip.model, *place, text_cache=encodings)
@@ -49,10 +50,10 @@ class EncoderPeer(ABC):
             self.align,
             section.short_side,
             section.shifts,
-            section.batch_size,
+            config.evaluate.batch_size,
             self._device,
         )
-        self._dense = DenseInference(embedder, section, section.batch_size)
+        self._dense = DenseInference(embedder, section, config.evaluate.batch_size)
         self._refiner = load_refiner(config, encodings)
 
     @abstractmethod
@@ -79,10 +80,9 @@ class EncoderPeer(ABC):
         benchmark: str | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
-        section = self._config.evaluate
         found = self._dense.segment(images, vocabulary, self.text(vocabulary), benchmark)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
-            yield Found(decision, partial(confidence, similarities, decision, section))
+            yield Found(decision, partial(confidence, similarities, decision, self._asked))
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
@@ -92,9 +92,8 @@ class EncoderPeer(ABC):
             "encoder": encoder,
             "clip": clip,
             **self._dense.protocol.record(),
-            "shifts": config.evaluate.shifts,
             "templates": vocabulary.templates or config.clip.templates,
-            **rule_record(config.evaluate),
+            **rule_record(self._asked),
             **computation(config, self._device.dtype),
             "refine": config.evaluate.refine,
             "weights": {

@@ -54,7 +54,8 @@ class MaskClip:
         own = config.model_copy(update={"clip": self._section})
         self._encodings = ClipEncodings(own, encodings, self._device)
         self._words = Words(self._encodings.model, config.clip.templates)
-        self._dense = DenseInference(self, config.evaluate, config.clip.batch_size)
+        self._asked = config.evaluate.of_others
+        self._dense = DenseInference(self, self._asked, config.clip.batch_size)
         self._refiner = load_refiner(config, encodings)
 
     def decide(
@@ -73,10 +74,9 @@ class MaskClip:
         benchmark: str | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
-        section = self._config.evaluate
         found = self._dense.segment(images, vocabulary, self._words.of(vocabulary), benchmark)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
-            yield Found(decision, partial(confidence, similarities, decision, section))
+            yield Found(decision, partial(confidence, similarities, decision, self._asked))
 
     def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
         """See `PatchEmbedder`; features stitched over windows."""
@@ -111,7 +111,7 @@ class MaskClip:
             "model_input": self._encodings.model.image_size,
             "dense": section.dense,
             "templates": vocabulary.templates or section.templates,
-            **rule_record(self._config.evaluate),
+            **rule_record(self._asked),
             **computation(self._config, self._device.dtype),
             "refine": self._config.evaluate.refine,
             "weights": {name: weights_digest(name) for name in self._models},
