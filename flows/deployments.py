@@ -52,7 +52,7 @@ def prefect_files() -> Mapping[str, str]:
 def _deployments(pool: str) -> list[dict[str, Any]]:
     labels = [name for name, row in ROWS.items() if not row.inputs] + leading_to(["label"])
     train = [name for name in leading_to(["align"]) if name not in labels]
-    rest = [name for name in ROWS if name not in (*labels, *train)]
+    rest = [n for n, row in ROWS.items() if n not in (*labels, *train) and not row.on_request]
     parts: Sequence[tuple[str, str, Sequence[str]]] = (
         ("full", "Pseudo labels, alignment head and scores of all methods.", ()),
         ("pseudo-labels", "Stage 1: pseudo labels.", labels),

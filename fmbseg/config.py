@@ -227,6 +227,23 @@ class AlignSection(Section):
     )
 
 
+class RetrievalSection(Section):
+    """The peer `retrieval`: what a patch is by its nearest regions in the training pictures."""
+
+    neighbours: int = Field(256, ge=1, le=_MANY, description="regions that a patch retrieves")
+    temperature: float = Field(0.05, ge=1e-4, le=1e4, description="of their cosines' softmax")
+
+
+class Talk2DinoSection(Section):
+    """The peer `talk2dino`: a map of texts into the encoder's space, and its training."""
+
+    temperature: float = Field(0.07, ge=1e-4, le=1e4)
+    epochs: int = Field(100, ge=1, le=100_000)
+    batch_images: int = Field(128, ge=1, le=_BATCH)
+    learning_rate: float = Field(1e-3, gt=0, le=100)
+    weight_decay: float = Field(0.01, ge=0, le=100)
+
+
 class BenchmarkRoot(Section):
     """Where one benchmark lies, and which split is scored."""
 
@@ -318,6 +335,8 @@ class Config(Section):
     label: LabelSection = LabelSection()
     features: FeaturesSection = FeaturesSection()
     align: AlignSection = AlignSection()
+    retrieval: RetrievalSection = RetrievalSection()
+    talk2dino: Talk2DinoSection = Talk2DinoSection()
     evaluate: EvaluateSection = EvaluateSection()
     tracking: TrackingSection = TrackingSection()
 

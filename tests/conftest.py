@@ -145,6 +145,31 @@ def workspace(coco: Path, make_config: MakeConfig) -> Paths:
     return paths
 
 
+@pytest.fixture(scope="session")
+def for_peers(
+    stage_1: Path, tmp_path_factory: pytest.TempPathFactory, random_weights: Path
+) -> Path:
+    """A workspace with what peers work with."""
+    root = Path(shutil.copytree(stage_1, tmp_path_factory.mktemp("peers") / "workspace"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEIGHTS_VARIABLE, str(random_weights))
+        # Little has been learned of random models: what there is should show.
+        config = small.make_config(
+            root / "coco", talk2dino={"epochs": 3, "batch_images": 2, "learning_rate": 0.05}
+        )
+        for stage in ("features", "bank", "talk2dino"):
+            small.run(stage, config, Paths(root))
+    return root
+
+
+@pytest.fixture
+def equipped(workspace: Paths, for_peers: Path) -> Paths:
+    """The workspace with a head, and with what peers work with."""
+    for name in ("bank", "talk2dino"):
+        shutil.copytree(for_peers / "data" / name, workspace.data / name)
+    return workspace
+
+
 @pytest.fixture
 def folder(random_weights: Path, tmp_path: Path) -> Path:
     """A copy of the random weights that a test may damage."""

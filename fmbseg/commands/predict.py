@@ -221,7 +221,7 @@ def _asked(
     params: Path,
     overrides: list[str] | None,
 ) -> tuple[Config, Path | None]:
-    """The parameters of a method, and the folder of its head."""
+    """The parameters of a method, and the folder of its head or of what a stage made for it."""
     head = checkpoint or method.head_folder(Paths())
     if method.head is None and checkpoint is not None:
         raise ConfigError(f"--method {method.name} has no trained head: leave out --checkpoint")
@@ -240,11 +240,14 @@ def _asked(
     else:
         config = lenient_config(params, overrides)
         config = ask_as_trained(config, head, overrides or ())
-    return config.model_copy(update={"run": run_section(config, params, overrides)}), head
+    run = run_section(config, params, overrides)
+    return config.model_copy(update={"run": run}), head or method.made_folder(Paths())
 
 
 def _models(method: Method, config: Config, head: Path | None) -> list[str]:
     """Names of the models that see the pictures."""
+    if method.made is not None:
+        return [config.features.encoder]
     if head is None:
         return [config.clip.model]
     from fmbseg.align.checkpoint import load_record

@@ -80,7 +80,10 @@ def is_of_another_head(result: Result, metrics: Path) -> bool:
         metrics: the folder of the results, which lies in the workspace.
     """
     method = METHODS.get(str(result["method"]))
-    folder = None if method is None else method.head_folder(Paths(metrics.parent))
+    if method is None:
+        return False
+    paths = Paths(metrics.parent)
+    folder = method.head_folder(paths) or method.made_folder(paths)
     if folder is None:
         return False
     present = recorded_sha256(folder)

@@ -21,7 +21,7 @@ from fmbseg.data.drawn import SCENE_OBJECTS
 from fmbseg.data.truth import truth_digest
 from fmbseg.data.vocabulary import Vocabulary, reworded
 from fmbseg.data.vocabulary.grouping import Grouping
-from fmbseg.errors import ConfigError, DataError
+from fmbseg.errors import ConfigError, DataError, StoreError
 from fmbseg.evaluate.benchmark import (
     PixelCounts,
     benchmark_result,
@@ -36,7 +36,15 @@ from fmbseg.models.weights import model_digest
 from fmbseg.stage.depends import SCORING, content_key
 from fmbseg.store.digest import file_digest
 from fmbseg.store.paths import Paths
-from fmbseg.store.shards import Attempt, ShardedWork, ShardStore, StageReport, once
+from fmbseg.store.shards import (
+    Attempt,
+    ShardedWork,
+    ShardStore,
+    StageReport,
+    once,
+    published_digest,
+    published_key,
+)
 
 if TYPE_CHECKING:  # what asks for a key needs no torch
     from fmbseg.evaluate.methods.predictor import Predictor
@@ -73,7 +81,8 @@ class Candidate:
         from fmbseg.evaluate.methods.predictor import load_predictor
 
         encodings = self.paths.benchmark_encodings
-        return load_predictor(self.method.name, self.config, self.checkpoint, encodings)
+        folder = self.checkpoint or self.method.made_folder(self.paths)
+        return load_predictor(self.method.name, self.config, folder, encodings)
 
     @cached_property
     def head(self) -> CheckpointRecord | None:
@@ -86,8 +95,15 @@ class Candidate:
 
         Raises:
             CheckpointError: the head is missing or damaged.
+            StoreError: what else it works with is.
             WeightsError: the weights of one of its models are missing.
         """
+        if (made := self.method.made_folder(self.paths)) is not None:
+            if published_key(made) is None:
+                raise StoreError(
+                    f"{self.method.name} needs {made}: run `fmbseg run {self.method.made}` first"
+                )
+            return {"made": published_digest(made)}
         if self.head is None:
             return {}
         head = self.head

@@ -1,15 +1,14 @@
-"""The frozen encoder with its trained head: pictures in, patches in CLIP's text space out."""
+"""The frozen encoder and a map of its patches: pictures in, patches beside the words out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fmbseg.align.heads import AlignmentHead
 from fmbseg.inference.shifts import shifted
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.machine.device import DeviceChoice, batches_with_backoff
@@ -22,8 +21,8 @@ class AlignedEncoder:
 
     Args:
         backbone: the encoder.
-        head: trained on its features; moved to the device.
-        projection: which of the head's.
+        align: features [N, h, w, C] on the device -> unit vectors [N, h, w, D] in the space of the
+            words, such as a trained head.
         short_side: of whole images, pixels.
         shifts: how many times as fine as the encoder's the grid is, see `shifted`.
         batch_size: whole images embedded at once.
@@ -33,16 +32,14 @@ class AlignedEncoder:
     def __init__(
         self,
         backbone: Backbone,
-        head: AlignmentHead,
-        projection: int,
+        align: Callable[[Tensor], Tensor],
         short_side: int,
         shifts: int,
         batch_size: int,
         device: DeviceChoice,
     ) -> None:
         self._backbone = backbone
-        self._head = head.to(device.device)
-        self._projection = projection
+        self._align = align
         self._short_side = short_side
         self._shifts = shifts
         self._batch_size = batch_size
@@ -89,5 +86,5 @@ class AlignedEncoder:
         mixed = self._device.dtype == torch.bfloat16
         features = self._backbone.features(pixels)
         with torch.autocast(self._device.device.type, torch.bfloat16, enabled=mixed):
-            patches: Tensor = self._head(features, self._projection)
+            patches = self._align(features)
         return require_finite(patches, "aligned features", self._device.dtype)

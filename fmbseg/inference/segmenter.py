@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,7 @@ class Segmenter:
         device: DeviceChoice,
     ) -> None:
         self.checkpoint = checkpoint
+        self._head = checkpoint.head.to(device.device)
         self.inference = inference
         self.device = device
         self.backbone = backbone
@@ -168,8 +169,7 @@ class Segmenter:
         """Pictures to patches in CLIP's text space, by the projection that a vocabulary asks."""
         return AlignedEncoder(
             self.backbone,
-            self.checkpoint.head,
-            self.projection(vocabulary),
+            partial(self._head, projection=self.projection(vocabulary)),
             self.inference.short_side,
             self.inference.shifts,
             self._batch_size,

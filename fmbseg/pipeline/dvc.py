@@ -85,7 +85,7 @@ plots:
 
 def dvc_yaml() -> str:
     """The pipeline in DVC's words."""
-    stages = {row.name: _stage(row) for row in ROWS.values()}
+    stages = {row.name: _stage(row) for row in ROWS.values() if not row.on_request}
     content = yaml.safe_dump({"vars": [FOLLOWED], "stages": stages}, sort_keys=False, width=100)
     return f"{_HEAD}\n{content}\n{_ARTIFACTS}\n{_PLOTS}"
 

@@ -96,12 +96,13 @@ def stage_names(config: Config, wanted: Sequence[str] = ()) -> list[str]:
 
     Args:
         config: whose benchmarks are filled in: `evaluate` becomes `evaluate@voc21` and so on.
-        wanted: stages, with or without a benchmark; none: all.
+        wanted: stages, with or without a benchmark; none: all that no one has to ask for.
 
     Raises:
         ConfigError: as `open_stage`.
     """
-    chosen = {single for name in wanted or ROWS for single in _single(*find_row(name, config))}
+    names = wanted or [name for name, row in ROWS.items() if not row.on_request]
+    chosen = {single for name in names for single in _single(*find_row(name, config))}
     every = tuple(config.evaluate.benchmarks)
     return [name for row in ROWS.values() for name in _single(row, every) if name in chosen]
 

@@ -150,6 +150,33 @@ _TABLE = (
     ),
     _scores("evaluate_oracle", "score the head trained on ground truth", ("oracle",), ("oracle",)),
     Row(
+        name="bank",
+        summary="regions of the training pictures, for the peers retrieval and talk2dino",
+        stage="fmbseg.evaluate.bank:Bank",
+        depends=_PSEUDO
+        + CLIP
+        + Depends(("features.encoder",), ("align/feature_store.py", "evaluate/bank.py"), ("timm",)),
+        inputs=(IMAGES, "masks", "features"),
+        outputs=((_OUT.data / "bank").as_posix(),),
+        on_request=True,
+    ),
+    Row(
+        name="talk2dino",
+        summary="train the peer talk2dino: a map of texts into the encoder's space",
+        stage="fmbseg.evaluate.text_map:Talk2Dino",
+        depends=_IMAGES
+        + NETWORKS
+        + TEXT
+        + Depends(
+            ("features.encoder", "run.seed", "talk2dino"),
+            ("evaluate/bank.py", "evaluate/text_map.py"),
+        )
+        + RUN,
+        inputs=(IMAGES, WORDS, "detect", "bank"),
+        outputs=((_OUT.data / "talk2dino").as_posix(),),
+        on_request=True,
+    ),
+    Row(
         name="plots",
         summary="what `dvc plots` shows: IoU of each class, confusions, a picture a benchmark",
         stage="fmbseg.evaluate.plots:Plots",

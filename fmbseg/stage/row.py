@@ -31,6 +31,7 @@ class Row:
         metrics: those of its outputs that are results in JSON.
         each_benchmark: whether it runs once a benchmark.
         methods: what it scores.
+        on_request: what only peers need: `fmbseg run NAME` makes it, the whole pipeline does not.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Row:
     metrics: tuple[str, ...] = ()
     each_benchmark: bool = False
     methods: tuple[str, ...] = ()
+    on_request: bool = False

@@ -33,6 +33,7 @@ Point = tuple[int, str, float]  # epoch, metric, value
 # parameters: one can be added to a run that is already there.
 _NOT_PARAMS = ("tracking", "run.cache_gb", "run.strict", "evaluate.benchmarks")
 _ALWAYS = ("run.preset",)  # a label that runs are found by
+_OF_PEERS = ("retrieval", "talk2dino")
 _IMAGES = {"split", "limit"}
 _DIGEST = 12  # characters of a digest that tell sets of images apart
 
@@ -44,7 +45,8 @@ def run_params(config: Config, method: str) -> dict[str, str]:
     """
     found = METHODS[method]
     own = (SCORING + found.depends_with(config)).params
-    names = (*_ALWAYS, *own) if found.head is None else tuple(Config.model_fields)
+    before = tuple(name for name in Config.model_fields if name not in _OF_PEERS)
+    names = (*_ALWAYS, *own) if found.head is None else before
     params = flat_params(config, names)
     return {name: str(v) for name, v in params.items() if not within(name, _NOT_PARAMS)}
 

@@ -58,7 +58,7 @@ def in_one_go(
     dataset = load_dataset("coco_stuff", paths.root / "coco", SPLIT)
     vocabulary = load_vocabulary(words) if words else dataset.vocabulary
     folder = METHODS[method].head_folder(paths)
-    predictor = load_predictor(method, config, folder)
+    predictor = load_predictor(method, config, folder or METHODS[method].made_folder(paths))
     trained_on = None if folder is None else load_checkpoint(folder).info.vocabularies[:1]
     return benchmark_result(
         "coco_stuff",
@@ -74,16 +74,16 @@ def in_one_go(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shards_give_what_one_go_gives(
-    method: str, workspace: Paths, make_config: MakeConfig
+    method: str, equipped: Paths, make_config: MakeConfig
 ) -> None:
     config = make_config()
-    write_head(workspace.oracle, seed=1, align=config.align)
-    report = run(config, workspace, method)
+    write_head(equipped.oracle, seed=1, align=config.align)
+    report = run(config, equipped, method)
     assert (report.computed, report.taken_over, report.images) == (3, 0, 5)
-    result = read_result(result_file(workspace, method))
+    result = read_result(result_file(equipped, method))
     assert result.pop("key") == report.key
     assert len(result.pop("samples_sha256")) == 64
-    assert result == in_one_go(config, workspace, method)
+    assert result == in_one_go(config, equipped, method)
 
 
 def test_the_oracles_head_is_the_one_that_is_scored(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from fmbseg.errors import CheckpointError, ConfigError
 from fmbseg.evaluate.methods import METHODS
@@ -48,9 +49,10 @@ def labelled(predictor: Predictor, image: Image.Image, vocabulary: Vocabulary) -
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "oracle"])
 def test_labels_have_the_images_size_and_the_protocol_is_json(
-    method: str, workspace: Paths, make_config: MakeConfig
+    method: str, equipped: Paths, make_config: MakeConfig
 ) -> None:
-    predictor = load_predictor(method, make_config(), workspace.align)
+    folder = METHODS[method].made_folder(equipped) or equipped.align
+    predictor = load_predictor(method, make_config(), folder)
     images = pictures()
     labels = [decision.labels for decision in predictor.decide(images, PLAIN)]
     for image, label in zip(images, labels, strict=True):
@@ -58,7 +60,9 @@ def test_labels_have_the_images_size_and_the_protocol_is_json(
         assert label.dtype == np.int64
         allowed = {0, 1, 2, 255} if method == "pseudo" else {0, 1, 2}
         assert set(np.unique(label)) <= allowed
-        assert (labelled(predictor, image, PLAIN) == label).all()
+        other = (labelled(predictor, image, PLAIN) != label).mean()
+        # Random texts lie close to each other in the encoder's space: some pixels are ties.
+        assert other <= (0.005 if method == "talk2dino" else 0)
     protocol = predictor.protocol(PLAIN)
     assert json.loads(json.dumps(protocol)) == protocol
     assert {"short_side", "templates", "background_rule", "threads", "dtype", "weights"} <= set(
@@ -72,7 +76,7 @@ def test_labels_have_the_images_size_and_the_protocol_is_json(
         assert "evaluate.protocol does not apply" in protocol["windows"]
     # No benchmark or vocabulary is part of it: results of one run are told by equal protocols.
     assert predictor.protocol(load_vocabulary("voc21")) == protocol
-    assert (predictor.checkpoint_sha256 is None) == (method != "fmbseg")
+    assert (predictor.checkpoint_sha256 is None) == (method not in {"fmbseg", "talk2dino"})
 
 
 @pytest.mark.parametrize("method", ["stitch", "proxyclip", "corrclip"])
@@ -90,14 +94,19 @@ def test_what_joins_windows_takes_none_from_a_protocol(
     assert not METHODS[method].follows_protocol and METHODS["naclip"].follows_protocol
 
 
-def test_the_peers_are_told_apart(make_config: MakeConfig) -> None:
+def test_the_peers_are_told_apart(equipped: Paths, make_config: MakeConfig) -> None:
     """No two of them label a picture alike, whatever way stage 1 goes (`clip.dense`)."""
     image = pictures()[1]
     peers = [name for name, each in METHODS.items() if each.head is None and name != "pseudo"]
     other = make_config(clip={"short_side": 64, "dense": "sclip"})
-    found = {name: labelled(load_predictor(name, make_config()), image, PLAIN) for name in peers}
+
+    def labels_of(name: str, config: Config) -> Labels:
+        folder = METHODS[name].made_folder(equipped)
+        return labelled(load_predictor(name, config, folder), image, PLAIN)
+
+    found = {name: labels_of(name, make_config()) for name in peers}
     for name, labels in found.items():
-        assert (labelled(load_predictor(name, other), image, PLAIN) == labels).all()
+        assert (labels_of(name, other) == labels).all()
         assert all((labels != found[one]).any() for one in peers if one != name)
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from fmbseg.config import Config, load_config, override_config, parse_config
 from fmbseg.errors import ConfigError
+from fmbseg.evaluate.methods import METHODS
 from fmbseg.machine.progress import silent_progress
 from fmbseg.pipeline.dvc import LIBRARIES, dvc_yaml, libraries_yaml
 from fmbseg.pipeline.run import (
@@ -51,7 +52,7 @@ def test_a_row_names_a_stage(row: Row) -> None:
 def test_dvc_keeps_its_run_cache() -> None:
     assert "persist" not in dvc_yaml().replace("`persist: true`", "")
     stages = yaml.safe_load(dvc_yaml())["stages"]
-    assert list(stages) == list(ROWS)
+    assert list(stages) == [name for name, row in ROWS.items() if not row.on_request]
 
 
 def test_every_input_is_made_before_it_is_read() -> None:
@@ -86,6 +87,7 @@ def test_params_file_lists_every_parameter() -> None:
 
 def test_every_parameter_with_an_effect_belongs_to_a_stage() -> None:
     named = {param for row in ROWS.values() for param in row.depends.params}
+    named |= {param for method in METHODS.values() for param in method.depends.params}
     named |= {"evaluate.benchmarks"}
     for section, values in Config().model_dump().items():
         for key in values:
@@ -118,6 +120,7 @@ def _reruns(param: str) -> set[str]:
 
 def test_a_change_reruns_what_depends_on_it_and_nothing_else() -> None:
     oracle = {"oracle", "evaluate_oracle"}
+    peers = {"bank", "talk2dino"}
     drawn = {"plots", "figures", "report"}
     scored = {"align", "evaluate"} | drawn
     scores = {"evaluate", "baselines", "evaluate_oracle"} | drawn
@@ -128,10 +131,12 @@ def test_a_change_reruns_what_depends_on_it_and_nothing_else() -> None:
     assert _reruns("label.min_similarity") == {"label", "baselines"} | scored
     # Scores may be refined by masks, those of a head that was trained without any, too.
     voted = {"evaluate_oracle"}
-    assert _reruns("masks.points_per_side") == {"masks", "label", "baselines"} | scored | voted
+    assert (
+        _reruns("masks.points_per_side") == {"masks", "label", "baselines"} | scored | voted | peers
+    )
     assert _reruns("evaluate.refine") == scores
-    assert _reruns("features.short_side") == {"features"} | oracle | scored
-    assert _reruns("run.shard_size") == {"features"} | oracle | scored
+    assert _reruns("features.short_side") == {"features"} | oracle | scored | peers
+    assert _reruns("run.shard_size") == {"features"} | oracle | scored | peers
     assert _reruns("tracking.uri") == _reruns("run.cache_gb") == set()
 
 
@@ -174,7 +179,9 @@ def test_stage_names_are_those_of_dvc_in_the_order_of_the_pipeline() -> None:
         "baselines@voc20",
     ]
     each = [row for row in ROWS.values() if row.each_benchmark]
-    assert len(stage_names(config)) == len(ROWS) + len(each)
+    asked_for = [name for name, row in ROWS.items() if row.on_request]
+    assert asked_for == ["bank", "talk2dino"] == stage_names(config, asked_for)
+    assert len(stage_names(config)) == len(ROWS) + len(each) - len(asked_for)
     with pytest.raises(ConfigError, match="unknown stage"):
         stage_names(config, ["detekt"])
 

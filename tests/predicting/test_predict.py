@@ -22,7 +22,7 @@ from fmbseg.store.paths import Paths
 from tests.workspace import draw_picture
 
 SMALL = ["--set", "clip.short_side=64", "--set", "evaluate.short_side=64"]
-HEADLESS = [name for name, method in METHODS.items() if method.head is None]
+HEADLESS = [name for name, method in METHODS.items() if method.head is method.made is None]
 
 
 @pytest.fixture

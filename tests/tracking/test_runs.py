@@ -220,7 +220,10 @@ def test_a_run_has_the_parameters_that_its_method_depends_on(config: Config) -> 
     assert sections["maskclip"] == {"run", "clip", "evaluate"}
     stage_1 = {"run", "clip", "detection", "query", "sam", "masks", "label", "evaluate"}
     assert sections["pseudo"] == stage_1
-    assert sections["fmbseg"] == sections["oracle"] == set(Config.model_fields) - {"tracking"}
+    peers = {"retrieval", "talk2dino"}
+    own = set(Config.model_fields) - {"tracking"} - peers
+    assert sections["fmbseg"] == sections["oracle"] == own
+    assert sections["retrieval"] & peers == {"retrieval"}
     assert "evaluate.protocol" in found["maskclip"] and "evaluate.protocol" not in found["pseudo"]
     assert found["maskclip"]["run.preset"] == "tiny"
     for params in found.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 from fmbseg.config import OF_HEADS, Config
 from fmbseg.errors import ConfigError
 from fmbseg.evaluate.refine import REFINEMENTS
-from fmbseg.stage.depends import CLIP, INFERENCE, SAM, Depends
+from fmbseg.stage.depends import CLIP, INFERENCE, SAM, TEXT, Depends
 from fmbseg.store.paths import Paths
 
 
@@ -21,13 +21,15 @@ class Method:
         name: as in `--method NAME` and `metrics/NAME/`.
         predictor: the class that labels images, `module:Class`; imported when it runs.
         depends: what its labels depend on, besides what all methods share (`SCORING`).
-        head: the stage that trains its head; None: nothing is trained.
+        head: the stage that trains its head; None: it has none.
+        made: the stage that makes what else it works with; None: models are all it needs.
     """
 
     name: str
     predictor: str
     depends: Depends
     head: str | None = None
+    made: str | None = None
 
     @property
     def refined(self) -> bool:
@@ -48,6 +50,10 @@ class Method:
     def head_folder(self, paths: Paths) -> Path | None:
         """Where the pipeline's own head lies; None: it has none."""
         return None if self.head is None else paths.data / self.head
+
+    def made_folder(self, paths: Paths) -> Path | None:
+        """Where what its stage `made` lies; None: it has none."""
+        return None if self.made is None else paths.data / self.made
 
 
 _REFINED = Depends(("evaluate.refine",))
@@ -71,6 +77,18 @@ _TABLE = (
     ),
     Method("stitch", "fmbseg.evaluate.methods.joined:Stitch", _JOINED + _REFINED),
     Method("proxyclip", "fmbseg.evaluate.methods.joined:ProxyClip", _JOINED + _ENCODER + _REFINED),
+    Method(
+        "retrieval",
+        "fmbseg.evaluate.methods.retrieval:Retrieval",
+        TEXT + _ENCODER + Depends((*_ASKED, "retrieval")) + _REFINED,
+        made="bank",
+    ),
+    Method(
+        "talk2dino",
+        "fmbseg.evaluate.methods.talk2dino:Talk2Dino",
+        TEXT + _ENCODER + Depends(_ASKED) + _REFINED,
+        made="talk2dino",
+    ),
     Method(
         "corrclip",
         "fmbseg.evaluate.methods.corrclip:CorrClip",

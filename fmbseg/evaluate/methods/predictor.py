@@ -69,13 +69,15 @@ def load_predictor(
     Args:
         method: one of `METHODS`.
         config: all sections.
-        checkpoint: folder of a trained head, for the methods that have one.
+        checkpoint: folder of a trained head, or of what a stage has made, for the methods that
+            have one.
         encodings: folder where methods keep what does not depend on the classes, for other
             benchmarks that have the same pictures and for the next run; None: nothing is kept.
 
     Raises:
         ConfigError: no such method.
         CheckpointError: the head is missing or damaged, or was trained with other weights.
+        StoreError: what a stage has made for the method is.
         WeightsError: the weights of a model are missing or damaged.
     """
     module, _, name = find_method(method).predictor.partition(":")
