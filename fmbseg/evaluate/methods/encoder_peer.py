@@ -19,6 +19,7 @@ from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
 from fmbseg.inference.protocol import rule_record
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.backbone import load_backbone
@@ -78,9 +79,11 @@ class EncoderPeer(ABC):
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
         benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
         """See `Predictor`."""
-        found = self._dense.segment(images, vocabulary, self.text(vocabulary), benchmark)
+        text = self.text(vocabulary)
+        found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, self._asked))
 
