@@ -114,7 +114,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 test-turn: .venv/.installed-slow  ## run the slow tests whose turn it is: each landing has others
-	pytest -m slow --turn auto $(ARGS)
+	pytest tests -m slow --turn auto $(ARGS)
 
 faults: install  ## kills, races, limits, flipped bytes, hostile inputs: figures in build/faults
 	python -m tests.faults $(ARGS)
