@@ -1,6 +1,6 @@
 """Slow tests by turns: each landing runs some, and within a round of turns each piece has run.
 
-pytest -m slow --turn auto      # what .ci/run does: the turn by the number of landings
+pytest -m slow --turn auto      # the turn by the number of landings
 pytest -m slow --turn 3         # a turn by its number
 """
 
