@@ -155,7 +155,7 @@ def _look(
         masks.classes.append(row["class_index"])
         masks.pixels.append(int(np.count_nonzero(where)))
         masks.similarity.append(row["similarity"])
-        masks.margin.append(np.nan if row["margin"] is None else row["margin"])
+        masks.margin.append(np.nan if row.get("margin") is None else row["margin"])
         masks.sources.append(painted.disagreement(index, where))
         masks.head.append(np.nan if said is None else _other(said[where], row["class_index"]))
         masks.head_says.append(row["class_index"] if said is None else _most(said[where]))
