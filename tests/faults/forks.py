@@ -58,7 +58,9 @@ class Outcome:
             return f"took {self.peak_mb:.0f} MB"
         if self.code not in (0, 1, 2):
             return f"ended with {self.code}: {last[:200]}"
-        if self.code == 2 and not last.startswith("fmbseg: "):
+        # What was done is said, too, and of a batch it may come last.
+        lines = [line.strip() for line in self.said.splitlines()]
+        if self.code == 2 and not any(each.startswith(("fmbseg: ", "broken: ")) for each in lines):
             return f"no line says why: {last[:200]}"
         return None
 

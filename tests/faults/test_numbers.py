@@ -80,7 +80,7 @@ def test_one_picture_goes_through_every_stage(coco: Path, make_config: MakeConfi
     assert 0 <= result["miou"] <= 100
 
 
-@pytest.mark.parametrize("term", LOSSES)
+@pytest.mark.parametrize("term", ["tsupcon", "supcon", "text"])
 def test_the_loss_of_2000_classes_is_that_of_the_equations(term: str) -> None:
     generator = torch.Generator().manual_seed(0)
     z, text = (

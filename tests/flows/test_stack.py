@@ -267,6 +267,7 @@ def test_what_runs_is_left_alone_when_a_part_is_started_again(
     begin(stack, "prefect", "mlflow", "worker")
     before = parts(stack)
     before["mlflow"].kill()
+    before["mlflow"].wait(10)
     (stack.root / "mlflow.py").write_text("import sys; sys.exit(1)")
     monkeypatch.setattr("flows.stack.serves", lambda stack, port, *_: port == stack.prefect_port)
     monkeypatch.setattr("flows.stack._has_worker", lambda client: True)

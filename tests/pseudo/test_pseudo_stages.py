@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import nn
 
 from fmbseg.config import Config, Dense
@@ -22,6 +22,7 @@ from fmbseg.data.windows import resize_to_short_side, sliding_windows
 from fmbseg.errors import StoreError
 from fmbseg.machine.device import choose_device
 from fmbseg.models import records
+from fmbseg.models.sam_decoder import SharedDecoder
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import load_label
 from fmbseg.pseudo.pipeline import label_image
@@ -380,15 +381,24 @@ def test_out_of_memory_gives_what_smaller_batches_give(
     expected = files("small", 1)
     raised: Counter[str] = Counter()
 
-    def too_much(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        windows = isinstance(module, nn.Conv2d) and module.in_channels == 3
-        if (windows or isinstance(module, TwoWayTransformer)) and len(inputs[0]) > 1:
-            raised["windows" if windows else "prompts"] += 1
+    def one_window(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and len(inputs[0]) > 1:
+            raised["windows"] += 1
             raise torch.OutOfMemoryError("injected")
 
-    handle = nn.modules.module.register_module_forward_pre_hook(too_much)
+    attend = SharedDecoder.attend
+
+    def one_prompt(
+        decoder: SharedDecoder, image: torch.Tensor, places: torch.Tensor, prompts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(prompts) > 1:
+            raised["prompts"] += 1
+            raise torch.OutOfMemoryError("injected")
+        return attend(decoder, image, places, prompts)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(one_window)
     try:
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.WARNING), patch.object(SharedDecoder, "attend", one_prompt):
             found = files("large", 12)
     finally:
         handle.remove()

@@ -68,7 +68,10 @@ def test_landings_are_counted_and_a_shallow_clone_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("turn", ["auto", "2"])
-def test_what_is_left_out_is_counted_and_named(pytester: pytest.Pytester, turn: str) -> None:
+def test_what_is_left_out_is_counted_and_named(
+    pytester: pytest.Pytester, repository: Path, monkeypatch: pytest.MonkeyPatch, turn: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(repository))
     pytester.makepyfile(
         conftest="pytest_plugins = ['tests.rotation.plugin']",
         test_a="""
