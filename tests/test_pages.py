@@ -26,8 +26,8 @@ from tests.project import copy_project
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    # In this order: the real models' parameters are the last that are set.
-    *(f"docs/{name}.md" for name in ("pictures", "training", "runs", "models", "experiments")),
+    # Pages that run stages stand before the one that sets the real models' parameters.
+    *(f"docs/{name}.md" for name in ("pictures", "training", "runs", "experiments", "models")),
     *(f"docs/{name}.md" for name in ("data", "orchestration", "architecture", "serving")),
 )
 # A line that begins so is not run, and why.

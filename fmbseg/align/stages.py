@@ -25,6 +25,7 @@ from fmbseg.align.record import ELSEWHERE, GROUND_TRUTH, STAGE_1, SUPERVISION, S
 from fmbseg.data.label_maps import read_label_map
 from fmbseg.data.labels import UNLABELLED, patch_majority
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.data.vocabulary.translation import translation
 from fmbseg.errors import DataError
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.labels import label_folder, load_label
@@ -236,8 +237,9 @@ class Align(Training):
 class Oracle(Training):
     """Train the same head on the same features with ground truth.
 
-    Besides scoring this is the only reader of annotations. The vocabulary is the data set's own;
-    no pseudo labels are needed.
+    Besides scoring this is the only reader of annotations; no pseudo labels are needed. The truth
+    is in the data set's own names, and in those of `data.vocabulary` in which it can be said: what
+    has no class there is unlabelled.
     """
 
     method = "oracle"
@@ -245,8 +247,10 @@ class Oracle(Training):
 
     @property
     def vocabularies(self) -> tuple[Vocabulary, ...]:
-        """See `Training`."""
-        return (self.work.dataset.vocabulary,)
+        """See `Training`; the data set's own comes first."""
+        own = self.work.dataset.vocabulary
+        others = [words for words in self.work.vocabularies if words.names != own.names]
+        return (own, *(w for w in others if (translation(own, w) != UNLABELLED).any()))
 
     @property
     def supervision(self) -> Supervision:
@@ -257,6 +261,7 @@ class Oracle(Training):
         """See `Training`."""
         dataset = self.work.dataset
         places = {image_id: index for index, (image_id, _) in enumerate(dataset.image_files)}
+        table = translation(dataset.vocabulary, words)
 
         def read(image_id: str) -> Label:
             label = dataset[places[image_id]].label
@@ -264,7 +269,7 @@ class Oracle(Training):
                 raise DataError(
                     f"{dataset.name}: {image_id} has no annotation, the oracle needs all"
                 )
-            return label
+            return table[label]
 
         return read
 

@@ -145,7 +145,7 @@ _TABLE = (
         summary="train the same head on ground truth instead of pseudo labels",
         stage="fmbseg.align.stages:Oracle",
         depends=_TRAINING,
-        inputs=(IMAGES, TRUTH, "features"),
+        inputs=(IMAGES, WORDS, TRUTH, "features"),
         outputs=(_OUT.oracle.as_posix(),),
     ),
     _scores("evaluate_oracle", "score the head trained on ground truth", ("oracle",), ("oracle",)),

@@ -21,6 +21,7 @@ from fmbseg.config import SceneLayoutName
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.vocabulary import load_vocabulary
+from fmbseg.data.vocabulary.translation import same_class
 from fmbseg.scenes.classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
 from fmbseg.scenes.render import Scene
 
@@ -88,48 +89,11 @@ def voc_palette() -> NDArray[np.uint8]:
     return np.asarray(bits.sum(axis=2), np.uint8)
 
 
-# Classes a benchmark has under another name than scenes and their synonyms have.
-_CONTEXT_NAMES = {
-    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "sea": "water"},
-    **{"tile floor": "floor", "wood floor": "floor", "dirt": "ground", "gravel": "ground"},
-    **{"sand": "ground", "dining table": "table", "stop sign": "sign", "laptop": "computer"},
-    **{"backpack": "bag", "handbag": "bag", "house": "building"},
-}
-_CITYSCAPES_NAMES = {
-    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "house": "building"},
-    **{"grass": "terrain", "dirt": "terrain", "sand": "terrain", "tree": "vegetation"},
-    "stop sign": "traffic sign",
-}
-_ADE20K_NAMES = {
-    **{"brick wall": "wall", "stone wall": "wall", "clouds": "sky", "dirt": "earth"},
-    **{"tile floor": "floor", "wood floor": "floor", "dining table": "table"},
-    **{"handbag": "bag", "motorcycle": "minibike", "tv": "television receiver"},
-    **{"cow": "animal", "horse": "animal", "sheep": "animal", "sports ball": "ball"},
-    "potted plant": "plant",
-}
-_CAMVID_NAMES = {
-    **{"brick wall": "building", "stone wall": "building", "clouds": "sky", "house": "building"},
-    **{"stop sign": "sign", "bicycle": "bicyclist"},
-}
-
-
-def benchmark_classes(vocabulary: str, other_names: Mapping[str, str]) -> dict[str, int]:
-    """Scene class -> class index of a benchmark, for the scene classes the benchmark names.
-
-    Args:
-        vocabulary: the benchmark's.
-        other_names: scene class -> the benchmark's name, where neither name nor synonym agrees.
-    """
-    classes = load_vocabulary(vocabulary).classes
-    index = {word: k for k, c in enumerate(classes) for word in (c.name, *c.synonyms)}
-    found = {}
-    for scene_class in SCENE_CLASSES:
-        own = other_names.get(scene_class.name)
-        words = (own,) if own else (scene_class.name, *scene_class.synonyms)
-        match = next((index[word] for word in words if word in index), None)
-        if match is not None:
-            found[scene_class.name] = match
-    return found
+def benchmark_classes(vocabulary: str) -> dict[str, int]:
+    """Scene class -> class index of a benchmark, for the scene classes the benchmark names."""
+    other = load_vocabulary(vocabulary)
+    found = {c.name: same_class((c.name, *c.synonyms), other, "coco_stuff") for c in SCENE_CLASSES}
+    return {name: index for name, index in found.items() if index is not None}
 
 
 def _table(classes: Mapping[str, int], values: Sequence[int], other: int) -> NDArray[np.uint8]:
@@ -149,10 +113,10 @@ def _cityscapes_label(table: NDArray[np.uint8], scene: Scene) -> Image.Image:
     return Image.fromarray(label)
 
 
-_CONTEXT = benchmark_classes("context60", _CONTEXT_NAMES)
-_CITYSCAPES = benchmark_classes("cityscapes", _CITYSCAPES_NAMES)
-_ADE20K = benchmark_classes("ade20k", _ADE20K_NAMES)
-_CAMVID = benchmark_classes("camvid", _CAMVID_NAMES)
+_CONTEXT = benchmark_classes("context60")
+_CITYSCAPES = benchmark_classes("cityscapes")
+_ADE20K = benchmark_classes("ade20k")
+_CAMVID = benchmark_classes("camvid")
 
 SCENE_LAYOUTS: Mapping[str, SceneLayout] = {
     "voc2012": SceneLayout(

@@ -193,6 +193,22 @@ def test_oracle_learns_from_truth_without_pseudo_labels(
     assert run("oracle", make_config(), ready).key != report.key
 
 
+def test_the_oracles_truth_is_said_in_every_vocabulary_that_has_words_for_it(
+    ready: Paths, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    shutil.rmtree(ready.pseudo)
+    other = tmp_path / "nothing.yaml"
+    other.write_text("name: nothing\nclasses: [quark, gluon]\n")
+    run("oracle", make_config(), ready)
+    alone = load_checkpoint(ready.oracle).info.metrics["labelled_patches"]
+    several = make_config(data={"vocabulary": ["cityscapes", str(other), "coco_stuff"]})
+    run("oracle", several, ready)
+    info = load_checkpoint(ready.oracle).info
+    assert [words.name for words in info.vocabularies] == ["coco_stuff", "cityscapes"]
+    # Of the rows of the pictures some have no class in Cityscapes' names.
+    assert alone / 2 < info.metrics["labelled_patches"] < alone
+
+
 def test_manifests_hold_no_time_and_no_place(ready: Paths, make_config: MakeConfig) -> None:
     run("align", make_config(), ready)
     manifest = json.loads((ready.align / "manifest.json").read_text())
