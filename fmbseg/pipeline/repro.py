@@ -1,4 +1,4 @@
-"""`dvc repro` that says how far it is: `python -m fmbseg.pipeline.repro [TARGET...]`.
+"""`dvc repro` that says how far it is: `python -m fmbseg.pipeline.repro [OPTION|TARGET]...`.
 
 DVC names each stage when its turn comes, and neither how many there are nor how long they take.
 """
@@ -19,18 +19,19 @@ from fmbseg.pipeline.run import stage_names
 _TURN = re.compile(r"^(Running stage|Stage) '[^']+'(:| didn't change| is cached)")
 
 
-def repro(targets: Sequence[str], command: Sequence[str]) -> int:
+def repro(arguments: Sequence[str], command: Sequence[str]) -> int:
     """Run DVC's command; a line for each stage says how many are done of all, and the ETA.
 
     Args:
-        targets: none: all of dvc.yaml.
+        arguments: options of the command, and targets; without targets: all of dvc.yaml.
         command: `dvc repro`, as a process is started.
 
     Returns:
         Its exit status.
     """
-    total = None if targets else len(stage_names(load_config(Path("params.yaml"))))
-    process = subprocess.Popen([*command, *targets], stdout=subprocess.PIPE, text=True)
+    whole = all(each.startswith("-") for each in arguments)
+    total = len(stage_names(load_config(Path("params.yaml")))) if whole else None
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with LineProgress(sys.stderr, interval=0).task("stages", total) as task:
         follow(process.stdout, task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -255,6 +256,16 @@ def test_a_clone_without_a_remote_makes_everything_and_mlflow_has_it(
     for run in found:
         assert {f"miou/{benchmark}" for benchmark in BENCHMARKS} <= set(run.data.metrics)
     assert client.get_model_version_by_alias("fmbseg", "champion")
+
+
+def test_the_demo_measures_what_git_has_brought(project: Project, tmp_path: Path) -> None:
+    clone = Project(tmp_path / "clone")
+    project.run("git", "clone", "-q", str(project.root), str(clone.root))
+    shutil.copytree(project.root / ".fmbseg", clone.root / ".fmbseg")
+    recipe = (Path(__file__).parents[2] / "Makefile").read_text()
+    options = re.findall(r"(?m)^\tpython -m fmbseg\.pipeline\.repro (--.+)$", recipe)
+    assert clone.repro(*options) == {*ALL}
+    assert not clone.run("git", "status", "--short")
 
 
 def test_what_is_not_this_run_is_not_published(project: Project, tmp_path: Path) -> None:

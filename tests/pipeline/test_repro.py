@@ -34,7 +34,7 @@ def _project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_stages_are_counted_as_their_turn_comes(
     repository: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert repro((), [sys.executable, "-c", f"print({SAYS!r}, end='')"]) == 0
+    assert repro(("--force-downstream",), [sys.executable, "-c", f"print({SAYS!r}, end='')"]) == 0
     out, err = capfd.readouterr()
     assert out == SAYS
     every = len(stage_names(load_config(repository / "params.yaml")))
