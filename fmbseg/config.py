@@ -31,7 +31,7 @@ HeadName = Literal["transformer", "mlp", "linear"]
 LossName = Literal["tsupcon", "supcon", "text", "cross_entropy", "infonce"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
-RefineName = Literal["none", "masks", "pamr", "propagate"]
+RefineName = Literal["none", "masks", "pamr", "jbu", "propagate"]
 _SHOWN = 80  # characters of a name or a value in a message
 
 # Bounds beyond which a number is a slip of the hand: what it asks for would not end, or not fit.

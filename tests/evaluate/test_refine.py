@@ -13,6 +13,7 @@ import torch
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.refine import REFINEMENTS
+from fmbseg.evaluate.refine.jbu import joint_bilateral
 from fmbseg.evaluate.refine.pamr import pamr
 from fmbseg.evaluate.refine.propagate import propagate
 from fmbseg.evaluate.regions import paint, vote
@@ -97,6 +98,47 @@ def test_pamr_stops_at_an_edge() -> None:
     assert found[0, :, 8:].min() > 0.75 and found[0, :, :8].max() < 0.05
 
 
+def plain_joint_bilateral(colours: Array, values: Array, radius: int) -> Array:
+    """Pixel by pixel; the grid divides the picture."""
+    (_, height, width), (count, rows, columns) = colours.shape, values.shape
+    tall, wide = height // rows, width // columns
+    found = np.zeros((count, height, width))
+    for y in range(height):
+        for x in range(width):
+            above, left = (y + 0.5) / tall - 0.5, (x + 0.5) / wide - 0.5
+            total, norm = np.zeros(count), 0.0
+            for v in range(rows):
+                for u in range(columns):
+                    if abs(v - round(above)) > radius or abs(u - round(left)) > radius:
+                        continue
+                    cell = colours[:, v * tall : (v + 1) * tall, u * wide : (u + 1) * wide]
+                    near = np.exp(-((above - v) ** 2 + (left - u) ** 2) / (2 * 0.7**2))
+                    other = ((colours[:, y, x] - cell.mean(axis=(1, 2))) ** 2).sum()
+                    weight = near * np.exp(-other / (2 * 0.3**2))
+                    total, norm = total + weight * values[:, v, u], norm + weight
+            found[:, y, x] = total / norm
+    return found
+
+
+def test_joint_bilateral_upsampling_is_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    colours, values = rng.uniform(size=(3, 12, 15)), rng.normal(size=(2, 4, 5))
+    found = joint_bilateral(torch.from_numpy(colours), torch.from_numpy(values), 1, 0.7, 0.3)
+    np.testing.assert_allclose(found.numpy(), plain_joint_bilateral(colours, values, 1), atol=1e-9)
+
+
+def test_joint_bilateral_upsampling_follows_an_edge_and_ends_nowhere_in_nan() -> None:
+    colours = torch.zeros(3, 32, 32)
+    colours[:, :, 13:] = 1.0  # not where cells of 8 px meet
+    values = torch.zeros(1, 4, 4)
+    values[..., 2:] = 1.0
+    found = joint_bilateral(colours, values)
+    assert found[0, :, 13:].min() > 0.6 and found[0, :, :8].max() < 0.4
+    torch.manual_seed(0)
+    noise = joint_bilateral(100 * torch.rand(3, 16, 16), torch.randn(2, 2, 2), colour=0.01)
+    assert noise.isfinite().all()
+
+
 def test_propagation_is_where_passing_on_ends() -> None:
     """F <- a P F + (1 - a) Y, again and again, written in loops."""
     rng = np.random.default_rng(0)
@@ -136,7 +178,13 @@ def test_a_method_is_refined_and_says_so(
     protocol = predictor.protocol(PLAIN)
     assert json.loads(json.dumps(protocol)) == protocol and protocol["refine"] == refine
     own = plain.protocol(PLAIN)["weights"]
-    more = {"none": set(), "masks": {"tiny-sam"}, "pamr": set(), "propagate": {"tiny-encoder"}}
+    more = {
+        "none": set(),
+        "masks": {"tiny-sam"},
+        "pamr": set(),
+        "jbu": set(),
+        "propagate": {"tiny-encoder"},
+    }
     assert set(protocol["weights"]) == set(own) | more[refine]
     (decision,) = predictor.decide([image], WITH_BACKGROUND)
     # After a vote no threshold decides any more.

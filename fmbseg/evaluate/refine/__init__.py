@@ -34,6 +34,7 @@ REFINEMENTS: Mapping[RefineName, Refinement] = {
         f"{_ROOM}.masks:MaskVote", SAM + Depends(("masks",), ("pseudo/encodings.py",))
     ),
     "pamr": Refinement(f"{_ROOM}.pamr:PixelAdaptive"),
+    "jbu": Refinement(f"{_ROOM}.jbu:JointBilateral"),
     "propagate": Refinement(
         f"{_ROOM}.propagate:Propagation", Depends(("features.encoder",), (), ("timm",))
     ),
