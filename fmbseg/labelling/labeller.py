@@ -53,7 +53,7 @@ class Labeller:
         chosen = find_device(run.device, run.dtype) if device is None else device
         self._encoder = ImageEncoder(self.config, None, chosen)
         templates = self.vocabulary.templates or self.config.clip.templates
-        self._text = self._encoder.clip.model.text_embeddings(self.vocabulary, templates)
+        self._text = self._encoder.clip.model.text_embeddings(self.vocabulary.widened, templates)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def detected(
     memory = paths.manifests if paths.work.is_dir() else None
     found = find_pictures(folder, folder / ".fmbseg", memory, progress)
     encodings = ClipEncodings(config, kept, choose_device(config.run))
-    text = encodings.model.text_embeddings(words, words.templates or config.clip.templates)
+    text = encodings.model.text_embeddings(words.widened, words.templates or config.clip.templates)
     rows = []
     with progress.task(f"detect {folder}", len(found.readable)) as task:
         for picture in found.readable:

@@ -67,10 +67,10 @@ class _PseudoStage(ShardedStage):
 
     @cached_property
     def texts(self) -> dict[str, TextEmbeddings]:
-        """Of each vocabulary; the template set that one was made for comes first."""
+        """Of each vocabulary, kinds included; the template set it was made for comes first."""
         templates = self.work.config.clip.templates
         return {
-            words.name: self.clip.model.text_embeddings(words, words.templates or templates)
+            words.name: self.clip.model.text_embeddings(words.widened, words.templates or templates)
             for words in self.work.vocabularies
         }
 

@@ -92,7 +92,7 @@ def voc_palette() -> NDArray[np.uint8]:
 def benchmark_classes(vocabulary: str) -> dict[str, int]:
     """Scene class -> class index of a benchmark, for the scene classes the benchmark names."""
     other = load_vocabulary(vocabulary)
-    found = {c.name: same_class((c.name, *c.synonyms), other, "coco_stuff") for c in SCENE_CLASSES}
+    found = {c.name: same_class((c.name, *c.synonyms), other) for c in SCENE_CLASSES}
     return {name: index for name, index in found.items() if index is not None}
 
 

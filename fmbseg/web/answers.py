@@ -117,7 +117,9 @@ class Answers:
     def _stage_1(self, image: Image.Image, words: Vocabulary) -> Answer:
         encoder = self._encoder
         encodings = encoder.encode(image)
-        found = label_image(encodings, encoder.sam.model, self._words.of(words), self._config)
+        found = label_image(
+            encodings, encoder.sam.model, self._words.of(words.widened), self._config
+        )
         points = zip(found.detections.classes.tolist(), found.points.tolist(), strict=True)
         return {
             "label": _grey(found.label),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names
-from fmbseg.data.vocabulary.translation import OTHER_NAMES, translation
+from fmbseg.data.vocabulary import load_vocabulary, vocabulary_from_names, vocabulary_names
+from fmbseg.data.vocabulary.classes import compared
+from fmbseg.data.vocabulary.translation import translation
 
 
-def test_every_name_of_the_tables_is_a_class_of_its_vocabulary() -> None:
-    for own, others in OTHER_NAMES.items():
-        known = set(load_vocabulary(own).names)
-        for other, names in others.items():
-            assert set(names) <= known, (own, other)
-            assert set(names.values()) <= set(load_vocabulary(other).names), (own, other)
+def test_kinds_are_what_other_vocabularies_call_it() -> None:
+    """Each shipped kind is a class of COCO-Stuff: what is no word of anybody is of no use."""
+    known = {compared(word) for c in load_vocabulary("coco_stuff").classes for word in c.known_as}
+    for name in vocabulary_names():
+        for entry in load_vocabulary(name).classes:
+            assert {compared(word) for word in entry.kinds} <= known, (name, entry.name)
 
 
 @pytest.mark.parametrize(

@@ -433,3 +433,28 @@ def test_names_that_cannot_be_shown_are_refused(name: str, reason: str) -> None:
         assert len(str(caught.value)) < 200 and str(caught.value).isprintable()
     with pytest.raises(VocabularyError, match=reason):
         Vocabulary("mine", (VocabularyClass("dog", ask=(name,)),))
+
+
+def test_kinds_are_words_of_stage_1_alone() -> None:
+    plain = Vocabulary("ground", (VocabularyClass("terrain"), VocabularyClass("road")))
+    terrain = VocabularyClass("terrain", ("land",), kinds=("grass", "sand"))
+    words = Vocabulary("ground", (terrain, VocabularyClass("road")))
+    assert words.queries == (["terrain", "land", "road"], [0, 0, 1])
+    assert words.widened.queries[0] == ["terrain", "land", "grass", "sand", "road"]
+    assert words.widened.queries[1] == [0, 0, 0, 0, 1]
+    assert len({plain.digest, words.digest, words.widened.digest}) == 3
+    assert Vocabulary.from_record(json.loads(json.dumps(words.record()))) == words
+    # A published list's words stay as they are.
+    asked = Vocabulary("a", (VocabularyClass("pet", ask=("dog",), kinds=("cat",)),))
+    assert asked.widened == asked and plain.widened == plain
+    with pytest.raises(VocabularyError, match="'Road' stands twice"):
+        Vocabulary("a", (VocabularyClass("road"), VocabularyClass("b", kinds=("Road",))))
+
+
+def test_kinds_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nclasses: [{name: pet, kinds: [cat, dog]}, road]\n")
+    found = load_vocabulary(path)
+    assert found.classes[0].kinds == ("cat", "dog")
+    path.write_text(vocabulary_yaml(found))
+    assert load_vocabulary(path) == found

@@ -3,12 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import fmbseg
 from fmbseg.cli import _main
+from fmbseg.config import Config, MasksSection
 from fmbseg.data.labels import UNLABELLED
+from fmbseg.data.vocabulary import Vocabulary, VocabularyClass
 from fmbseg.errors import ConfigError
+from fmbseg.scenes.classes import CLASS_INDEX
+from fmbseg.scenes.render import render_scene
 from tests.workspace import MakeConfig, draw_picture
 
 CLASSES = ["dog", "grass", "sky"]
@@ -28,6 +33,19 @@ def test_one_picture_in_everything_out(make_config: MakeConfig) -> None:
     assert set(np.unique(found.label).tolist()) <= {0, 1, 2, UNLABELLED}
     again = labeller.label(np.asarray(picture))
     assert (again.label == found.label).all()
+
+
+def test_stage_1_looks_for_kinds_as_for_synonyms() -> None:
+    def labels(**words: tuple[str, ...]) -> npt.NDArray[np.integer]:
+        classes = (VocabularyClass("quark", **words), *map(VocabularyClass, CLASSES[1:]))
+        config = Config(masks=MasksSection(points_per_side=4))
+        return fmbseg.Labeller(Vocabulary("some", classes), config).label(scene.image).label
+
+    scene = render_scene(1, size=(128, 128), objects=[("dog", 0)], scale=(0.8, 0.8))
+    dog = scene.label == CLASS_INDEX["dog"]
+    found = labels(kinds=("dog",))
+    assert (found == labels(synonyms=("dog",))).all()
+    assert (found == 0)[dog].mean() > 0.7 and (labels() == 0)[dog].mean() < 0.1
 
 
 def test_a_preset_that_is_not_there_is_named() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict
@@ -34,6 +34,9 @@ class VocabularyClass:
     Attributes:
         ask: the words CLIP is asked with, instead of name and synonyms; as they were published,
             so one may stand in two classes.
+        kinds: what is of this class by its definition, in narrower or other words (`terrain`:
+            grass, sand). Stage 1 looks for them too, and other vocabularies know the class by
+            them; heads and other methods are asked without.
         threshold: least cosine of a pixel or a mask with the class for it to be labelled so; what
             is less similar is the background, or has no label where there is none. None: any.
     """
@@ -43,12 +46,18 @@ class VocabularyClass:
     name: str
     synonyms: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     threshold: float | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
         """Name, synonyms and what else CLIP is asked with."""
         return (self.name, *self.synonyms, *self.ask)
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """Name, synonyms and kinds: whatever is called so is of this class."""
+        return (self.name, *self.synonyms, *self.kinds)
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,20 @@ class Vocabulary:
                 owners.append(index)
         return words, owners
 
+    @property
+    def widened(self) -> Self:
+        """The same classes, asked with their kinds too: what stage 1 looks for.
+
+        Where the words are a published list's (`ask`), they stay as they are.
+        """
+        classes = tuple(
+            entry
+            if entry.ask or not entry.kinds
+            else replace(entry, synonyms=entry.synonyms + entry.kinds, kinds=())
+            for entry in self.classes
+        )
+        return replace(self, classes=classes)
+
     def unknown_to(self, others: Iterable[Vocabulary]) -> tuple[str, ...]:
         """Names of the classes that share no word with any class of other vocabularies."""
         known = {compared(word) for other in others for word in other.queries[0]}
@@ -171,6 +194,7 @@ class Vocabulary:
                     entry.name,
                     list(entry.synonyms),
                     *([list(entry.ask)] if entry.ask else []),
+                    *([{"kinds": list(entry.kinds)}] if entry.kinds else []),
                     *([] if entry.threshold is None else [entry.threshold]),
                 ]
                 for entry in self.classes
@@ -197,6 +221,7 @@ class Vocabulary:
                 entry["name"],
                 tuple(entry["synonyms"]),
                 tuple(entry.get("ask", ())),
+                tuple(entry.get("kinds", ())),
                 entry.get("threshold"),
             )
             for entry in record["classes"]
@@ -225,7 +250,7 @@ class Vocabulary:
         for word in (word for entry in self.classes for word in entry.ask):
             self._refuse_odd(word)
         for entry in self.classes:
-            for word in (entry.name, *entry.synonyms):  # `ask` is as it was published
+            for word in entry.known_as:  # `ask` is as it was published
                 key = compared(word)
                 self._refuse_odd(word)
                 if not key:

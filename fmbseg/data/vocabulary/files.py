@@ -11,9 +11,10 @@ One file a benchmark lies in `vocabularies/`, and a user's own has the same form
       - {name: cat, synonyms: [kitten, tabby], threshold: 0.24}
       - {name: background, synonyms: [wall, floor]}
 
-`{name: cat, ask: [pussycat]}` asks CLIP with exactly these words instead of name and synonyms. A
-variant takes classes, order and background of another vocabulary and says the words alone, those
-of classes it does not list being their names; the lists published with SCLIP and ProxyCLIP are
+`{name: cat, ask: [pussycat]}` asks CLIP with exactly these words instead of name and synonyms,
+`{name: pet, kinds: [cat, dog]}` has stage 1 look for these words as well. A variant takes classes,
+order and background of another vocabulary and says the words alone, those of classes it does not
+list being their names; the lists published with SCLIP and ProxyCLIP are
 such files, `sclip/voc21` and `proxyclip/voc21` their names::
 
     of: voc21
@@ -85,7 +86,7 @@ def vocabulary_yaml(vocabulary: Vocabulary) -> str:
     """The vocabulary in the form of a vocabulary file."""
     classes: list[Any] = []
     for entry in vocabulary.classes:
-        more = {key: list(getattr(entry, key)) for key in ("synonyms", "ask")}
+        more = {key: list(getattr(entry, key)) for key in ("synonyms", "ask", "kinds")}
         given: dict[str, Any] = {key: words for key, words in more.items() if words}
         if entry.threshold is not None:
             given["threshold"] = entry.threshold

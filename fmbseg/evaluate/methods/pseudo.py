@@ -67,7 +67,7 @@ class PseudoLabels:
                 "stage 1's masks have no similarities that could be smoothed over frames: leave "
                 "out --smooth, or take another --method"
             )
-        text, config = self._words.of(vocabulary), self._config
+        text, config = self._words.of(vocabulary.widened), self._config
         for image in images:
             encodings = self._encoder.encode(image)
             found = label_image(encodings, self._encoder.sam.model, text, config)
