@@ -30,9 +30,11 @@ from fmbseg.deploy.export import export_model
 from fmbseg.deploy.graph import SegmenterGraph
 from fmbseg.deploy.onnx_file import open_session, similarity
 from fmbseg.evaluate.benchmark import count_pixels
-from fmbseg.inference.decision import Decision, Found, confidence, decide
+from fmbseg.evaluate.methods.predictor import Predictor
+from fmbseg.inference.decision import Found, confidence, decide
 from fmbseg.inference.maps import Maps
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
+from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.backbone import resize_for_encoder
 from fmbseg.models.text import TextEmbeddings
 from fmbseg.scenes.files import write_scenes
@@ -45,7 +47,7 @@ SCENES, SEEDS = 30, (0, 30, 60)  # of each seed's development scenes
 ROUNDS = 7
 
 
-class Graph:
+class Graph(Predictor):
     """A `Predictor`: whole pictures through a graph, decided as `Segmenter` decides.
 
     Args:
@@ -53,22 +55,18 @@ class Graph:
         ask: pixels [N, H, W, 3] and texts [Q, D] -> cosines [N, Q, h, w].
     """
 
-    checkpoint_sha256: str | None = None
-
     def __init__(self, segmenter: Segmenter, ask: Ask) -> None:
         self._segmenter = segmenter
         self._ask = ask
 
-    def decide(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
-    ) -> list[Decision]:
-        """See `Predictor`."""
-        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
-
     def segment(
-        self, images: Sequence[Image.Image], vocabulary: Vocabulary, benchmark: str | None = None
+        self,
+        images: Sequence[Image.Image],
+        vocabulary: Vocabulary,
+        benchmark: str | None = None,
+        smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
-        """See `Predictor`."""
+        """See `Predictor`; nothing is smoothed."""
         text = self._segmenter.text(vocabulary)
         for image in images:
             yield self._found(image, vocabulary, text)

@@ -11,14 +11,16 @@ import typer
 from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
+    HeadFolder,
     Host,
     Names,
     Overrides,
     Params,
+    Port,
     WeightsDir,
     lenient_config,
-    run_section,
     use_weights,
+    with_threads,
 )
 from fmbseg.errors import DataError, VocabularyError
 from fmbseg.store.paths import Paths
@@ -32,9 +34,7 @@ _SUGGESTED = 12
 
 
 def demo(
-    checkpoint: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
-    ] = _CHECKPOINT,
+    checkpoint: HeadFolder = _CHECKPOINT,
     examples: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +43,7 @@ def demo(
     ] = None,
     host: Host = "127.0.0.1",
     name: Names = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 7860,
+    port: Port = 7860,
     max_megabytes: Annotated[float, typer.Option(min=0.1, help="Of an uploaded file.")] = 20.0,
     max_megapixels: Annotated[float, typer.Option(min=0.1, help="Of a picture.")] = 12.0,
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait.")] = 32,
@@ -68,7 +68,7 @@ def demo(
     from fmbseg.web.answers import Answers
     from fmbseg.web.app import Limits, create_app
 
-    asked = asked.model_copy(update={"run": run_section(asked, params, overrides)})
+    asked = with_threads(asked, params, overrides)
     segmenter = load_segmenter(checkpoint, asked.evaluate, asked.run)
     trained = segmenter.checkpoint.info.vocabularies[0]
 

@@ -11,6 +11,7 @@ from fmbseg.commands.asking import ask_as_trained
 from fmbseg.commands.options import (
     DEFAULT_PARAMS,
     ClassNames,
+    HeadFolder,
     Overrides,
     Params,
     VocabularyName,
@@ -34,9 +35,7 @@ def export_model(
     int8: Annotated[
         bool, typer.Option("--int8", help="ONNX: weights of matrix products as int8.")
     ] = False,
-    checkpoint: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
-    ] = _CHECKPOINT,
+    checkpoint: HeadFolder = _CHECKPOINT,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,

@@ -15,14 +15,16 @@ from fmbseg.commands.options import (
     Groups,
     Overrides,
     Params,
+    PictureRoot,
     PresetName,
     RestName,
+    Strict,
     VocabularyName,
     WeightsDir,
     named_classes,
     preset_config,
-    run_section,
     use_weights,
+    with_threads,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def label(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, in any depth.")],
+    folder: PictureRoot,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the labels go.")],
     classes: ClassNames = None,
     vocabulary: VocabularyName = None,
@@ -40,9 +42,7 @@ def label(
     groups: Groups = None,
     preset: PresetName = None,
     formats: Formats = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at pictures that cannot be read.")
-    ] = False,
+    strict: Strict = False,
     corrections: Annotated[
         Path | None,
         typer.Option(
@@ -60,8 +60,7 @@ def label(
     later one labels what is new. Pictures that cannot be read are skipped and listed.
     """
     use_weights(weights_dir)
-    config = preset_config(preset, params, overrides)
-    config = config.model_copy(update={"run": run_section(config, params, overrides)})
+    config = with_threads(preset_config(preset, params, overrides), params, overrides)
     words = named_classes(classes, vocabulary, rest, groups)
     exports = parse_formats(formats)
     refuse_changed(out, exports)

@@ -16,8 +16,8 @@ from fmbseg.commands.options import (
     WeightsDir,
     lenient_config,
     named_classes,
-    run_section,
     use_weights,
+    with_threads,
 )
 
 DRIFTED = 1
@@ -66,7 +66,7 @@ def monitor(
     from fmbseg.monitor.page import lines, write_page
     from fmbseg.monitor.sources import observe_both
 
-    config = config.model_copy(update={"run": run_section(config, params, overrides)})
+    config = with_threads(config, params, overrides)
     limits = Limits(max_psi, max_js, max_ks, alpha)
     both = observe_both(reference, current, config, console_progress(), words)
     found = compare(*both, limits)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fmbseg.commands.asking import overridden
-from fmbseg.config import Config, RunSection, load_config, override_config, parse_config
+from fmbseg.config import Config, load_config, override_config, parse_config
 from fmbseg.errors import ConfigError, FmbsegError, VocabularyError
 
 if TYPE_CHECKING:
@@ -106,6 +106,11 @@ PresetName = Annotated[
         help="tiny, base or paper. Default: params.yaml; where there is none, tiny.",
     ),
 ]
+PictureRoot = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, in any depth.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at pictures that cannot be read.")]
+HeadFolder = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")
+]
 # Of labels that were made earlier.
 PictureFolder = Annotated[
     Path | None,
@@ -136,6 +141,7 @@ Host = Annotated[
         "FMBSEG_LOGIN=user:password in the environment.",
     ),
 ]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")]
 Names = Annotated[
     list[str] | None,
     typer.Option(metavar="HOST", help="A further name that it is called by; may be repeated."),
@@ -236,13 +242,14 @@ def preset_config(preset: str | None, params: Path, overrides: list[str] | None)
     return override_config(parse_config(parameters(preset)), overrides or ())
 
 
-def run_section(config: Config, params: Path, overrides: list[str] | None) -> RunSection:
+def with_threads(config: Config, params: Path, overrides: list[str] | None) -> Config:
     """Without a file of parameters that says otherwise, as many threads as the machine gives."""
     import torch
 
     if params.exists() or "run.threads" in overridden(overrides or ()):
-        return config.run
-    return config.run.model_copy(update={"threads": torch.get_num_threads()})
+        return config
+    run = config.run.model_copy(update={"threads": torch.get_num_threads()})
+    return config.model_copy(update={"run": run})
 
 
 def named_classes(

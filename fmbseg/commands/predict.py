@@ -22,6 +22,7 @@ from fmbseg.commands.options import (
     Params,
     PresetName,
     RestName,
+    Strict,
     VocabularyName,
     WeightsDir,
     completing,
@@ -29,8 +30,8 @@ from fmbseg.commands.options import (
     named_classes,
     one_of,
     preset_config,
-    run_section,
     use_weights,
+    with_threads,
 )
 from fmbseg.commands.videos import frames_name, parted, refuse_what_videos_have_not
 from fmbseg.config import Config
@@ -110,9 +111,7 @@ def predict(
             help="The pictures are frames, so many a second: also write a video of their overlays.",
         ),
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.")
-    ] = False,
+    strict: Strict = False,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
@@ -240,8 +239,8 @@ def _asked(
     else:
         config = lenient_config(params, overrides)
         config = ask_as_trained(config, head, overrides or ())
-    run = run_section(config, params, overrides)
-    return config.model_copy(update={"run": run}), head or method.made_folder(Paths())
+    config = with_threads(config, params, overrides)
+    return config, head or method.made_folder(Paths())
 
 
 def _models(method: Method, config: Config, head: Path | None) -> list[str]:

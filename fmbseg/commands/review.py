@@ -14,11 +14,12 @@ from fmbseg.commands.options import (
     Overrides,
     Params,
     PictureFolder,
+    PresetName,
     WeightsDir,
-    lenient_config,
+    preset_config,
     use_weights,
 )
-from fmbseg.config import Config, override_config, parse_config
+from fmbseg.config import Config
 from fmbseg.errors import DataError, WeightsError
 from fmbseg.store.paths import Paths
 
@@ -48,13 +49,7 @@ def review(
     pictures: Annotated[
         int, typer.Option(metavar="N", min=1, help="Pictures on the page, the most doubtful ones.")
     ] = 100,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="tiny, base or paper, as the labels were made. Default: params.yaml, else tiny.",
-        ),
-    ] = None,
+    preset: PresetName = None,
     images: PictureFolder = None,
     vocabulary: LabelledWords = None,
     overrides: Overrides = None,
@@ -65,15 +60,11 @@ def review(
 
     Written are review.html (a page to look through, by itself), masks.csv, pictures.csv, and
     order.txt, in whose order `fmbseg export --order` hands pictures to Label Studio and CVAT.
-    Pictures that people have corrected are left out.
+    Pictures that people have corrected are left out. The preset is the one that the labels were
+    made with.
     """
     use_weights(weights_dir)
-    if preset is None:
-        config = lenient_config(params, overrides, outside="tiny")
-    else:
-        from fmbseg.presets import preset as parameters
-
-        config = override_config(parse_config(parameters(preset)), overrides or ())
+    config = preset_config(preset, params, overrides)
 
     from fmbseg.data.vocabulary import load_vocabulary
     from fmbseg.export.sources import open_source

@@ -11,6 +11,7 @@ from fmbseg.commands.options import (
     Host,
     Names,
     Params,
+    Port,
     WeightsDir,
     lenient_config,
     use_weights,
@@ -26,7 +27,7 @@ def serve(
     ] = None,
     host: Host = "127.0.0.1",
     name: Names = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 5001,
+    port: Port = 5001,
     weights_dir: WeightsDir = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:

@@ -14,16 +14,16 @@ from fmbseg.commands.options import (
     Groups,
     Overrides,
     Params,
+    PictureRoot,
     PresetName,
     RestName,
     VocabularyName,
     WeightsDir,
     named_classes,
     preset_config,
-    run_section,
     use_weights,
+    with_threads,
 )
-from fmbseg.config import Config
 from fmbseg.store.paths import Paths
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def check(
     """
     use_weights(weights_dir)
     words = named_classes(classes, vocabulary, rest, groups)
-    config = _config(preset, params, overrides)
+    config = with_threads(preset_config(preset, params, overrides), params, overrides)
 
     from fmbseg.machine.device import choose_device
     from fmbseg.models.clip import load_clip
@@ -93,7 +93,7 @@ def check(
 
 @app.command("suggest")
 def suggest(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, in any depth.")],
+    folder: PictureRoot,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the names and their examples go.")
     ],
@@ -109,7 +109,7 @@ def suggest(
     names.txt, which --vocabulary takes, and sheet.png with the windows that are most similar.
     """
     use_weights(weights_dir)
-    config = _config(preset, params, overrides)
+    config = with_threads(preset_config(preset, params, overrides), params, overrides)
 
     from fmbseg.data.folder import find_pictures
     from fmbseg.machine.progress import console_progress
@@ -131,11 +131,6 @@ def suggest(
     _print_suggestions(found, count, folder, out)
     if line := drawings_only([config.clip.model], [folder]):
         _log.warning("%s", line)
-
-
-def _config(preset: str | None, params: Path, overrides: list[str] | None) -> Config:
-    config = preset_config(preset, params, overrides)
-    return config.model_copy(update={"run": run_section(config, params, overrides)})
 
 
 def _encodings() -> Path | None:

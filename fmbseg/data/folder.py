@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections import Counter
@@ -22,6 +23,10 @@ _NO_PHOTOS = {
     **dict.fromkeys(_LABEL_MAPS.split(), "label maps"),
     **dict.fromkeys(["thumbnails", "thumbnail", "thumbs", "@eadir", "__macosx"], "thumbnails"),
 }
+# File systems that the kernel makes up: processes and devices, linked with each other and with `/`.
+_SYSTEM = ("/proc", "/sys")
+# Sub-folders that are listed behind links: a link to a whole disk is a slip of the hand.
+_MOST_LINKED = 100_000
 _LONGEST_NAME = 255  # bytes, on the usual file systems
 _LONGEST_ENDING = len(CONTOURS)
 
@@ -58,6 +63,9 @@ class Pictures:
 def find_pictures(root: Path, closed: Set[str] = frozenset()) -> Pictures:
     """List the pictures of a folder and its sub-folders, each file once; links are followed.
 
+    Not followed are links to what holds the folder itself, such as `/`, and to the kernel's file
+    systems; behind all links together at most 100,000 folders are listed.
+
     Left out are hidden files, results of `fmbseg` itself, folders whose name says that they hold
     label maps or thumbnails, and formats that are not read. No content of a picture is read.
 
@@ -80,10 +88,16 @@ def find_pictures(root: Path, closed: Set[str] = frozenset()) -> Pictures:
     found.seen.add((status.st_dev, status.st_ino))
     _list(root, found, closed)
     # Linked folders last: what lies in the folder itself is listed under its own name.
-    while found.links:
-        link = found.links.pop(0)
-        if _is_new(link, found):
-            _list(link, found, frozenset())
+    here = Path(os.path.realpath(root))
+    budget = _MOST_LINKED
+    for link in found.links:  # which grows: folders behind a link have links, too
+        if reason := _elsewhere(Path(os.path.realpath(link)), here):
+            found.left_out.append(LeftOut(link, reason))
+        elif budget <= 0:
+            found.unusable.append(LeftOut(link, _TOO_MANY))
+            break
+        elif _is_new(link, found):
+            budget -= _list(link, found, frozenset(), budget)
     return Pictures(
         tuple(sorted(found.files)),
         tuple(sorted(found.left_out, key=lambda each: each.path)),
@@ -140,10 +154,29 @@ class _Found:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
 
-def _list(start: Path, found: _Found, closed: Set[str]) -> None:
-    waiting = [start]
+_TOO_MANY = (
+    f"is not listed: links lead to more than {_MOST_LINKED} folders; name the folder that is meant"
+)
+
+
+def _elsewhere(target: Path, root: Path) -> str | None:
+    """Why a link's target is no folder of pictures that the user means; None: it may be one."""
+    if root != target and root.is_relative_to(target):
+        return f"links to {shown(target)}, which holds the folder itself: name what is meant there"
+    if any(target.is_relative_to(place) for place in _SYSTEM):
+        return f"links to {shown(target)}, which is of the system"
+    return None
+
+
+def _list(start: Path, found: _Found, closed: Set[str], most: float = math.inf) -> int:
+    """List a folder with its sub-folders, up to some of them; how many they were."""
+    waiting, count = [start], 0
     while waiting:
         folder = waiting.pop()
+        if count >= most:
+            found.unusable.append(LeftOut(folder, _TOO_MANY))
+            break
+        count += 1
         try:
             entries = sorted(os.scandir(folder), key=lambda each: each.name)
         except OSError as error:
@@ -165,6 +198,7 @@ def _list(start: Path, found: _Found, closed: Set[str]) -> None:
                 _take(path, found)
         if results:
             found.left_out.append(LeftOut(folder, f"holds {len(results)} results of fmbseg"))
+    return count
 
 
 _QUIET = "-"  # left out, and not worth a line

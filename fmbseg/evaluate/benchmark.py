@@ -25,7 +25,7 @@ from fmbseg.errors import DataError
 from fmbseg.evaluate.boundary import BoundaryCounts
 from fmbseg.evaluate.metrics import ConfusionMatrix
 from fmbseg.evaluate.results import OWN_WORDS, Result
-from fmbseg.evaluate.sweep import GRIDS, ThresholdSweep
+from fmbseg.evaluate.sweep import ThresholdSweep, grid
 
 if TYPE_CHECKING:  # results that are there are read without torch
     from fmbseg.evaluate.methods.predictor import Predictor
@@ -78,7 +78,7 @@ class PixelCounts:
         if (rule := decision.threshold) is not None:
             if self.sweep is None:
                 classes = self.all.num_classes
-                self.sweep = ThresholdSweep(classes, rule.background, GRIDS[rule.measure])
+                self.sweep = ThresholdSweep(classes, rule.background, grid(rule))
             self.sweep.update(decision.best, rule.confidence, truth)
 
     def merge(self, other: PixelCounts) -> None:

@@ -6,6 +6,8 @@ is reported apart from the results, never as one.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,11 +15,26 @@ from fmbseg.data.labels import UNLABELLED
 from fmbseg.errors import DataError
 from fmbseg.evaluate.metrics import ConfusionMatrix
 
-GRIDS = {
-    "probability": tuple(round(0.05 * step, 2) for step in range(20)),
+if TYPE_CHECKING:
+    from fmbseg.inference.decision import Threshold
+
+# Of a softmax as sharp as ours most pixels are nearly sure: the last tenths are parted again.
+_GRIDS = {
+    "probability": (
+        *(round(0.05 * step, 2) for step in range(18)),
+        *(round(0.9 + 0.01 * step, 2) for step in range(9)),
+        *(round(0.99 + 0.001 * step, 3) for step in range(10)),
+    ),
     "cosine": tuple(round(0.025 * step, 3) for step in range(21)),
 }
-"""Thresholds that are compared, ascending, by what `Threshold.measure` says."""
+
+
+def grid(rule: Threshold) -> tuple[float, ...]:
+    """Thresholds that are compared, ascending: those of its measure, and its own value."""
+    values = _GRIDS[rule.measure]
+    # In the precision in which the rule itself compares.
+    known = np.float32(rule.value) in np.array(values, dtype=np.float32)
+    return values if known else tuple(sorted((*values, rule.value)))
 
 
 class ThresholdSweep:

@@ -14,7 +14,7 @@ _HERE = Path(__file__).parent
 
 
 def page_template(folder: Path) -> Template:
-    """The template `page.html` of a folder, which may include this room's `style.css`."""
+    """The template `page.html` of a folder, which may extend this room's `base.html`."""
     environment = Environment(
         loader=FileSystemLoader([folder, _HERE]),
         autoescape=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fmbseg.data import load_dataset
+from fmbseg.data import folder, load_dataset
 from fmbseg.data.folder import find_pictures, name_problem, picture_id, said
 from fmbseg.errors import DataError
 from fmbseg.store.atomic import seal
@@ -65,6 +65,49 @@ def test_links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> No
     (root / "e.jpg").symlink_to(tmp_path / "d.jpg")
     assert names(root) == ["a.jpg", "day1/c.jpg", "e.jpg", "z/b.jpg"]
     assert {*reasons(root)} == {"again", "up"}
+    # A link's own links are followed, too.
+    add(tmp_path / "disk" / "f.jpg")
+    (camera / "day1" / "more").symlink_to(tmp_path / "disk")
+    assert names(root)[1:3] == ["day1/c.jpg", "day1/more/f.jpg"]
+
+
+def test_links_to_the_system_or_to_what_holds_the_folder_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    add(root / "a.jpg", tmp_path / "secret.jpg")
+    targets = {
+        "disk": Path("/"),
+        "outer": tmp_path,
+        "proc": Path("/proc/self"),
+        "sys": Path("/sys"),
+    }
+    for name, target in targets.items():
+        (root / name).symlink_to(target)
+    assert names(root) == ["a.jpg"]
+    found = reasons(root)
+    assert {*found} == {*targets}
+    assert found["disk"].startswith("links to /, which holds the folder itself")
+    assert found["proc"].endswith("which is of the system")
+    # A process's own folder has links to the disk, and to where it works.
+    monkeypatch.chdir(root)
+    process = find_pictures(Path("/proc/self/task"))
+    assert [path.name for path in process.files] == ["a.jpg", "secret.jpg"]  # by photos/outer
+    assert {each.reason.split(",")[0] for each in process.left_out} >= {"links to /"}
+
+
+def test_folders_behind_links_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, camera, more = (tmp_path / name for name in ("photos", "camera", "more"))
+    add(root / "deep" / "er" / "a.jpg", *(camera / f"{day}" / "b.jpg" for day in range(4)))
+    add(more / "c.jpg")
+    (root / "camera").symlink_to(camera)
+    (camera / "more").symlink_to(more)
+    assert len(names(root)) == 6 and not find_pictures(root).unusable
+    monkeypatch.setattr(folder, "_MOST_LINKED", 3)
+    found = find_pictures(root)
+    assert len(found.files) == 3  # one of the folder itself, and two of three folders behind a link
+    assert {each.path.parent.name for each in found.unusable} == {"camera"}
+    assert all("name the folder that is meant" in each.reason for each in found.unusable)
 
 
 def test_what_should_have_been_a_picture_is_counted(tmp_path: Path) -> None:

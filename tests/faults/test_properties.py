@@ -41,7 +41,7 @@ from fmbseg.export.source import NOTHING, Classes
 from fmbseg.pseudo.tables import decode_mask, encode_masks
 from fmbseg.store.atomic import read_listing, seal
 from tests.export.labels import hard_source
-from tests.faults.hostile_texts import coco_record
+from tests.faults.hostile_records import coco_record
 
 EXAMPLES = os.environ.get("FMBSEG_EXAMPLES")
 settings.register_profile(

@@ -28,7 +28,7 @@ from prefect.settings import (
 )
 
 from flows.stack_parts import open_stack, parts
-from tests.project import Project
+from tests.project import Project, copy_project
 
 
 def free_ports(count: int) -> list[int]:
@@ -177,3 +177,14 @@ class Stack(Project):
     def _client(self) -> Iterator[SyncPrefectClient]:
         with temporary_settings(self.settings), get_client(sync_client=True) as client:
             yield client
+
+
+@contextmanager
+def drawing(repository: Path, root: Path, train: int) -> Iterator[Stack]:
+    """A project with its stack, whose scenes take long enough to be drawn for something to fail."""
+    copy_project(repository, root)
+    made = Stack(root, free_ports(2))
+    made.set(r"train: \d+, val: \d+", f"train: {train}, val: 20")
+    made.commit("many scenes")
+    with made.running():
+        yield made

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.proxy import Fault, Proxy
-from tests.flows.stack import Stack, free_ports
-from tests.project import copy_project
+from tests.flows.stack import Stack, drawing
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +24,7 @@ _OUTAGE = 20.0  # seconds
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("failing") / "fmbseg"
-    copy_project(repository, root)
-    made = Stack(root, free_ports(2))
-    made.set(r"train: \d+, val: \d+", "train: 600, val: 20")
-    made.commit("scenes")
-    with made.running():
+    with drawing(repository, root, train=600) as made:
         yield made
 
 

@@ -15,8 +15,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.lost import FLOW_RUN
-from tests.flows.stack import Stack, free_ports
-from tests.project import copy_project
+from tests.flows.stack import Stack, drawing
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Stack]:
     root = tmp_path_factory.mktemp("killed") / "fmbseg"
-    copy_project(repository, root)
-    made = Stack(root, free_ports(2))
-    # Drawing them takes long enough to be killed in.
-    made.set(r"train: \d+, val: \d+", "train: 1500, val: 20")
-    made.commit("many scenes")
-    with made.running():
+    with drawing(repository, root, train=1500) as made:
         yield made
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from mlflow import MlflowClient
 
 from fmbseg.config import Config, load_config
+from tests.heads import write_head
 from tests.tracking.world import PARAMS
 
 
@@ -27,3 +31,16 @@ def config(database: str, request: pytest.FixtureRequest) -> Config:
         [f"tracking.{key}={request.node.name}" for key in ("experiment", "model")]
         + [f"tracking.uri={database}"],
     )
+
+
+@pytest.fixture
+def client(database: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=database)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head of random weights on the package's models."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_head(folder, 0, "voc20")
+    return folder

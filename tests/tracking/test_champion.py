@@ -29,18 +29,6 @@ TRUTH = by_truth("voc21")
 Offer = Callable[..., tuple[str, bool]]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_head(folder, 0, "voc20")
-    return folder
-
-
-@pytest.fixture
-def client(database: str) -> MlflowClient:
-    return MlflowClient(tracking_uri=database)
-
-
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """Of the registered model."""

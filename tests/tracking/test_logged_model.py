@@ -20,7 +20,6 @@ from PIL import Image
 
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.tracking.logged_model import log_checkpoint
-from tests.heads import write_head
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +29,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     mlflow.set_tracking_uri(uri)
     yield uri
     mlflow.set_tracking_uri(before)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head of random weights on the package's models."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    write_head(folder, 0, "voc20")
-    return folder
-
-
-@pytest.fixture
-def client(database: str) -> MlflowClient:
-    return MlflowClient(tracking_uri=database)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError
-from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
-from fmbseg.inference.decision import Decision, Found, confidence
-from fmbseg.inference.protocol import rule_record
+from fmbseg.evaluate.methods.comparison import Comparison
+from fmbseg.evaluate.refine.refiner import load_refiner
+from fmbseg.inference.decision import Decision
+from fmbseg.inference.maps import Similarities
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.weights import weights_digest
 
 
-class Aligned:
+class Aligned(Comparison):
     """What `load_segmenter` loads, asked as the configuration says.
 
     Args:
@@ -44,30 +43,19 @@ class Aligned:
             batch_size=section.batch_size,
             text_cache=encodings,
         )
+        self._asked, self._device = self._segmenter.inference, self._segmenter.device
         self._refiner = load_refiner(config, encodings)
-        self.checkpoint_sha256: str | None = self._segmenter.checkpoint.sha256
+        self.checkpoint_sha256 = self._segmenter.checkpoint.sha256
 
-    def decide(
+    def compare(
         self,
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
-        benchmark: str | None = None,
-    ) -> list[Decision]:
-        """See `Predictor`; whole images of one size share batches, windows those of one image."""
-        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
-
-    def segment(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-        smoothing: Smoothing | None = None,
-    ) -> Iterator[Found]:
-        """See `Predictor`."""
-        section = self._segmenter.inference
-        found = self._segmenter.segment(images, vocabulary, benchmark, smoothing)
-        for similarities, decision in refined(self._refiner, images, found, vocabulary):
-            yield Found(decision, partial(confidence, similarities, decision, section))
+        benchmark: str | None,
+        smoothing: Smoothing | None,
+    ) -> Iterator[tuple[Similarities, Decision]]:
+        """See `Comparison`."""
+        return self._segmenter.segment(images, vocabulary, benchmark, smoothing)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
@@ -80,12 +68,10 @@ class Aligned:
             "shifts": segmenter.inference.shifts,
             "trained_on": [words.name for words in info.vocabularies],
             "projection": info.vocabularies[segmenter.projection(vocabulary)].name,
-            "templates": vocabulary.templates or info.templates,
-            **rule_record(segmenter.inference),
-            **computation(self._config, segmenter.device.dtype),
-            "refine": self._config.evaluate.refine,
-            "weights": {
-                **{each.name: each.sha256 for each in (info.encoder, info.clip)},
-                **{name: weights_digest(name) for name in self._refiner.models},
-            },
+            **self._asked_record(vocabulary.templates or info.templates),
         }
+
+    def _weights(self) -> dict[str, str]:
+        info = self._segmenter.checkpoint.info
+        own = {each.name: each.sha256 for each in (info.encoder, info.clip)}
+        return own | {name: weights_digest(name) for name in self._refiner.models}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +14,8 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.joined import ProxyClip
 from fmbseg.evaluate.regions import Regions, paint, vote
-from fmbseg.inference.decision import Decision, Found, confidence
+from fmbseg.inference.decision import Decision
+from fmbseg.inference.maps import Similarities
 from fmbseg.inference.smoothing import Smoothing
 from fmbseg.models.dense import Grid
 from fmbseg.models.last_block import LastBlock, scoped_attention
@@ -39,21 +39,17 @@ class CorrClip(ProxyClip):
         super().__init__(config.model_copy(update={"evaluate": section}), checkpoint, encodings)
         self._masks = MaskEncodings(config, encodings, self._device)
 
-    def segment(
+    def compare(
         self,
         images: Sequence[Image.Image],
         vocabulary: Vocabulary,
-        benchmark: str | None = None,
-        smoothing: Smoothing | None = None,
-    ) -> Iterator[Found]:
-        """See `Predictor`."""
-        text = self._words.of(vocabulary)
+        benchmark: str | None,
+        smoothing: Smoothing | None,
+    ) -> Iterator[tuple[Similarities, Decision]]:
+        """See `Comparison`."""
         for image in images:
-            found = self._dense.segment([image], vocabulary, text, benchmark, smoothing)
-            ((similarities, decision),) = found
-            voted = Decision(vote(decision.labels, self._regions))
-            section = self._config.evaluate
-            yield Found(voted, partial(confidence, similarities, voted, section))
+            ((similarities, decision),) = super().compare([image], vocabulary, benchmark, smoothing)
+            yield similarities, Decision(vote(decision.labels, self._regions))
 
     def attention(self, image: Image.Image, block: LastBlock) -> tuple[Tensor, Grid]:
         """See `Joined`."""

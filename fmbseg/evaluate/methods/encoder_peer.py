@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from functools import partial
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
-from fmbseg.inference.decision import Decision, Found, confidence
+from fmbseg.evaluate.methods.comparison import WordComparison
+from fmbseg.evaluate.refine.refiner import load_refiner
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
-from fmbseg.inference.protocol import rule_record
-from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.backbone import load_backbone
 from fmbseg.models.clip import load_clip
-from fmbseg.models.text import TextEmbeddings
-from fmbseg.models.weights import weights_digest
 
 
-class EncoderPeer(ABC):
+class EncoderPeer(WordComparison):
     """A method that compares the encoder's patches with words as a trained head's are.
 
     Args:
         config: all sections.
         encodings: see `load_predictor`.
     """
-
-    checkpoint_sha256: str | None = None
 
     def __init__(self, config: Config, encodings: Path | None = None) -> None:
         section = config.evaluate.of_others
@@ -61,45 +51,16 @@ class EncoderPeer(ABC):
     def align(self, features: Tensor) -> Tensor:
         """Features [N, h, w, C] of the encoder -> unit vectors [N, h, w, D] beside the words."""
 
-    def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        """The words, in the space that the patches are compared in."""
-        return self._words.of(vocabulary)
-
-    def decide(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-    ) -> list[Decision]:
-        """See `Predictor`; whole images of one size share batches, windows those of one image."""
-        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
-
-    def segment(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-        smoothing: Smoothing | None = None,
-    ) -> Iterator[Found]:
-        """See `Predictor`."""
-        text = self.text(vocabulary)
-        found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
-        for similarities, decision in refined(self._refiner, images, found, vocabulary):
-            yield Found(decision, partial(confidence, similarities, decision, self._asked))
+    @property
+    def _models(self) -> tuple[str, ...]:
+        return (self._config.features.encoder, self._config.clip.model, *self._refiner.models)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""
         config = self._config
-        encoder, clip = config.features.encoder, config.clip.model
         return {
-            "encoder": encoder,
-            "clip": clip,
+            "encoder": config.features.encoder,
+            "clip": config.clip.model,
             **self._dense.protocol.record(),
-            "templates": vocabulary.templates or config.clip.templates,
-            **rule_record(self._asked),
-            **computation(config, self._device.dtype),
-            "refine": config.evaluate.refine,
-            "weights": {
-                name: weights_digest(name) for name in (encoder, clip, *self._refiner.models)
-            },
+            **self._asked_record(vocabulary.templates or config.clip.templates),
         }

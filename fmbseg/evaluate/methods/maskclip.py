@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,16 @@ from torch import Tensor
 
 from fmbseg.config import Config, Dense
 from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
-from fmbseg.inference.decision import Decision, Found, confidence
+from fmbseg.evaluate.methods.comparison import WordComparison
+from fmbseg.evaluate.refine.refiner import load_refiner
 from fmbseg.inference.dense import DenseInference
-from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.sliding import Pixels, fitted
-from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
-from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.encodings import ClipEncodings, pixels_digest
 
 
-class MaskClip:
+class MaskClip(WordComparison):
     """A `PatchEmbedder` of CLIP's own patches, asked as the aligned encoder is.
 
     Stage 1 goes its own way through the last block (`clip.dense`); here the method's name says it.
@@ -41,7 +36,6 @@ class MaskClip:
         encodings: see `load_predictor`.
     """
 
-    checkpoint_sha256: str | None = None
     variant: Dense = "value"
     """The way of the patches through CLIP's last block."""
 
@@ -58,28 +52,6 @@ class MaskClip:
         self._asked = config.evaluate.of_others
         self._dense = DenseInference(self, self._asked, config.clip.batch_size)
         self._refiner = load_refiner(config, encodings)
-
-    def decide(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-    ) -> list[Decision]:
-        """See `Predictor`; the windows of one image make batches already."""
-        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
-
-    def segment(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-        smoothing: Smoothing | None = None,
-    ) -> Iterator[Found]:
-        """See `Predictor`."""
-        text = self._words.of(vocabulary)
-        found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
-        for similarities, decision in refined(self._refiner, images, found, vocabulary):
-            yield Found(decision, partial(confidence, similarities, decision, self._asked))
 
     def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
         """See `PatchEmbedder`; features stitched over windows."""
@@ -113,9 +85,5 @@ class MaskClip:
             **record,
             "model_input": self._encodings.model.image_size,
             "dense": section.dense,
-            "templates": vocabulary.templates or section.templates,
-            **rule_record(self._asked),
-            **computation(self._config, self._device.dtype),
-            "refine": self._config.evaluate.refine,
-            "weights": {name: weights_digest(name) for name in self._models},
+            **self._asked_record(vocabulary.templates or section.templates),
         }

@@ -18,11 +18,13 @@ from fmbseg.inference.smoothing import Smoothing
 
 
 class Predictor(Protocol):
-    """A method under test: images and a vocabulary in, label maps out. It never sees truth."""
+    """A method under test: images and a vocabulary in, label maps out. It never sees truth.
 
-    @property
-    def checkpoint_sha256(self) -> str | None:
-        """The sha256 of the trained head, hex; None for methods without training."""
+    Attributes:
+        checkpoint_sha256: of the trained head, hex; None for methods without training.
+    """
+
+    checkpoint_sha256: str | None = None
 
     def decide(
         self,
@@ -37,6 +39,7 @@ class Predictor(Protocol):
             vocabulary: K classes.
             benchmark: its name, where the protocol has sizes of its own for it.
         """
+        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
 
     def segment(
         self,
@@ -56,9 +59,11 @@ class Predictor(Protocol):
         Raises:
             ConfigError: the method has nothing to smooth.
         """
+        ...
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the labels depend on, for the result file: JSON values."""
+        ...
 
 
 def load_predictor(

@@ -13,7 +13,7 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate.methods.predictor import computation
+from fmbseg.evaluate.methods.predictor import Predictor, computation
 from fmbseg.inference.decision import Decision, Found, Labels
 from fmbseg.inference.smoothing import Smoothing
 from fmbseg.inference.words import Words
@@ -24,7 +24,7 @@ from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
 
 
-class PseudoLabels:
+class PseudoLabels(Predictor):
     """Where a vocabulary has a background, unlabelled pixels are background.
 
     It means "none of the others"; elsewhere they stay unlabelled, and so are misses.
@@ -35,8 +35,6 @@ class PseudoLabels:
         encodings: see `load_predictor`.
     """
 
-    checkpoint_sha256: str | None = None
-
     def __init__(
         self, config: Config, checkpoint: Path | None = None, encodings: Path | None = None
     ) -> None:
@@ -45,15 +43,6 @@ class PseudoLabels:
         self._encoder = ImageEncoder(config, encodings, self._device)
         self._words = Words(self._encoder.clip.model, config.clip.templates)
 
-    def decide(
-        self,
-        images: Sequence[Image.Image],
-        vocabulary: Vocabulary,
-        benchmark: str | None = None,
-    ) -> list[Decision]:
-        """See `Predictor`; in stage 1 images never share a batch."""
-        return [found.decision for found in self.segment(images, vocabulary, benchmark)]
-
     def segment(
         self,
         images: Sequence[Image.Image],
@@ -61,7 +50,7 @@ class PseudoLabels:
         benchmark: str | None = None,
         smoothing: Smoothing | None = None,
     ) -> Iterator[Found]:
-        """See `Predictor`."""
+        """See `Predictor`; in stage 1 images never share a batch."""
         if smoothing is not None:
             raise ConfigError(
                 "stage 1's masks have no similarities that could be smoothed over frames: leave "

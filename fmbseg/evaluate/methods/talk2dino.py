@@ -50,7 +50,7 @@ class Talk2Dino(EncoderPeer):
         return F.normalize(features.float(), dim=-1)
 
     def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        """See `EncoderPeer`."""
+        """See `WordComparison`."""
         return self._mapped(vocabulary)
 
     def _map(self, vocabulary: Vocabulary) -> TextEmbeddings:

@@ -1,38 +1,27 @@
-"""The typed configuration: `params.yaml` -> frozen sections.
+"""The sections of `params.yaml`: a parameter's type, bounds, default, and what it means.
 
-Every threshold of the pipeline lives here, one section a stage. Unknown keys and values out of
-range are refused, and all errors are listed at once.
+Every threshold of the pipeline lives here, one section a stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from fmbseg.config.names import (
+    BackgroundRule,
+    BenchmarkName,
+    Dense,
+    HeadName,
+    LossName,
+    ProtocolName,
+    RefineName,
+    SceneLayoutName,
+    Templates,
 )
-
-from fmbseg.documents import parse_yaml, read_yaml
-from fmbseg.errors import ConfigError, is_control
-
-SceneLayoutName = Literal[
-    "voc2012", "pascal_context", "coco_stuff164k", "cityscapes", "ade20k", "camvid", "folder"
-]
-Templates = Literal["single", "subset7", "custom9", "imagenet80"]
-Dense = Literal["value", "sclip", "clearclip", "naclip"]
-HeadName = Literal["transformer", "mlp", "linear"]
-LossName = Literal["tsupcon", "supcon", "text", "cross_entropy", "infonce"]
-ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
-BackgroundRule = Literal["probability", "constant", "words"]
-RefineName = Literal["none", "masks", "pamr", "jbu", "propagate"]
-_SHOWN = 80  # characters of a name or a value in a message
+from fmbseg.errors import is_control
 
 # Bounds beyond which a number is a slip of the hand: what it asks for would not end, or not fit.
 _SEED = 2**32 - 1
@@ -40,7 +29,6 @@ _MANY = 1_000_000
 _IMAGES = 1_000_000_000
 _PIXELS = 4096
 _BATCH = 65_536
-BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,63}$")]
 
 
 class Section(BaseModel):
@@ -345,103 +333,3 @@ class Config(Section):
         if self.clip.stride > self.clip.window:
             raise ValueError("clip.stride is larger than clip.window: pixels would be skipped")
         return self
-
-
-def load_config(path: Path | str | None = "params.yaml", overrides: Sequence[str] = ()) -> Config:
-    """Read a params file and apply `section.key=value` overrides (values parsed as YAML).
-
-    Args:
-        path: None: no file, every parameter has its default.
-        overrides: applied in order.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown, a value is out of range.
-            All errors are listed in the one message.
-    """
-    raw = {} if path is None else _read(Path(path))
-    for override in overrides:
-        _apply(raw, override)
-    return parse_config(raw)
-
-
-def override_config(config: Config, overrides: Sequence[str]) -> Config:
-    """A configuration with `section.key=value` overrides applied, see `load_config`."""
-    raw = config.model_dump(mode="json")
-    for override in overrides:
-        _apply(raw, override)
-    return parse_config(raw)
-
-
-def parse_config(raw: Mapping[str, Any]) -> Config:
-    """Validate a nested mapping; raises ConfigError listing every error."""
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        problems = [_describe(item) for item in error.errors()]
-        raise ConfigError("; ".join(problems) + " (correct params.yaml or --set)") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist: run inside the project or give --params FILE")
-    raw = read_yaml(path, ConfigError)
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (section: key: value)")
-    return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not separator or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"--set {override!r}: write it as section.key=value")
-    node: dict[str, Any] = raw
-    for key in keys[:-1]:
-        child = node.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {key} is a value, not a section")
-        node = child
-    node[keys[-1]] = _value(keys, text, override)
-
-
-def _value(keys: Sequence[str], text: str, override: str) -> Any:
-    """The value of an override: text is taken as it is written where a text is wanted."""
-    wanted = _types(keys)
-    try:
-        value = parse_yaml(text, f"--set {override!r}: the value", ConfigError)
-    except ConfigError:
-        if str in wanted:
-            return text
-        raise
-    listed = isinstance(value, list) and tuple in {get_origin(each) for each in wanted}
-    if str in wanted and not (
-        isinstance(value, str) or listed or (value is None and None in wanted)
-    ):
-        return text
-    return value
-
-
-def _types(keys: Sequence[str]) -> set[Any]:
-    """The types that the parameter at a path of keys may have; None stands for no value."""
-    wanted: Any = Config
-    for key in keys:
-        if isinstance(wanted, type) and issubclass(wanted, BaseModel):
-            field = wanted.model_fields.get(key)
-            wanted = None if field is None else field.annotation
-        elif get_origin(wanted) is dict:
-            wanted = get_args(wanted)[1]
-        else:
-            return set()
-    return {None if each is type(None) else each for each in get_args(wanted) or (wanted,)}
-
-
-def _describe(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "params"
-    if item["type"] == "extra_forbidden":
-        return f"{where}: unknown parameter"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    value = item.get("input")
-    got = repr(value)[:_SHOWN] if isinstance(value, int | float | str | bool) else ""
-    return f"{where[:_SHOWN]}: {message}" + (f" (got {got})" if got else "")
