@@ -31,6 +31,7 @@ HeadName = Literal["transformer", "mlp", "linear"]
 LossName = Literal["tsupcon", "supcon", "text", "cross_entropy", "infonce"]
 ProtocolName = Literal["fmbseg", "tcl", "sclip", "proxyclip"]
 BackgroundRule = Literal["probability", "constant", "words"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 RefineName = Literal["none", "masks", "pamr", "propagate"]
 _SHOWN = 80  # characters of a name or a value in a message
 
@@ -68,7 +69,7 @@ class RunSection(Section):
     preset: str = "tiny"
     seed: int = Field(0, ge=0, le=_SEED)
     threads: int = Field(2, ge=1, le=256)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     shard_size: int = Field(256, ge=1, le=_MANY, description="images a shard")
     cache_gb: float = Field(

@@ -13,11 +13,12 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
+from fmbseg.evaluate.refine.refiner import load_refiner, refined, refuse_refined
 from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.models.weights import weights_digest
 
 
@@ -68,6 +69,11 @@ class Aligned:
         found = self._segmenter.segment(images, vocabulary, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, section))
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        refuse_refined(self._refiner)
+        return self._segmenter.tiled(image, vocabulary, tiling)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

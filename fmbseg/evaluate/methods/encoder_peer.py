@@ -14,12 +14,13 @@ from torch import Tensor
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
+from fmbseg.evaluate.refine.refiner import load_refiner, refined, refuse_refined
 from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.backbone import load_backbone
@@ -86,6 +87,11 @@ class EncoderPeer(ABC):
         found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, self._asked))
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        refuse_refined(self._refiner)
+        return self._dense.tiled(image, vocabulary, self.text(vocabulary), tiling)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

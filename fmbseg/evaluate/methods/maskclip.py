@@ -14,12 +14,13 @@ from torch import Tensor
 from fmbseg.config import Config, Dense
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import computation
-from fmbseg.evaluate.refine.refiner import load_refiner, refined
+from fmbseg.evaluate.refine.refiner import load_refiner, refined, refuse_refined
 from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.sliding import Pixels, fitted
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
@@ -80,6 +81,11 @@ class MaskClip:
         found = self._dense.segment(images, vocabulary, text, benchmark, smoothing)
         for similarities, decision in refined(self._refiner, images, found, vocabulary):
             yield Found(decision, partial(confidence, similarities, decision, self._asked))
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        refuse_refined(self._refiner)
+        return self._dense.tiled(image, vocabulary, self._words.of(vocabulary), tiling)
 
     def whole(self, images: Sequence[Image.Image]) -> Iterator[tuple[Sequence[int], Tensor]]:
         """See `PatchEmbedder`; features stitched over windows."""
