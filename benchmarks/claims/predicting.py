@@ -83,5 +83,5 @@ CLAIMS = tuple(
         partial(prepare, peer=peer),
         same,
     )
-    for peer, least in (("maskclip", 1.0), ("naclip", 1.0), ("proxyclip", 1.0), ("corrclip", 2.0))
+    for peer, least in (("maskclip", 0.75), ("naclip", 0.75), ("proxyclip", 1.0), ("corrclip", 2.0))
 )
