@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import confusion, labelling, loss
+from benchmarks.claims import confusion, labelling, loss, predicting, training
 from benchmarks.comparing import Claim
 
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for claim in (*labelling.CLAIMS, *loss.CLAIMS, *confusion.CLAIMS)
+    claim.name: claim
+    for room in (labelling, training, predicting, loss, confusion)
+    for claim in room.CLAIMS
 }

@@ -54,6 +54,23 @@ class Target:
         return bool((self.labels[image] != UNLABELLED).any())
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What of a batch enters the loss in one vocabulary.
+
+    Attributes:
+        patches: [S] their numbers in the batch, ascending.
+        labels: [S].
+        labelled: how many of them have one.
+        weights: [S]; None: all alike.
+    """
+
+    patches: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    labelled: int
+    weights: npt.NDArray[np.float32] | None
+
+
 STATE = "state.pt"
 _log = logging.getLogger(__name__)
 
@@ -220,15 +237,17 @@ class _Run:
             group["lr"] = self.learning_rate
         # float16 is for inference: its gradients would need scaling.
         mixed = self._device.dtype == torch.bfloat16
-        groups, embedded = _by_grid(features, members), []
+        groups = _by_grid(features, members)
+        order = [i for part in groups for i in part]
+        drawn = [self._draw(target, order) for target in targets]
+        # The losses look at these patches alone.
+        wanted = np.unique(np.concatenate([each.patches for each in drawn]))
         with torch.autocast(self._device.device.type, dtype=torch.bfloat16, enabled=mixed):
-            for part in groups:
-                stacked = np.stack([features.load(i) for i in part])
-                x = torch.from_numpy(stacked).to(self._device.device).float()
-                embedded.append(self.head.tokens(x).flatten(0, 1))
-            tokens, order = torch.cat(embedded), [i for part in groups for i in part]
+            inputs = [self._loaded(features, part) for part in groups]
+            tokens = self.head.tokens_at(inputs, self._placed(wanted))
             losses = [
-                self._loss(tokens, index, target, order) for index, target in enumerate(targets)
+                self._loss(tokens, wanted, index, target, each)
+                for index, (target, each) in enumerate(zip(targets, drawn, strict=True))
             ]
         loss = torch.stack([count * found for found, count in losses]).sum()
         loss = loss / sum(count for _, count in losses)
@@ -238,30 +257,49 @@ class _Run:
         self._done += 1
         return loss.detach()
 
-    def _loss(
-        self, tokens: Tensor, index: int, target: Target, images: Sequence[int]
-    ) -> tuple[Tensor, int]:
-        """The loss of the tokens [M, C] of some images in one vocabulary, and its M + K.
+    def _loaded(self, features: StoredFeatures, images: Sequence[int]) -> Tensor:
+        """[n, h, w, C] float32 of images with one grid, on the device."""
+        stacked = np.stack([features.load(i) for i in images])
+        return torch.from_numpy(stacked).to(self._device.device).float()
+
+    def _placed(self, values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(self._device.device)
+
+    def _draw(self, target: Target, images: Sequence[int]) -> _Drawn:
+        """What of some images enters the loss in one vocabulary.
 
         Weights are relative: scaled to a mean of 1, they leave equation (1) its balance of
         patches and texts, of which there is one a class whatever patches weigh.
         """
         labels = np.concatenate([target.labels[i].ravel() for i in images]).astype(np.int64)
         weights = None if target.weights is None else _of_patches(target, images)
-        sampled = self._sample(labels, weights)
-        counted = labels[sampled] != UNLABELLED
-        if weights is not None and counted.any():
-            weights = weights / weights[sampled][counted].mean()
-        device = self._device.device
-        chosen = torch.from_numpy(sampled).to(device)
+        patches = self._sample(labels, weights)
+        labels = labels[patches]
+        counted = labels != UNLABELLED
+        if weights is not None:
+            weights = weights[patches]
+            if counted.any():
+                weights = weights / weights[counted].mean()
+        return _Drawn(patches, labels, int(counted.sum()), weights)
+
+    def _loss(
+        self,
+        tokens: Tensor,
+        wanted: npt.NDArray[np.int64],
+        index: int,
+        target: Target,
+        drawn: _Drawn,
+    ) -> tuple[Tensor, int]:
+        """The loss of the tokens [S, C] of some patches in one vocabulary, and its M + K."""
+        rows = self._placed(np.searchsorted(wanted, drawn.patches))
         loss = LOSSES[self._section.loss](
-            self.head.project(tokens[chosen], index),
-            torch.from_numpy(labels).to(device)[chosen],
+            self.head.project(tokens[rows], index),
+            self._placed(drawn.labels),
             target.text,
             self._section.temperature,
-            None if weights is None else torch.from_numpy(weights[sampled]).to(device),
+            None if drawn.weights is None else self._placed(drawn.weights),
         )
-        return loss, int(counted.sum()) + len(target.text)
+        return loss, drawn.labelled + len(target.text)
 
     def _sample(
         self, labels: npt.NDArray[np.int64], weights: npt.NDArray[np.float32] | None
@@ -281,9 +319,11 @@ class _Run:
             # Of waiting times with rates w_i the first ones are a weighted draw without repeats.
             times = torch.rand(len(labels), generator=self._generator).log().neg().numpy() / weights
             order = np.argsort(times, kind="stable")
-        classes = [k for k in np.unique(labels).tolist() if k != UNLABELLED]
-        kept = [order[labels[order] == k][:most] for k in classes]
-        return np.sort(np.concatenate(kept)) if kept else np.arange(0)
+        order = order[labels[order] != UNLABELLED]
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        # How many of its class come before a patch.
+        first = np.searchsorted(labels[by_class], labels[by_class])
+        return np.sort(by_class[np.arange(len(by_class)) - first < most])
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""

@@ -111,6 +111,14 @@ def predict(
             help="The pictures are frames, so many a second: also write a video of their overlays.",
         ),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            help="Label pictures of any size at their own resolution, in overlapping tiles of so "
+            "many pixels; each is seen as a whole picture is without it.",
+        ),
+    ] = None,
     strict: Strict = False,
     overrides: Overrides = None,
     weights_dir: WeightsDir = None,
@@ -132,6 +140,7 @@ def predict(
     exports = parse_formats([*(formats or ()), *(["coco"] if coco else [])])
 
     from fmbseg.inference.smoothing import Smoothing
+    from fmbseg.inference.tiles import Tiling
     from fmbseg.predicting.pictures import named_pictures
     from fmbseg.predicting.results import Results, Wanted
 
@@ -139,10 +148,13 @@ def predict(
     jobs, unusable = named_pictures(images, _tell)
     if strict and unusable:
         raise DataError(unusable[0])
+    tiling = None if tile is None else Tiling.of(tile)
     wanted = Wanted(scores, contours)  # type: ignore[arg-type]
     pictures, videos = parted(jobs, ordered=smoothing is not None or fps is not None)
     made = frames_name(images, fps, pictures)
     refuse_what_videos_have_not(videos, exports, frames, wanted)
+    if tiling is not None and (videos or made or smoothing is not None):
+        raise ConfigError("--tile is for pictures: leave it out for videos, --smooth and --fps")
     _refuse_others_files(out, pictures, wanted.endings, videos, made, words)
     refuse_changed(out, exports)
     chosen = find_method(method)
@@ -154,8 +166,9 @@ def predict(
     from fmbseg.presets.drawings import unknown_to
 
     paths = Paths()
-    # Frames are seen once: what is kept of pictures would be of no use.
-    kept = paths.encodings if paths.work.is_dir() and pictures and not made else None
+    # Frames and tiles are seen once: what is kept of pictures would be of no use.
+    once = made is not None or tiling is not None
+    kept = paths.encodings if paths.work.is_dir() and pictures and not once else None
     predictor = load_predictor(method, config, head, kept)
     out.mkdir(parents=True, exist_ok=True)
     told = sys.stderr.isatty() or len(jobs) >= _MANY or bool(videos)
@@ -184,6 +197,8 @@ def predict(
                 smoothing=smoothing,
                 also=also,
                 strict=strict,
+                batch=_batch(config),
+                tiling=tiling,
             )
         reports.append(report)
         if report.done:
@@ -241,6 +256,17 @@ def _asked(
         config = ask_as_trained(config, head, overrides or ())
     config = with_threads(config, params, overrides)
     return config, head or method.made_folder(Paths())
+
+
+def _batch(config: Config) -> int:
+    """Pictures that a method takes at once.
+
+    On a CPU one: more save no time there, and alone each gets the same bits in any folder.
+    """
+    from fmbseg.machine.device import find_device
+
+    chosen = find_device(config.run.device, config.run.dtype).device
+    return 1 if chosen.type == "cpu" else config.evaluate.batch_size
 
 
 def _models(method: Method, config: Config, head: Path | None) -> list[str]:

@@ -11,6 +11,7 @@ from fmbseg.config.loading import (
 from fmbseg.config.names import (
     BackgroundRule,
     Dense,
+    DeviceName,
     HeadName,
     LossName,
     ProtocolName,
@@ -46,6 +47,7 @@ __all__ = [
     "DataSection",
     "Dense",
     "DetectionSection",
+    "DeviceName",
     "EvaluateSection",
     "HeadName",
     "InferenceSection",

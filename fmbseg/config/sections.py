@@ -14,6 +14,7 @@ from fmbseg.config.names import (
     BackgroundRule,
     BenchmarkName,
     Dense,
+    DeviceName,
     HeadName,
     LossName,
     ProtocolName,
@@ -56,7 +57,7 @@ class RunSection(Section):
     preset: str = "tiny"
     seed: int = Field(0, ge=0, le=_SEED)
     threads: int = Field(2, ge=1, le=256)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     shard_size: int = Field(256, ge=1, le=_MANY, description="images a shard")
     cache_gb: float = Field(

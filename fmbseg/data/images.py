@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from fmbseg.errors import DataError, FmbsegError, may_pass, shown
 
 #: Largest picture, in pixels: `predict` holds it in less than 2 GB, with its models.
 MAX_PIXELS = 50_000_000
+#: The same where a picture is labelled tile by tile; of more Pillow opens none.
+MAX_TILED_PIXELS = 178_000_000
 #: Longest side over shortest. Images are resized to a short side: the long one follows.
 MAX_ASPECT = 40
 #: Largest file, in bytes: `MAX_PIXELS` without any compression, twice.
@@ -78,7 +81,10 @@ def naming_damage(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def open_picture(
-    source: Path | bytes, name: str | None = None, formats: tuple[str, ...] = tuple(FORMATS)
+    source: Path | bytes,
+    name: str | None = None,
+    formats: tuple[str, ...] = tuple(FORMATS),
+    most: int = MAX_PIXELS,
 ) -> Iterator[Image.Image]:
     """Open a picture without decoding it: its format is allowed and its sides are within bounds.
 
@@ -88,13 +94,17 @@ def open_picture(
         source: a file, or the content of one.
         name: what messages call it; None: the file's path.
         formats: Pillow's names of the formats that are tried.
+        most: pixels that it may have.
 
     Raises:
         DataError: the file is missing, no regular file, may not be read, is too large, or holds no
             picture of these formats.
     """
     called = shown(name or (source if isinstance(source, Path) else "the picture"))
-    with naming_damage(called), _stream(source, called) as stream:
+    if most > MAX_PIXELS:
+        # Pillow's own doubt, which would be told on stderr from 89 megapixels on.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    with naming_damage(called), _stream(source, called, most) as stream:
         try:
             image = Image.open(stream, formats=formats)
         except UnidentifiedImageError as error:
@@ -103,23 +113,26 @@ def open_picture(
                 raise DataError(f"{called} {known}") from error
             raise UnidentifiedImageError("no picture's content") from error
         with image:
-            refuse_sides(image.size, called)
+            refuse_sides(image.size, called, most)
             if image.format in ("JPEG", "MPO"):
                 _refuse_lie(image.size, stream, called)
             yield image
 
 
-def read_image(source: Path | bytes, name: str | None = None) -> Image.Image:
+def read_image(
+    source: Path | bytes, name: str | None = None, most: int = MAX_PIXELS
+) -> Image.Image:
     """Read a picture as RGB, turned upright as its EXIF orientation says.
 
     Args:
         source: a file, or the content of one.
         name: what messages call it; None: the file's path.
+        most: pixels that it may have.
 
     Raises:
         DataError: as `open_picture`; it is broken or truncated, or has more than 8 bits a channel.
     """
-    with open_picture(source, name) as image:
+    with open_picture(source, name, most=most) as image:
         refuse_deep(image, name or (source if isinstance(source, Path) else "the picture"))
         image.load()
         turned = _TURNED.get(_orientation(image))
@@ -127,14 +140,14 @@ def read_image(source: Path | bytes, name: str | None = None) -> Image.Image:
         return (image if turned is None else image.transpose(turned)).convert("RGB")
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A picture in memory as RGB.
+def to_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image:
+    """A picture in memory, of at most so many pixels, as RGB.
 
     Raises:
         DataError: it has more than 8 bits a channel, or sides out of bounds.
     """
     refuse_deep(image, name)
-    refuse_sides(image.size, name)
+    refuse_sides(image.size, name, most)
     return image.convert("RGB")
 
 
@@ -160,8 +173,8 @@ def check_image(path: Path, content: bytes | None = None) -> tuple[int, int]:
         return _upright(size, _orientation(image))
 
 
-def upright_size(path: Path) -> tuple[tuple[int, int], bool]:
-    """Size of a picture once it is turned as its EXIF orientation says.
+def upright_size(path: Path, most: int = MAX_PIXELS) -> tuple[tuple[int, int], bool]:
+    """Size of a picture, of at most so many pixels, turned as its EXIF orientation says.
 
     Returns:
         `(width, height)` in pixels, and whether the picture is turned although its size does not
@@ -170,7 +183,7 @@ def upright_size(path: Path) -> tuple[tuple[int, int], bool]:
     Raises:
         DataError: as `open_picture`.
     """
-    with open_picture(path) as image:
+    with open_picture(path, most=most) as image:
         width, height = size = image.size
         orientation = _orientation(image)
         hidden = orientation in _TURNED and (orientation not in _ON_ITS_SIDE or width == height)
@@ -233,14 +246,14 @@ def refuse_deep(image: Image.Image, path: Path | str) -> None:
         raise DataError(f"{shown(path)} has more than 8 bits a channel: convert it to 8-bit RGB")
 
 
-def refuse_sides(size: tuple[int, int], name: Path | str) -> None:
+def refuse_sides(size: tuple[int, int], name: Path | str, most: int = MAX_PIXELS) -> None:
     """Raise DataError for sides `(width, height)` whose picture would need too much memory."""
     width, height = size
     called = f"{shown(name)} has {width} x {height} px"
     if width < 1 or height < 1:
         raise DataError(f"{called}: replace or remove it")
-    if width * height > MAX_PIXELS:
-        raise DataError(_too_large(called, ", "))
+    if width * height > most:
+        raise DataError(_too_large(called, ", ", most))
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise DataError(
             f"{called}: one side is more than {MAX_ASPECT} times the other, cut it into pieces"
@@ -262,12 +275,12 @@ def _refuse_lie(size: tuple[int, int], stream: BinaryIO, name: str) -> None:
         )
 
 
-def _too_large(name: str, joint: str = " is too large: ") -> str:
-    return f"{name}{joint}at most {MAX_PIXELS // 1_000_000} megapixels are read, make it smaller"
+def _too_large(name: str, joint: str = " is too large: ", most: int = MAX_PIXELS) -> str:
+    return f"{name}{joint}at most {most // 1_000_000} megapixels are read, make it smaller"
 
 
 @contextmanager
-def _stream(source: Path | bytes, name: str) -> Iterator[BinaryIO]:
+def _stream(source: Path | bytes, name: str, most: int = MAX_PIXELS) -> Iterator[BinaryIO]:
     """The content of a file, which is regular and not too large, or bytes."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
@@ -279,9 +292,10 @@ def _stream(source: Path | bytes, name: str) -> Iterator[BinaryIO]:
         os.close(descriptor)
         raise DataError(f"{name} is no regular file: replace or remove it")
     with os.fdopen(descriptor, "rb") as stream:
-        if status.st_size > MAX_BYTES:
+        largest = max(MAX_BYTES, 2 * 3 * most)
+        if status.st_size > largest:
             raise DataError(
-                f"{name} has {status.st_size / 1e6:.0f} MB: at most {MAX_BYTES // 1_000_000} MB "
+                f"{name} has {status.st_size / 1e6:.0f} MB: at most {largest // 1_000_000} MB "
                 "are read, make it smaller"
             )
         yield stream

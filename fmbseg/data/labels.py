@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+_BAND_PIXELS = 1 << 24
+
 Label = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """Of a label map [H, W]: as many bits as its classes need."""
 
@@ -23,6 +25,19 @@ def unlabelled(classes: int) -> int:
 def as_label(values: npt.NDArray[np.integer], classes: int) -> Label:
     """Values as a label map of some number of classes, in as many bits as those need."""
     return values.astype(np.uint8) if classes <= UNLABELLED else values.astype(np.uint16)
+
+
+def count_labels(label: npt.NDArray[np.integer], values: int) -> npt.NDArray[np.int64]:
+    """[values] pixels of each value 0 to `values` - 1 of a label map [H, W]; no others count.
+
+    In bands of rows, for numpy counts over 64-bit copies.
+    """
+    counts = np.zeros(values, dtype=np.int64)
+    rows = max(1, _BAND_PIXELS // max(1, label.shape[1]))
+    for top in range(0, len(label), rows):
+        band = label[top : top + rows]
+        counts += np.bincount(band[(band >= 0) & (band < values)], minlength=values)
+    return counts
 
 
 def odd_values(values: npt.NDArray[np.integer], classes: int) -> str | None:

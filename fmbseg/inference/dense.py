@@ -12,12 +12,14 @@ from torch import Tensor
 
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import ConfigError
 from fmbseg.inference.decision import Decision, decide
 from fmbseg.inference.maps import ManyMaps, Maps, Similarities
 from fmbseg.inference.presence import of_present
 from fmbseg.inference.protocol import Sizes, protocol_of
 from fmbseg.inference.sliding import Pixels, Windows, scaled_image
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling, segment_tiles
 from fmbseg.models.text import TextEmbeddings, class_similarity
 
 # Similarities of one batch, or one image in windows, that are held at once; of more words they are
@@ -90,6 +92,22 @@ class DenseInference:
             size = image.height, image.width
             found = of_present(found, self._section.min_region)
             yield found, decide(found, size, vocabulary, self._section)
+
+    def tiled(
+        self, image: Image.Image, vocabulary: Vocabulary, text: TextEmbeddings, tiling: Tiling
+    ) -> Tiled:
+        """Labels of one RGB image of any size, whose tiles are asked as whole images are.
+
+        Raises:
+            ConfigError: the protocol has windows of its own, or as `segment_tiles`.
+        """
+        if self.protocol.sizes_for(vocabulary.name).window is not None:
+            raise ConfigError(
+                f"the protocol {self.protocol.name} cuts pictures into windows of its own: leave "
+                "out --tile, or --set evaluate.protocol=fmbseg"
+            )
+        compare = partial(self._whole, text=text)
+        return segment_tiles(image, tiling, compare, vocabulary, self._section)
 
     @torch.no_grad()
     def _whole(self, images: Sequence[Image.Image], text: TextEmbeddings) -> list[Similarities]:

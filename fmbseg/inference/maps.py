@@ -16,7 +16,7 @@ from fmbseg.inference.many import best_of_many
 _BAND_ELEMENTS = 1 << 24
 # Of more maps only those that can be the best are upsampled, and the sum of a softmax is that of
 # the grid: at a photo's size 20,000 maps have ten thousand million values.
-_MANY = 1024
+MANY_MAPS = 1024
 
 
 class Similarities(ABC):
@@ -166,7 +166,7 @@ def best_class(
 
 
 def _best_class(maps: Maps, size: tuple[int, int], logit_scale: float | None) -> Best:
-    if len(maps.classes) > _MANY:
+    if len(maps.classes) > MANY_MAPS:
         index, cosine = best_of_many(maps.values, size)
         log_sum = None if logit_scale is None else _grid_log_sum(maps, size, logit_scale)
         return Best(maps.classes[index], cosine, log_sum)
@@ -203,7 +203,7 @@ def probability_of(
     own = torch.full(size, float("-inf"), device=labels.device)
     log_sum = own.clone()
     for maps in similarities.parts():
-        if many := len(maps.classes) > _MANY:
+        if many := len(maps.classes) > MANY_MAPS:
             log_sum = torch.logaddexp(log_sum, _grid_log_sum(maps, size, logit_scale))
             present = torch.isin(maps.classes, labels)
             maps = Maps(maps.values[present], maps.classes[present])
@@ -239,6 +239,8 @@ def upsample(values: Tensor, size: tuple[int, int], rows: slice | None = None) -
     """
     height, width = size
     start, stop = (0, height) if rows is None else (rows.start, rows.stop)
+    if values.shape[1:] == size:
+        return values[:, start:stop].clone()  # callers write into it
     count = values.shape[1]
     # Rows first, so that a band is not more work than its share.
     centre = (torch.arange(start, stop, device=values.device) + 0.5) * (count / height) - 0.5

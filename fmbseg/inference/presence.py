@@ -26,18 +26,24 @@ def of_present(similarities: Similarities, least: float) -> Similarities:
     Returns:
         Those of the classes that are present; where none is, of the one that wins most patches.
     """
+    present = present_classes(similarities, least)
+    return similarities if present is None else similarities.only(present)
+
+
+def present_classes(similarities: Similarities, least: float) -> torch.Tensor | None:
+    """The classes [n] int64 that `of_present` keeps, ascending; None: all, it leaves none out."""
     if least == 0:
-        return similarities
+        return None
     winners = _winners(similarities)
     if winners is None:
-        return similarities
+        return None
     classes, patches = np.unique(winners, return_counts=True)
     present = [
         int(each)
         for each, count in zip(classes, patches, strict=True)
         if count >= least * winners.size and _largest(winners == each) >= least * winners.size
     ]
-    return similarities.only(torch.tensor(present or [int(classes[patches.argmax()])]))
+    return torch.tensor(present or [int(classes[patches.argmax()])])
 
 
 def _winners(similarities: Similarities) -> np.ndarray[tuple[int, int], np.dtype[np.int64]] | None:

@@ -20,7 +20,8 @@ from PIL import Image
 
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint, require_weights
 from fmbseg.config import EvaluateSection, InferenceSection, RunSection
-from fmbseg.data.images import read_image, to_rgb
+from fmbseg.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, to_rgb
+from fmbseg.data.labels import Label
 from fmbseg.data.vocabulary import Vocabulary, load_vocabulary, vocabulary_from_names
 from fmbseg.errors import DataError, VocabularyError
 from fmbseg.inference.decision import Decision, Labels
@@ -28,6 +29,7 @@ from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.encoder import AlignedEncoder
 from fmbseg.inference.maps import Maps, Similarities
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice, choose_device, find_device
 from fmbseg.models.backbone import Backbone, load_backbone
@@ -68,6 +70,23 @@ class Segmentation:
             len(self.classes), (height, width)
         ).numpy()
         return scores
+
+
+@dataclass(frozen=True)
+class TiledSegmentation:
+    """The result for one image that was segmented tile by tile.
+
+    Attributes:
+        label_map: [H, W] at the image's own size, indices into `classes`, uint8 or of more than 255
+            classes uint16; 255, or 65535, where a class's own threshold leaves no label.
+        confidence: [H, W] float32, 0 to 1: the probability of each label, see
+            `fmbseg.inference.decision.confidence`.
+        classes: names of the K classes.
+    """
+
+    label_map: Label
+    confidence: npt.NDArray[np.float32]
+    classes: tuple[str, ...]
 
 
 class Segmenter:
@@ -142,6 +161,38 @@ class Segmenter:
         """What is behind the label maps that `predict` gives, for several RGB images."""
         text = self.text(vocabulary)
         return self.dense(vocabulary).segment(images, vocabulary, text, benchmark, smoothing)
+
+    def predict_tiled(
+        self,
+        image: ImageInput,
+        tile: int,
+        classes: Sequence[str] | None = None,
+        vocabulary: Vocabulary | Path | str | None = None,
+    ) -> TiledSegmentation:
+        """Segment one image of any size tile by tile, in bounded memory.
+
+        `predict` resizes the whole image to the head's `short_side`; here each tile is resized to
+        it, so that with tiles of `short_side` pixels nothing is resized at all. An image that one
+        tile covers gets the labels that `predict` gives.
+
+        Args:
+            image: see `predict`; a file or an array may have up to 178 megapixels.
+            tile: side of a tile, pixels of the image; neighbours overlap by a quarter of it.
+            classes: see `predict`.
+            vocabulary: see `predict`.
+
+        Raises:
+            ConfigError: the tile is too small, the head is asked with a protocol that has windows
+                of its own, or there are more classes than a row of tiles may have in memory.
+            DataError, VocabularyError: see `predict`.
+        """
+        chosen = self._vocabulary(classes, vocabulary)
+        found = self.tiled(as_image(image, MAX_TILED_PIXELS), chosen, Tiling.of(tile))
+        return TiledSegmentation(found.label, found.confidence, chosen.names)
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """What is behind `predict_tiled`, for an RGB image."""
+        return self.dense(vocabulary).tiled(image, vocabulary, self.text(vocabulary), tiling)
 
     def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """A vocabulary in CLIP's text space, by the head's prompt templates or its own."""
@@ -240,12 +291,12 @@ def load_segmenter(
     )
 
 
-def as_image(image: ImageInput) -> Image.Image:
-    """A picture as RGB; what it may be and the errors are those of `Segmenter.predict`."""
+def as_image(image: ImageInput, most: int = MAX_PIXELS) -> Image.Image:
+    """A picture of at most so many pixels as RGB; else as `Segmenter.predict` takes it."""
     if isinstance(image, (str, Path)):
-        return read_image(Path(image))
+        return read_image(Path(image), most=most)
     if isinstance(image, Image.Image):
-        return to_rgb(image, "the image")
+        return to_rgb(image, "the image", most)
     array = np.asarray(image)
     fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not fits or not array.size:

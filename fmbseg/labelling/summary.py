@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.images import read_image
-from fmbseg.data.labels import Label, unlabelled
+from fmbseg.data.labels import Label, count_labels, unlabelled
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.pseudo.labels import load_label
 from fmbseg.view.sheet import label_sheet
@@ -68,7 +68,7 @@ class Summary:
 
     def add(self, label: Label, values: Iterable[tuple[int, float, float]]) -> None:
         """Count a label map [H, W], and values that a class has, as (class, value, weight)."""
-        pixels = np.bincount(label.reshape(-1), minlength=self._nothing + 1)
+        pixels = count_labels(label, self._nothing + 1)
         self._pixels += pixels
         self._images += pixels > 0
         for index, value, weight in values:

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from fmbseg.config import RunSection
+from fmbseg.config import DeviceName, RunSection
 from fmbseg.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,14 +38,20 @@ def choose_device(run: RunSection) -> DeviceChoice:
 
 
 def find_device(
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
 ) -> DeviceChoice:
     """Choose device and dtype; the process stays as it is.
 
+    `auto` takes CUDA where there is a device, else the CPU. Apple's GPUs are taken when `mps` is
+    asked for by name: not all operators have a deterministic form there. `auto` as a dtype is
+    half precision on CUDA and float32 elsewhere; on Apple's GPUs bfloat16 needs macOS 14.
+
     Raises:
         ConfigError: this machine cannot do what is asked.
     """
+    if device == "mps":
+        return _apple(dtype)
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError(
@@ -62,6 +68,19 @@ def find_device(
     # Emulated bfloat16 does not count: it is slower than float16 there.
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return DeviceChoice(gpu, _DTYPES.get(dtype, torch.bfloat16 if bfloat16 else torch.float16))
+
+
+def _apple(dtype: Literal["auto", "float32", "bfloat16", "float16"]) -> DeviceChoice:
+    if not torch.backends.mps.is_available():
+        raise ConfigError(
+            "run.device is mps, but torch sees no GPU of Apple's: use --set run.device=cpu, or "
+            "cuda on a machine that has one"
+        )
+    if dtype == "bfloat16" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise ConfigError(
+            "run.dtype is bfloat16, which mps has from macOS 14 on: use --set run.dtype=float32"
+        )
+    return DeviceChoice(torch.device("mps"), _DTYPES.get(dtype, torch.float32))
 
 
 def set_threads(count: int) -> None:
@@ -95,14 +114,21 @@ def with_oom_backoff(batch_size: int, work: Callable[[int], T]) -> T:
     while True:
         try:
             return work(batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size <= 1:
+        except RuntimeError as error:
+            if batch_size <= 1 or not _is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback holds the tensors of the failed attempt.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
         batch_size //= 2
         _log.warning("out of memory: trying again with a batch of %d", batch_size)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # Apple's has no class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "MPS backend out of memory" in str(error)
 
 
 def batches_with_backoff(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.formats import CONTOURS, RESULTS, SCORES_NPZ, SCORES_PNG
+from fmbseg.data.images import MAX_PIXELS
 from fmbseg.data.labels import Label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import shown
@@ -22,6 +23,8 @@ from fmbseg.store.ledger import Ledger
 from fmbseg.view.overlay import area_shares, overlay, png
 
 ScoresForm = Literal["png", "npz"]
+_BAND_PIXELS = 1 << 24
+_LARGE_SIDE = 4096  # about the long side of the overlay of a picture that only tiles are enough for
 _DEEPEST = 65535  # of a 16-bit PNG: a probability of 1
 
 
@@ -61,10 +64,15 @@ class Answer:
 
     def means(self, classes: int) -> Iterator[tuple[int, float, int]]:
         """Each class in the picture, its mean confidence, and its pixels."""
-        inside = self.label < classes
-        values, labels = self.confidence[inside], self.label[inside]
-        pixels = np.bincount(labels, minlength=classes)
-        sums = np.bincount(labels, weights=values, minlength=classes)
+        pixels, sums = np.zeros(classes, dtype=np.int64), np.zeros(classes)
+        # In bands: a picture of a hundred megapixels would take gigabytes at once.
+        rows = max(1, _BAND_PIXELS // self.label.shape[1])
+        for top in range(0, len(self.label), rows):
+            label, confidence = self.label[top : top + rows], self.confidence[top : top + rows]
+            inside = label < classes
+            labels, values = label[inside], confidence[inside]
+            pixels += np.bincount(labels, minlength=classes)
+            sums += np.bincount(labels, weights=values, minlength=classes)
         for index in np.flatnonzero(pixels).tolist():
             yield index, float(sums[index] / pixels[index]), int(pixels[index])
 
@@ -110,7 +118,13 @@ class Results:
     def _overlay(self, path: Path, answer: Answer) -> bytes:
         words = self._words
         pale = self.unknown(path)
-        return png(overlay(answer.image, answer.label, words.names, words.background, pale=pale))
+        image, label = answer.image, answer.label
+        if image.width * image.height > MAX_PIXELS:  # no screen shows it, and few programs open it
+            smaller = max(2, max(image.size) // _LARGE_SIDE)
+            image = image.reduce(smaller)
+            label = label[smaller // 2 :: smaller, smaller // 2 :: smaller]
+            image = image.crop((0, 0, label.shape[1], label.shape[0]))
+        return png(overlay(image, label, words.names, words.background, pale=pale))
 
     def _label(self, path: Path, answer: Answer) -> bytes:
         return label_png(answer.label)

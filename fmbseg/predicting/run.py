@@ -1,9 +1,12 @@
-"""Pictures, one after the other: read, segmented, written."""
+"""Pictures in their order: read, segmented, written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +14,22 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.formats import PREDICTED
-from fmbseg.data.images import read_image
+from fmbseg.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, upright_size
 from fmbseg.data.labels import as_label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError, may_pass
 from fmbseg.evaluate.methods.predictor import Predictor
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiling
 from fmbseg.labelling.summary import ClassSummary, Summary, sheet
 from fmbseg.machine.progress import Progress
+from fmbseg.predicting.overlap import Steps, overlapped
 from fmbseg.predicting.results import Answer, Results
 from fmbseg.view.overlay import png
 
 SHEET = "sheet.png"
+# Errors that belong to one picture.
+SINGLE = (DataError, StoreError, OSError)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ def predict_pictures(
     smoothing: Smoothing | None = None,
     also: Callable[[Answer], None] | None = None,
     strict: bool = False,
+    batch: int = 1,
+    tiling: Tiling | None = None,
 ) -> Report:
     """Segment pictures and write the results of each, and a sheet of some.
 
@@ -63,7 +72,11 @@ def predict_pictures(
         progress: advanced by pictures.
         smoothing: the pictures are frames in their order; None: each stands for itself.
         also: takes what is said of each picture, too; None: nothing does.
-        strict: the first picture that cannot be read or written ends the call.
+        strict: the first picture that cannot be read or written ends the call; one that cannot be
+            written is noticed when the next ones are under way.
+        batch: pictures that the method takes at once; one of its own for each, where they are
+            frames or go by tiles.
+        tiling: how each is cut, see `segment_tiles`; None: not at all.
 
     Raises:
         DataError, StoreError, OSError: with `strict`; OSError too where no try would help.
@@ -71,34 +84,110 @@ def predict_pictures(
     counted = Summary(words.names)
     done: dict[str, Path] = {}
     failures: list[str] = []
-    folder: Path | None = None
-    with progress.task("predict", len(jobs)) as task:
-        for name, path in jobs.items():
-            if smoothing is not None and path.parent != folder:
-                smoothing.forget()
-            folder = path.parent
+    method = _Method(predictor, words, smoothing, tiling)
+    steps = Steps(
+        partial(read_image, most=method.most),
+        method.segment,
+        results.write,
+        1 if smoothing is not None or tiling is not None else batch,
+        method.most,
+    )
+
+    def ends(error: Exception) -> bool:
+        return strict or (isinstance(error, OSError) and not may_pass(error))
+
+    with (
+        progress.task("predict", len(jobs)) as task,
+        closing(overlapped(jobs, steps, ends)) as outcomes,
+    ):
+        for job, found in outcomes:
             try:
-                found = answer(read_image(path), predictor, words, smoothing)
-                results.write(name, path, found)
+                if isinstance(found, Exception):
+                    raise found
                 if also is not None:
                     also(found)
                 counted.add(found.label, found.means(len(words)))
-                done[name] = path
-            except (DataError, StoreError) as error:
-                if strict:
+                done[job.name] = job.path
+            except SINGLE as error:
+                if ends(error):
                     raise
-                failures.append(str(error))
-            except OSError as error:
-                if strict or not may_pass(error):
-                    raise
-                failures.append(f"{path}: {error.strerror or error}, run it again")
+                failures.append(_said(job.path, error))
             task.advance()
-    if done:
-        out = results.ledger.folder
-        shown = [(name, path, out / f"{name}{PREDICTED}") for name, path in done.items()]
+    _write_sheet(results, words, done)
+    return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
+
+
+def _said(path: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{path}: {error.strerror or error}, run it again"
+    return str(error)
+
+
+class _Method:
+    """The method, asked for pictures as they come."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        words: Vocabulary,
+        smoothing: Smoothing | None,
+        tiling: Tiling | None,
+    ) -> None:
+        self._predictor, self._words = predictor, words
+        self._smoothing, self._tiling = smoothing, tiling
+        self._folder: Path | None = None
+        self.most = MAX_PIXELS if tiling is None else MAX_TILED_PIXELS
+
+    def segment(self, pictures: Sequence[tuple[Path, Image.Image]]) -> Iterator[Answer | Exception]:
+        """What is said of each picture, or the error that belongs to it alone."""
+        count = 0
+        if len(pictures) > 1:
+            images = [image for _, image in pictures]
+            try:
+                for found in answers(images, self._predictor, self._words):
+                    yield found
+                    count += 1
+            except SINGLE:
+                pass  # one of the rest: each by itself says which
+        for path, image in pictures[count:]:
+            try:
+                yield self._one(path, image)
+            except SINGLE as error:
+                yield error
+
+    def _one(self, path: Path, image: Image.Image) -> Answer:
+        if self._tiling is not None:
+            tiled = self._predictor.tiled(image, self._words, self._tiling)
+            return Answer(image, tiled.label, tiled.confidence)
+        if self._smoothing is not None and path.parent != self._folder:
+            self._smoothing.forget()
+        self._folder = path.parent
+        return answer(image, self._predictor, self._words, self._smoothing)
+
+
+def _write_sheet(results: Results, words: Vocabulary, done: Mapping[str, Path]) -> None:
+    """A sheet of some of the pictures; those that only tiles are enough for are left out."""
+    out = results.ledger.folder
+    shown = [
+        (name, path, out / f"{name}{PREDICTED}")
+        for name, path in done.items()
+        if prod(upright_size(path, MAX_TILED_PIXELS)[0]) <= MAX_PIXELS
+    ]
+    if shown:
         pale = any(map(results.unknown, done.values()))
         results.ledger.write(SHEET, png(sheet(shown, words, pale)))
-    return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
+
+
+def answers(
+    images: Sequence[Image.Image],
+    predictor: Predictor,
+    words: Vocabulary,
+    smoothing: Smoothing | None = None,
+) -> Iterator[Answer]:
+    """What a method says of RGB images; `smoothing`: of the next frames of a video."""
+    found = predictor.segment(images, words, smoothing=smoothing)
+    for image, each in zip(images, found, strict=True):
+        yield Answer(image, as_label(each.decision.labels, len(words)), each.confidence())
 
 
 def answer(
@@ -108,5 +197,5 @@ def answer(
     smoothing: Smoothing | None = None,
 ) -> Answer:
     """What a method says of one RGB image; `smoothing`: of the next frame of a video."""
-    (found,) = predictor.segment([image], words, smoothing=smoothing)
-    return Answer(image, as_label(found.decision.labels, len(words)), found.confidence())
+    (found,) = answers([image], predictor, words, smoothing)
+    return found

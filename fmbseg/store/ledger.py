@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from fmbseg.errors import StoreError, shown
 from fmbseg.store.atomic import temporary_directory, write_atomically
@@ -19,7 +20,8 @@ LEDGER = "fmbseg-results.sha256"
 class Ledger:
     """The files of one folder that fmbseg wrote: a line for each, as `sha256sum` writes them.
 
-    A file is known by its name and its content: one that was changed since is the user's.
+    A file is known by its name and its content: one that was changed since is the user's. Several
+    threads may write, each its own names.
 
     Attributes:
         folder: need not be there yet.
@@ -28,6 +30,7 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, set[str]] = {}
+        self._writing = Lock()
         try:
             with (folder / LEDGER).open("rb") as stream:
                 for line in stream:
@@ -81,7 +84,9 @@ class Ledger:
 
     def _note(self, name: str, digest: str) -> None:
         # Before the file: one that a kill left without its line would be taken for the user's.
-        if digest not in self._digests.setdefault(name, set()):
+        with self._writing:
+            if digest in self._digests.setdefault(name, set()):
+                return
             with (self.folder / LEDGER).open("ab+") as stream:
                 if size := stream.tell():
                     stream.seek(size - 1)

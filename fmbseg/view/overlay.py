@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fmbseg.data.labels import unlabelled
+from fmbseg.data.labels import count_labels, unlabelled
 from fmbseg.data.palette import palette
 from fmbseg.errors import DataError
 from fmbseg.view.fonts import Font, drawable, font_for
@@ -114,7 +114,7 @@ def area_shares(label: NDArray[np.integer], classes: int) -> list[tuple[int, flo
 
     Pixels of no class (anything outside 0..classes-1) come last, as `unlabelled(classes)`.
     """
-    counts = np.bincount(label[(label >= 0) & (label < classes)], minlength=classes).tolist()
+    counts = count_labels(label, classes).tolist()
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda index: -counts[index])
     rows = [(index, counts[index] / label.size) for index in present]
     outside = label.size - sum(counts)

@@ -97,6 +97,39 @@ def test_projections_share_the_trunk_and_are_trained_apart(kind: HeadName) -> No
     assert not torch.equal(head(x, 1), before)
 
 
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("wanted", [[0, 5, 6, 47, 50, 71], [60], [*range(72)]])
+def test_some_patches_get_the_tokens_and_gradients_that_all_get(
+    kind: HeadName, wanted: list[int]
+) -> None:
+    """Pictures of two grids; of some no patch is asked for."""
+    torch.manual_seed(0)
+    head = build_head(kind, 16, 8, 2).double()
+    groups = [torch.randn(2, 4, 6, 16).double(), torch.randn(3, 2, 4, 16).double()]
+    index = torch.tensor(wanted)
+    towards = torch.randn(len(wanted), 8).double()
+
+    def grown(tokens: torch.Tensor) -> list[torch.Tensor]:
+        head.zero_grad()
+        (head.projections[0](tokens) * towards).sum().backward()
+        return [each.grad.clone() for each in head.parameters() if each.grad is not None]
+
+    every = torch.cat([head.tokens(group).flatten(0, 1) for group in groups])[index]
+    some = head.tokens_at(groups, index)
+    torch.testing.assert_close(some, every)
+    for mine, theirs in zip(grown(some), grown(every), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_some_patches_in_half_precision() -> None:
+    head = build_head("transformer", 32, 16, 4)
+    x = torch.randn(2, 3, 3, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        some, every = head.tokens_at([x], torch.tensor([1, 9, 17])), head.tokens(x).flatten(0, 1)
+    assert some.dtype == every.dtype
+    torch.testing.assert_close(some, every[[1, 9, 17]], rtol=0.05, atol=0.05)
+
+
 def test_refuses_what_cannot_be_built() -> None:
     with pytest.raises(ConfigError, match="attention_heads is 3"):
         build_head("transformer", 16, 8, 3)

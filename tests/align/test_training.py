@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from fmbseg.align import losses, training
 from fmbseg.align.feature_store import Float16
+from fmbseg.align.record import HeadConfig
 from fmbseg.align.training import STATE, Target, TrainedHead, train_head
 from fmbseg.config import AlignSection
 from fmbseg.errors import ConfigError, DataError
+from fmbseg.machine.device import DeviceChoice
 from fmbseg.machine.progress import silent_progress
 
 CLASSES, CHANNELS, DIM = 4, 12, 8
@@ -152,6 +154,31 @@ def test_no_class_has_more_patches_in_the_loss(
     trained = train(tmp_path, data, patches_per_class=most, epochs=15, learning_rate=1e-2)
     assert max(max(count) for count in counts) == most
     assert accuracy(trained, data) > 0.65  # chance: a class in four or so
+
+
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_each_class_the_first_patches_of_the_draw_are_taken(most: int, weighted: bool) -> None:
+    """As a loop over the classes takes them."""
+    chosen = section(patches_per_class=most)
+    head = HeadConfig("linear", CHANNELS, DIM, 1)
+    cpu = DeviceChoice(torch.device("cpu"), torch.float32)
+    run = training._Run(head, chosen, 3, cpu, steps=1)
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 7, 255], 90)
+    weights = rng.uniform(0.5, 4, 90).astype(np.float32) if weighted else None
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(3):
+        if weights is None:
+            order = torch.randperm(90, generator=generator).tolist()
+        else:
+            times = torch.rand(90, generator=generator).log().neg().numpy() / weights
+            order = sorted(range(90), key=lambda i: times[i])
+        kept = []
+        for each in (0, 1, 2, 7):
+            kept += [i for i in order if labels[i] == each][:most]
+        assert run._sample(labels, weights).tolist() == sorted(kept)
+    assert run._sample(np.full(9, 255), None).tolist() == []
 
 
 def test_a_finished_training_is_only_read(tmp_path: Path) -> None:

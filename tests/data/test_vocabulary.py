@@ -15,6 +15,7 @@ from fmbseg.data.vocabulary import (
     load_vocabulary,
     vocabulary_from_names,
     vocabulary_names,
+    vocabulary_yaml,
 )
 from fmbseg.errors import VocabularyError
 

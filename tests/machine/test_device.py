@@ -54,6 +54,33 @@ def test_cuda_with_a_given_dtype() -> None:
     assert choose_device(RunSection(device="cuda", dtype="float32")).dtype == torch.float32
 
 
+needs_no_mps = pytest.mark.skipif(
+    torch.backends.mps.is_available(), reason="needs a machine without a GPU of Apple's"
+)
+
+
+@needs_no_mps
+def test_mps_without_mps_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"run\.device is mps, but .* run\.device=cpu"):
+        choose_device(RunSection(device="mps", dtype="float16"))
+
+
+def test_what_mps_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which choice is made on a Mac, of two ages; what it computes there is not tried here."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for newer in (True, False):
+        monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *_, now=newer: now)
+        for asked in ("auto", "float32", "float16"):
+            choice = find_device("mps", asked)
+            assert choice.device.type == "mps"
+            assert choice.dtype == (torch.float16 if asked == "float16" else torch.float32)
+        if newer:
+            assert find_device("mps", "bfloat16").dtype == torch.bfloat16
+        else:
+            with pytest.raises(ConfigError, match="from macOS 14 on"):
+                find_device("mps", "bfloat16")
+
+
 def test_a_device_is_found_without_a_trace() -> None:
     torch.set_num_threads(3)
     assert find_device("cpu").dtype == torch.float32
@@ -83,6 +110,24 @@ def test_backoff_halves_until_it_fits() -> None:
 
     assert with_oom_backoff(20, work) == "done with 2"
     assert tried == [20, 10, 5, 2]
+
+
+def test_backoff_knows_the_error_of_mps_and_no_other() -> None:
+    tried = []
+
+    def work(batch_size: int) -> int:
+        tried.append(batch_size)
+        if batch_size > 3:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")
+        return batch_size
+
+    assert with_oom_backoff(8, work) == 2
+
+    def broken(batch_size: int) -> int:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        with_oom_backoff(8, broken)
 
 
 def test_backoff_gives_up_at_one() -> None:

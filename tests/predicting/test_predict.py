@@ -192,6 +192,51 @@ def test_groups_are_their_classes_labels_together(photos: Path, tmp_path: Path) 
         assert (np.array([0, 1, 0, 2])[fine] == coarse).all()
 
 
+@pytest.mark.parametrize("method", ["maskclip", "naclip", "proxyclip"])
+def test_a_tile_that_covers_a_picture_changes_nothing(photos: Path, method: str) -> None:
+    command = ["--method", method, "--scores", "npz"]
+    assert predict(*command, out="plain") == 0
+    assert predict(*command, "--tile", "64", out="tiled") == 0
+    made = {path.name: path.read_bytes() for path in Path("tiled").iterdir() if path.is_file()}
+    for name in (name for name in made if not name.endswith(".sha256")):
+        assert made[name] == (Path("plain") / name).read_bytes(), name
+
+
+def test_what_needs_the_whole_picture_refuses_tiles(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, said in (
+        (("--method", "pseudo"), "stage 1 needs the whole picture at once: leave out --tile"),
+        (("--method", "corrclip"), "the vote of its masks needs the whole picture at once"),
+        (("--method", "maskclip", "--smooth", "0.5"), "--tile is for pictures"),
+        (("--method", "maskclip", "--set", "evaluate.refine=pamr"), "evaluate.refine needs the"),
+        (
+            ("--method", "maskclip", "--set", "evaluate.protocol=tcl"),
+            "the protocol tcl cuts pictures into windows of its own",
+        ),
+    ):
+        capsys.readouterr()
+        assert predict(*more, "--tile", "64") == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_picture_that_only_tiles_are_enough_for_has_a_smaller_overlay(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if 6,000 px were fifty million: labels at its own size, and no place on the sheet."""
+    from fmbseg.predicting import results, run
+
+    draw_picture(7, (120, 90)).save(photos / "large.png")
+    for module in (results, run):
+        monkeypatch.setattr(module, "MAX_PIXELS", 6000)
+    monkeypatch.setattr(results, "_LARGE_SIDE", 40)
+    assert predict("--method", "maskclip", "--tile", "48") == 0
+    assert values(Path("out/large.label.png")).shape == (90, 120)
+    small, plain = values(Path("out/large.overlay.png")), values(Path("out/0.overlay.png"))
+    assert small.shape[1] == 40 * 13 and plain.shape[1] == 64 * 8  # enlarged by whole numbers
+    assert Path("out/sheet.png").exists()
+
+
 def test_a_head_is_refined_as_its_scores_are(
     workspace: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

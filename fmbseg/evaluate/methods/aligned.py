@@ -12,11 +12,12 @@ from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import CheckpointError
 from fmbseg.evaluate.methods.comparison import Comparison
-from fmbseg.evaluate.refine.refiner import load_refiner
+from fmbseg.evaluate.refine.refiner import load_refiner, refuse_refined
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.maps import Similarities
 from fmbseg.inference.segmenter import load_segmenter
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.models.weights import weights_digest
 
 
@@ -56,6 +57,11 @@ class Aligned(Comparison):
     ) -> Iterator[tuple[Similarities, Decision]]:
         """See `Comparison`."""
         return self._segmenter.segment(images, vocabulary, benchmark, smoothing)
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        refuse_refined(self._refiner)
+        return self._segmenter.tiled(image, vocabulary, tiling)
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

@@ -12,12 +12,13 @@ from PIL import Image
 from fmbseg.config import Config, InferenceSection
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.predictor import Predictor, computation
-from fmbseg.evaluate.refine.refiner import Refiner, refined
+from fmbseg.evaluate.refine.refiner import Refiner, refined, refuse_refined
 from fmbseg.inference.decision import Decision, Found, confidence
 from fmbseg.inference.dense import DenseInference
 from fmbseg.inference.maps import Similarities
 from fmbseg.inference.protocol import rule_record
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.models.text import TextEmbeddings
@@ -92,6 +93,11 @@ class WordComparison(Comparison):
         """See `Comparison`."""
         text = self.text(vocabulary)
         return self._dense.segment(images, vocabulary, text, benchmark, smoothing)
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        refuse_refined(self._refiner)
+        return self._dense.tiled(image, vocabulary, self.text(vocabulary), tiling)
 
     @property
     @abstractmethod

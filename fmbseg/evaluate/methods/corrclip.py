@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.methods.joined import ProxyClip
+from fmbseg.evaluate.methods.predictor import no_tiles
 from fmbseg.evaluate.regions import Regions, paint, vote
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.maps import Similarities
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.models.dense import Grid
 from fmbseg.models.last_block import LastBlock, scoped_attention
 from fmbseg.pseudo.encodings import MaskEncodings, pixels_digest
@@ -50,6 +52,10 @@ class CorrClip(ProxyClip):
         for image in images:
             ((similarities, decision),) = super().compare([image], vocabulary, benchmark, smoothing)
             yield similarities, Decision(vote(decision.labels, self._regions))
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        raise no_tiles("the vote of its masks")
 
     def attention(self, image: Image.Image, block: LastBlock) -> tuple[Tensor, Grid]:
         """See `Joined`."""

@@ -12,9 +12,11 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import ConfigError
 from fmbseg.evaluate.methods import find_method
 from fmbseg.inference.decision import Decision, Found
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 
 
 class Predictor(Protocol):
@@ -61,6 +63,13 @@ class Predictor(Protocol):
         """
         ...
 
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """Label one RGB image of any size, tile by tile.
+
+        Raises:
+            ConfigError: the method, or what it was asked with, does not go by tiles.
+        """
+
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """What the labels depend on, for the result file: JSON values."""
         ...
@@ -94,3 +103,8 @@ def load_predictor(
 def computation(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     """What sums depend on, for `Predictor.protocol`; the device's name stays out."""
     return {"threads": config.run.threads, "dtype": str(dtype).removeprefix("torch.")}
+
+
+def no_tiles(what: str) -> ConfigError:
+    """What is said where `what` needs the whole picture."""
+    return ConfigError(f"{what} needs the whole picture at once: leave out --tile")

@@ -13,9 +13,10 @@ from PIL import Image
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import ConfigError
-from fmbseg.evaluate.methods.predictor import Predictor, computation
+from fmbseg.evaluate.methods.predictor import Predictor, computation, no_tiles
 from fmbseg.inference.decision import Decision, Found, Labels
 from fmbseg.inference.smoothing import Smoothing
+from fmbseg.inference.tiles import Tiled, Tiling
 from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
@@ -72,6 +73,10 @@ class PseudoLabels(Predictor):
                 config.evaluate.logit_scale,
             )
             yield Found(Decision(label), sure)
+
+    def tiled(self, image: Image.Image, vocabulary: Vocabulary, tiling: Tiling) -> Tiled:
+        """See `Predictor`."""
+        raise no_tiles("stage 1")
 
     def protocol(self, vocabulary: Vocabulary) -> dict[str, Any]:
         """See `Predictor`."""

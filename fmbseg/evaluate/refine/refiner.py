@@ -13,6 +13,7 @@ from PIL import Image
 
 from fmbseg.config import Config
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import ConfigError
 from fmbseg.evaluate.refine import REFINEMENTS
 from fmbseg.inference.decision import Decision
 from fmbseg.inference.maps import Maps, Similarities
@@ -67,6 +68,15 @@ def refined(
         present = torch.from_numpy(np.unique(decision.best[decision.best < len(words)]))
         maps = similarities.of(present)
         yield maps, refiner.refine(image, maps, decision, words)
+
+
+def refuse_refined(refiner: Refiner) -> None:
+    """Raise ConfigError where there is a refinement: each needs all similarities of a picture."""
+    if not isinstance(refiner, Unrefined):
+        raise ConfigError(
+            "evaluate.refine needs the whole picture at once: --set evaluate.refine=none, or leave "
+            "out --tile"
+        )
 
 
 def load_refiner(config: Config, encodings: Path | None = None) -> Refiner:
