@@ -1,4 +1,4 @@
-"""`fmbseg labels`: label maps for people to open, out of the packs that a large set keeps them in."""
+"""`fmbseg labels`: label maps for people to open, out of the packs of a large set."""
 
 from __future__ import annotations
 

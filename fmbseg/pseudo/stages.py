@@ -166,11 +166,12 @@ class Masks(_PseudoStage):
 class Label(_PseudoStage):
     """1.2 Classification and composition: one label map an image and vocabulary.
 
-    Out: the label maps (see `label_folder`; with `run.pack_labels` in packs), `areas.parquet` with the pixels of each class in each
-    image, and `masks.parquet` with all masks, both in each vocabulary; a mask has its class,
-    `similarity`: the cosine between the class's text and the mean CLIP patch feature under the
-    mask, for masks of both sources, and `margin`. A mask's id counts on from the query masks of its
-    image to the automatic ones; an automatic mask has one id in all vocabularies.
+    Out: the label maps (see `label_folder`), with `run.pack_labels` in packs; `areas.parquet` with
+    the pixels of each class in each image, and `masks.parquet` with all masks, both in each
+    vocabulary; a mask has its class, `similarity`: the cosine between the class's text and the mean
+    CLIP patch feature under the mask, for masks of both sources, and `margin`. A mask's id counts
+    on from the query masks of its image to the automatic ones; an automatic mask has one id in all
+    vocabularies.
 
     What people have corrected is merged over that when it is published, see `merge`. The shards
     are the machine's labels: they stay when a correction comes or goes. In them label maps are
