@@ -100,7 +100,7 @@ class Plan:
             ),
             "tables of stage 1": (5, self.images * self.tables_kb * 1e3),
             "shards of stage 1": (
-                shards * (8 + self.vocabularies),
+                shards * (9 + self.vocabularies),
                 label_bytes + self.images * self.tables_kb * 1e3,
             ),
             "features": (3 * shards, self.feature_bytes),
