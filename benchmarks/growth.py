@@ -115,7 +115,7 @@ def measure(project: Project, images: int, given: argparse.Namespace) -> Run:
     found = Run(images)
     for name in ("manifest", "manifest again"):
         found.times[name] = _watched(project, "manifest")["seconds"]
-    for name in STAGES:
+    for name in given.stages:
         seen = _watched(project, name)
         start = time.monotonic()
         idle = _watched(project, name, "idle")
@@ -138,9 +138,9 @@ def measure(project: Project, images: int, given: argparse.Namespace) -> Run:
         found.disk[name] = _size(project.root / name)
     if given.dvc:
         for name, command in (
-            ("dvc repro, all taken over", ("dvc", "repro", "-q", "align")),
-            ("dvc repro, nothing to do", ("dvc", "repro", "-q", "align")),
-            ("dvc status", ("dvc", "status", "-q", *STAGES)),
+            ("dvc repro, all taken over", ("dvc", "repro", "-q", given.stages[-1])),
+            ("dvc repro, nothing to do", ("dvc", "repro", "-q", given.stages[-1])),
+            ("dvc status", ("dvc", "status", "-q", *given.stages)),
         ):
             start = time.monotonic()
             project.run(*command)
@@ -191,7 +191,7 @@ def table(small: Run, large: Run, reach: int) -> Iterator[str]:
         f"the same at {reach} (line), s |"
     )
     yield "|---|---|---|---|---|---|"
-    for name in STAGES:
+    for name in large.stages:
         low, high = small.stages[name], large.stages[name]
         yield (
             f"| {name} | {high.first:.3f}, {high.last:.3f} | {low.peak:.0f}, {high.peak:.0f} | "
@@ -219,7 +219,7 @@ def growing(small: Run, large: Run) -> list[str]:
     return [
         f"{name}: {measure} {getattr(small.stages[name], measure):.0f} with {small.images} "
         f"pictures, {getattr(large.stages[name], measure):.0f} with {large.images}"
-        for name in STAGES
+        for name in large.stages
         for measure in ("peak", "files", "threads", "processes")
         if getattr(large.stages[name], measure)
         > getattr(small.stages[name], measure) * (1 + FLAT) + (measure != "peak")
@@ -233,6 +233,9 @@ def main() -> int:
     parser.add_argument("--distinct", type=int, default=100, metavar="D")
     parser.add_argument("--side", type=int, default=64, metavar="PX")
     parser.add_argument("--shard-size", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="in their order; default: all"
+    )
     parser.add_argument("--machinery", action="store_true", help="copies have the same bytes")
     parser.add_argument("--pack", action="store_true", help="run.pack_labels")
     parser.add_argument("--no-dvc", dest="dvc", action="store_false")

@@ -11,14 +11,14 @@ import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-# Pictures a second of a worker: tiny models, two threads, the 400 scenes of `make demo`; align: in
-# one epoch.
+# Pictures a second of a worker that has loaded its models: tiny models, two threads, the median of
+# the shards of `make demo`; align: in one epoch.
 MEASURED = {
-    "detect": 10.2,
-    "query": 7.3,
-    "masks": 3.2,
-    "label": 10.0,
-    "features": 16.0,
+    "detect": 14.2,
+    "query": 8.2,
+    "masks": 4.6,
+    "label": 22.1,
+    "features": 22.9,
     "align": 28.1,
 }
 SHARED_OUT = ("detect", "query", "masks", "label", "features")

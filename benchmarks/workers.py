@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
+
+from fmbseg.store.shards import DIGEST
 
 _FREE, _COMPUTED, _AGAIN = range(3)  # a worker is free; it has computed; a shard is due again
 
@@ -65,6 +66,18 @@ def fit(seconds: Sequence[float], tail: float = 1.0) -> Times:
     return Times(math.exp(fmean(logs)), tail * pstdev(logs))
 
 
+def shard_times(folder: Path) -> list[float]:
+    """Seconds that each shard of a loop took, by the times at which they were whole.
+
+    The first is left out, which waited for the models, and the last, which may be smaller.
+
+    Args:
+        folder: of a stage's shards under one key, computed by one process without a break.
+    """
+    whole = [path.stat().st_mtime for path in sorted(folder.glob(f"[0-9]*/{DIGEST}"))]
+    return [now - before for before, now in pairwise(whole[:-1])]
+
+
 @dataclass(frozen=True)
 class Pool:
     """What computes.
@@ -78,6 +91,7 @@ class Pool:
         megabytes: of a shard, pushed to the store.
         rate: MB/s of the store, that all pushes share; infinite: no store.
         latency: seconds a push takes at least.
+        beside: pushes go on while the worker computes its next shard; the project's do not.
     """
 
     workers: int
@@ -88,6 +102,7 @@ class Pool:
     megabytes: float = 0.0
     rate: float = math.inf
     latency: float = 0.0
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,8 +163,9 @@ def simulate(seconds: Sequence[float], pool: Pool, seed: int = 0) -> Outcome:
             # The store takes one after the other: together no faster than its rate.
             store_free = max(store_free, now) + pool.megabytes / pool.rate
             done = max(store_free, now + pool.latency)
-            moving += done - now
-            heapq.heappush(events, (done, next(ties), _FREE, 0, 0))
+            moving += 0.0 if pool.beside else done - now
+            end = max(end, done)
+            heapq.heappush(events, (now if pool.beside else done, next(ties), _FREE, 0, 0))
             continue
         if what == _AGAIN:
             waiting.append((shard, attempt))
@@ -209,12 +225,19 @@ def scenarios(images: int, size: int, times: Times, pool: Pool, seed: int) -> It
         seed: of times and failures.
     """
     quiet = replace(pool, failure=0.0, megabytes=0.0, latency=0.0)
-    tail = replace(times, sigma=max(3 * times.sigma, 0.5))
+    tail = replace(times, sigma=max(2 * times.sigma, 0.5))
     cases = [
         ("all alike", size, replace(times, sigma=0.0), quiet, "in order"),
         ("as measured", size, times, quiet, "in order"),
         ("and failures, slow store", size, times, pool, "in order"),
-        ("and stragglers", size, tail, pool, "in order"),
+        (
+            "the same, pushed beside the next shard",
+            size,
+            times,
+            replace(pool, beside=True),
+            "in order",
+        ),
+        ("failures, slow store and stragglers", size, tail, pool, "in order"),
         ("the same, longest first", size, tail, pool, "longest first"),
         ("the same, shards four times as large", 4 * size, tail, pool, "in order"),
         ("the same, shards a quarter", size // 4, tail, pool, "in order"),
@@ -246,12 +269,11 @@ def main() -> None:
     parser.add_argument("--shard-size", type=int, default=64, metavar="N")
     parser.add_argument("--workers", type=int, default=64, metavar="N")
     parser.add_argument(
-        "--measured", type=Path, metavar="FILE", help="build/growth.json: shard times of a stage"
+        "--shards", type=Path, metavar="DIR", help="measured ones: .fmbseg/shards/STAGE/KEY"
     )
-    parser.add_argument("--stage", default="masks", metavar="NAME", help="of that file")
     parser.add_argument("--median", type=float, metavar="S", help="seconds a shard, in their place")
     parser.add_argument("--sigma", type=float, metavar="X", help="deviation of their logarithm")
-    parser.add_argument("--start", type=float, default=60.0, metavar="S", help="of a worker")
+    parser.add_argument("--start", type=float, default=11.0, metavar="S", help="of a worker")
     parser.add_argument("--failure", type=float, default=0.01, metavar="P", help="of an attempt")
     parser.add_argument("--megabytes", type=float, default=2.0, metavar="MB", help="of a shard")
     parser.add_argument("--rate", type=float, default=25.0, metavar="MB/S", help="of the store")
@@ -259,9 +281,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     given = parser.parse_args()
     times = Times(60.0, 0.1)
-    if given.measured:
-        run = json.loads(given.measured.read_text(encoding="utf-8"))[-1]
-        times = fit(run["stages"][given.stage]["shards"])
+    if given.shards:
+        times = fit(shard_times(given.shards))
     times = Times(given.median or times.median, times.sigma if given.sigma is None else given.sigma)
     pool = Pool(
         given.workers,
