@@ -27,6 +27,7 @@ from fmbseg.commands import (
     export,
     export_model,
     label,
+    labels,
     models,
     monitor,
     predict,
@@ -74,6 +75,7 @@ app.command("preset")(preset.preset)
 app.command("experiments")(experiments.experiments)
 app.add_typer(data.app, name="data")
 app.add_typer(corrections.app, name="corrections")
+app.add_typer(labels.app, name="labels")
 app.add_typer(models.app, name="models")
 app.add_typer(words.app, name="words")
 

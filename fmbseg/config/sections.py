@@ -64,6 +64,9 @@ class RunSection(Section):
         2.0, ge=0, le=_MANY, description="disk budget of the encoding cache, GB"
     )
     strict: bool = Field(False, description="a picture that cannot be read ends the run")
+    pack_labels: bool = Field(
+        False, description="label maps are published in ZIP files of about 256 pictures"
+    )
 
 
 class SceneLayout(Section):

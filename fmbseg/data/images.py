@@ -214,10 +214,16 @@ def read_annotation(path: Path) -> npt.NDArray[np.uint8]:
     return read_values(path, 255).astype(np.uint8)
 
 
-def read_values(path: Path, largest: int) -> npt.NDArray[np.uint16]:
-    """The same `[H, W] uint16`, of 8 or 16 bits; DataError where a value is above `largest`."""
+def read_values(path: Path, largest: int, content: bytes | None = None) -> npt.NDArray[np.uint16]:
+    """The same `[H, W] uint16`, of 8 or 16 bits; DataError where a value is above `largest`.
+
+    Args:
+        path: the file, or what messages call it where its content is given.
+        largest: value that is allowed.
+        content: of the file; None: it is read.
+    """
     name = shown(path)
-    content = read_bytes(path)
+    content = read_bytes(path) if content is None else content
     with open_picture(content, str(path), formats=("PNG",)) as image:
         if _orientation(image) != 1:
             raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from fmbseg.data.images import naming_damage, upright_size
 from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
+from fmbseg.pseudo.packs import label_source
 
 if TYPE_CHECKING:  # it brings torch
     from fmbseg.data.vocabulary import Vocabulary
@@ -64,7 +66,7 @@ class LabelledImage:
     Attributes:
         image_id: unique in the source; names the files of an export.
         path: the picture.
-        label_path: its label map.
+        label_path: its label map; it may be packed with others (`fmbseg.pseudo.packs`).
         machine_path: the one that a machine made, where a person's is merged over it; None: the
             same.
         masks: rows of stage 1's table of masks (see `MASKS_SCHEMA`); empty where there is none.
@@ -154,7 +156,9 @@ def read_label(path: Path, classes: Classes) -> Label:
     Raises:
         DataError: the file is missing or broken, has colours, or a value that is no class.
     """
-    with naming_damage(path), Image.open(path) as image:
+    source = label_source(path)
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    with naming_damage(path), Image.open(stream) as image:
         values = np.asarray(image)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise DataError(f"{path} is no label map: expected one channel of class indices")

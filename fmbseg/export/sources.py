@@ -16,6 +16,7 @@ from fmbseg.errors import DataError
 from fmbseg.export.source import Classes, LabelledImage, Source
 from fmbseg.labelling.record import LABELLED, VOCABULARY, read_labelled
 from fmbseg.pseudo.merging import MACHINE
+from fmbseg.pseudo.packs import has_label, label_ids
 from fmbseg.pseudo.tables import MASKS
 
 
@@ -52,18 +53,24 @@ def in_order(source: Source, file: Path) -> Source:
     Raises:
         DataError: the file is missing, empty, or names a picture that is not there, or one twice.
     """
+    wanted = listed_ids(file)
+    by_id = {image.image_id: image for image in source.images}
+    for name in wanted:
+        if name not in by_id:
+            raise DataError(f"{file} names {name!r}, which is none of the {len(by_id)} pictures")
+    return replace(source, images=tuple(by_id[name] for name in wanted))
+
+
+def listed_ids(file: Path) -> list[str]:
+    """The image ids that a file names, one a line; raises DataError as `in_order`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: give a text file of image ids") from error
     wanted = [line.strip() for line in lines if line.strip()]
-    by_id = {image.image_id: image for image in source.images}
-    for name in wanted:
-        if name not in by_id:
-            raise DataError(f"{file} names {name!r}, which is none of the {len(by_id)} pictures")
     if not wanted or len({*wanted}) < len(wanted):
         raise DataError(f"{file} names no picture, or one twice: give an image id a line")
-    return replace(source, images=tuple(by_id[name] for name in wanted))
+    return wanted
 
 
 def _labelled_folder(
@@ -91,16 +98,17 @@ def _stage_out(
     place: Path, config: Config, pictures: Mapping[str, Path] | None, words: Vocabulary | None
 ) -> Source:
     if pictures is not None and words is not None:
-        files = [(path.stem, path) for path in sorted((place / "labels").glob("*.png"))]
-        listed = [(image_id, _picture(image_id, path, pictures)) for image_id, path in files]
+        labels = _folder_of(place / "labels", words)
+        listed = [
+            (name, _picture(name, labels / f"{name}.png", pictures)) for name in label_ids(labels)
+        ]
     else:
         data = config.data
         dataset = load_dataset(data.name, data.root, data.split)[: data.limit]
         words = words or _own_words(place, data, dataset.vocabulary)
         listed = [(name, _picture(name, path, pictures)) for name, path in dataset.image_files]
-    # With several vocabularies each has a folder.
-    several = (place / "labels" / words.name).is_dir()
-    labels = place / "labels" / words.name if several else place / "labels"
+    labels = _folder_of(place / "labels", words)
+    several = labels.name == words.name
     machine = place / MACHINE / words.name if several else place / MACHINE
     found = [
         LabelledImage(
@@ -114,6 +122,12 @@ def _stage_out(
     classes = Classes.of(words.names, words.background)
     images = _checked(found, place)
     return Source(classes, images, place / MASKS, words.name if several else None, words)
+
+
+def _folder_of(labels: Path, words: Vocabulary) -> Path:
+    """With several vocabularies each has a folder."""
+    own = labels / words.name
+    return own if own.is_dir() else labels
 
 
 def _own_words(place: Path, data: DataSection, dataset: Vocabulary) -> Vocabulary:
@@ -193,7 +207,7 @@ def _checked(found: Sequence[LabelledImage], place: Path) -> tuple[LabelledImage
     if not found:
         raise DataError(f"{place} holds no labels: label pictures first")
     for image in found:
-        if not image.label_path.is_file():
+        if not has_label(image.label_path):
             raise DataError(
                 f"{image.label_path} does not exist: {place} is of other pictures, label these"
             )

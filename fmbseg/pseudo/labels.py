@@ -14,6 +14,7 @@ from fmbseg.data.labels import UNLABELLED, Label, as_label, unlabelled
 from fmbseg.data.palette import palette
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError
+from fmbseg.pseudo.packs import label_source
 from fmbseg.store.atomic import write_atomically
 
 
@@ -42,13 +43,15 @@ def load_label(path: Path, classes: int = UNLABELLED) -> Label:
     """Read a label map: [H, W] class indices, uint8 and 255 for no label.
 
     Args:
-        path: the file.
+        path: the file; it may be packed with others, see `fmbseg.pseudo.packs`.
         classes: how many there are; of more than 255 it is uint16, and 65535 means no label.
 
     Raises:
         DataError: the file is missing, or as `read_values`.
     """
+    source = label_source(path)
+    content = source if isinstance(source, bytes) else None
     try:
-        return as_label(read_values(path, unlabelled(classes)), classes)
+        return as_label(read_values(path, unlabelled(classes), content), classes)
     except DataError as error:
         raise DataError(f"{error}; run `fmbseg run label` to make it again") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from fmbseg.presets.drawings import drawings_only
 from fmbseg.pseudo.edits import require_no_lost_edits
 from fmbseg.pseudo.labels import label_folder, label_png
 from fmbseg.pseudo.merging import Merging, merge
+from fmbseg.pseudo.packs import copy_labels, repack, unpack, write_pack
 from fmbseg.pseudo.summary import AREAS, AREAS_SCHEMA, area_rows, read_summary
 from fmbseg.pseudo.tables import (
     DETECTIONS,
@@ -165,22 +166,27 @@ class Masks(_PseudoStage):
 class Label(_PseudoStage):
     """1.2 Classification and composition: one label map an image and vocabulary.
 
-    Out: the label maps (see `label_folder`), `areas.parquet` with the pixels of each class in each
-    image, and `masks.parquet` with all masks, both in each vocabulary; a mask has its class,
-    `similarity`: the cosine between the class's text and the mean CLIP patch feature under the
-    mask, for masks of both sources, and `margin`. A mask's id counts on from the query masks of its
-    image to the automatic ones; an automatic mask has one id in all vocabularies.
+    Out: the label maps (see `label_folder`), with `run.pack_labels` in packs; `areas.parquet` with
+    the pixels of each class in each image, and `masks.parquet` with all masks, both in each
+    vocabulary; a mask has its class, `similarity`: the cosine between the class's text and the mean
+    CLIP patch feature under the mask, for masks of both sources, and `margin`. A mask's id counts
+    on from the query masks of its image to the automatic ones; an automatic mask has one id in all
+    vocabularies.
 
     What people have corrected is merged over that when it is published, see `merge`. The shards
-    are the machine's labels: they stay when a correction comes or goes.
+    are the machine's labels: they stay when a correction comes or goes. In them label maps are
+    always packed: to bring a file to disk takes milliseconds, and there are pictures times
+    vocabularies of them.
     """
 
     @cached_property
     def store(self) -> ShardStore:
-        """The machine's labels, under a key that knows no corrections."""
+        """The machine's labels, under a key that knows neither corrections nor what is packed."""
         work = self.work
+        run = work.config.run.model_copy(update={"pack_labels": False})
+        config = work.config.model_copy(update={"run": run})
         inputs = {name: digest for name, digest in self.inputs.items() if name != CORRECTIONS}
-        key = content_key(self.row.name, self.row.depends, work.config, inputs)
+        key = content_key(self.row.name, self.row.depends, config, inputs)
         return ShardStore(work.paths.shards, self.row.name, key)
 
     def run(self) -> StageReport:
@@ -197,9 +203,27 @@ class Label(_PseudoStage):
         merging = self._merging
         says = (lambda path, name: False) if merging is None else merging.says
         require_no_lost_edits(self.place, says)
-        amend = None if merging is None else partial(merge, merging=merging)
         header = self.work.header()
-        self.store.publish(self.place, count=count, manifest=header, key=self.key, amend=amend)
+        self.store.publish(
+            self.place, count=count, manifest=header, key=self.key, amend=self._amend
+        )
+
+    def _amend(self, out: Path) -> None:
+        """Bring merged shards into the form in which they are published."""
+        packed, merging = self.work.config.run.pack_labels, self._merging
+        vocabularies = self.work.vocabularies
+        folders = [out / label_folder(vocabularies, words) for words in vocabularies]
+        if not packed:
+            for folder in folders:
+                unpack(folder)
+        if merging is not None:
+            if packed:  # what is corrected lies beside the packs until they are made anew
+                labels = out / merging.labels
+                copy_labels(labels, merging.corrections.images, labels)
+            merge(out, merging)
+        if packed:
+            for folder in folders:
+                repack(folder)
 
     @cached_property
     def _merging(self) -> Merging | None:
@@ -221,14 +245,12 @@ class Label(_PseudoStage):
         rows: list[Row] = []
         areas: list[Row] = []
         vocabularies = self.work.vocabularies
-        folders = [directory / label_folder(vocabularies, words) for words in vocabularies]
-        for folder in folders:
-            folder.mkdir(parents=True)
+        labels: dict[str, dict[str, bytes]] = {words.name: {} for words in vocabularies}
         for record in records:
             name = record.image_id
             dense = self.clip.encode(record).dense
             masks = regions(dense, StoredMasks(automatic[name]))
-            for words, folder in zip(vocabularies, folders, strict=True):
+            for words in vocabularies:
                 own = [row for row in queried[name] if row["vocabulary"] == words.name]
                 detected = [row for row in detections[name] if row["vocabulary"] == words.name]
                 found = classify_and_compose(
@@ -240,11 +262,12 @@ class Label(_PseudoStage):
                     self.work.config.label,
                     (record.height, record.width),
                 )
-                # Whole or not at all, as the shard is.
-                (folder / f"{name}.png").write_bytes(label_png(found.label))
+                labels[words.name][name] = label_png(found.label)
                 areas += area_rows(name, words, found.label)
                 rows += _query_rows(own, found)
                 rows += _automatic_rows(automatic[name], found, words, first=len(queried[name]))
+        for words in vocabularies:
+            write_pack(directory / label_folder(vocabularies, words), labels[words.name])
         write_table(directory / MASKS, rows, MASKS_SCHEMA)
         write_table(directory / AREAS, areas, AREAS_SCHEMA)
 
