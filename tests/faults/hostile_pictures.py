@@ -115,8 +115,9 @@ def _contents() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _modes() -> Iterator[tuple[str, str, Make]]:
-    for mode in ("1", "L", "LA", "P", "PA", "RGBA", "I;16"):
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
         yield f"PNG of mode {mode}", "x.png", lambda path, mode=mode: _save(path, mode, "PNG")
+    yield "PNG of a palette with alpha", "x.png", _translucent
     for mode in ("CMYK", "L"):
         yield f"JPEG of mode {mode}", "x.jpg", lambda path, mode=mode: _save(path, mode, "JPEG")
     for mode in ("F", "CMYK", "LAB", "YCbCr"):
@@ -165,6 +166,11 @@ def _save(path: Path, mode: str, format_: str) -> None:
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8))
     picture = Image.new(mode, grey.size) if mode == "LAB" else grey.convert(mode)
     picture.save(path, format_)
+
+
+def _translucent(path: Path) -> None:
+    picture = Image.open(io.BytesIO(encoded("PNG"))).convert("P")
+    picture.save(path, transparency=bytes(range(256)))
 
 
 def _sides(data: bytes, height: int, width: int) -> bytes:
