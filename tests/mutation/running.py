@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -100,6 +101,8 @@ class Tests:
         """
         names = [name for name in self.items if name.partition("::")[0] in tests]
 
+        known = set(sys.modules)
+
         def run() -> dict[str, Any]:
             watching = coverage.Coverage(data_file=None, include=[str(file)], config_file=False)
             watching.start()
@@ -112,11 +115,16 @@ class Tests:
                 seconds[name] = time.monotonic() - begin
             watching.stop()
             lines = watching.get_data().contexts_by_lineno(str(file))
-            return {"seconds": seconds, "lines": lines}
+            imported = [each for each in sys.modules if each not in known]
+            return {"seconds": seconds, "lines": lines, "imported": imported}
 
         end = _forked(run, 1200.0)
         if "seconds" not in end.told:
             raise RuntimeError(f"without any change {end.told.get('failed', names)} fails")
+        # What tests import as they run, no fork is to import again.
+        for module in end.told["imported"]:
+            with suppress(Exception):  # a part of another, which has no file
+                importlib.import_module(module)
         seconds = dict(sorted(end.told["seconds"].items(), key=lambda item: item[1]))
         return Clean(seconds, {int(line): some for line, some in end.told["lines"].items()})
 

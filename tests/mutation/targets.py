@@ -29,6 +29,7 @@ class Target:
 
 
 _IMPORT = ("tests/corrections/test_import.py",)
+_CODECS = ("tests/corrections/test_codecs.py", *_IMPORT)
 
 TARGETS: Sequence[Target] = (
     Target("losses", "fmbseg/align/losses.py", ("tests/align/test_losses.py",)),
@@ -48,11 +49,11 @@ TARGETS: Sequence[Target] = (
         ("compose", "painting"),
     ),
     Target("composition", "fmbseg/pseudo/merging.py", ("tests/pseudo/test_merging.py",)),
-    Target("corrections", "fmbseg/corrections/coco.py", _IMPORT),
+    Target("corrections", "fmbseg/corrections/coco.py", _CODECS),
     Target("corrections", "fmbseg/corrections/cvat.py", _IMPORT),
     Target("corrections", "fmbseg/corrections/label_maps.py", _IMPORT),
     Target("corrections", "fmbseg/corrections/label_studio.py", _IMPORT),
     Target("corrections", "fmbseg/corrections/store.py", _IMPORT),
     Target("corrections", "fmbseg/corrections/target.py", _IMPORT),
-    Target("corrections", "fmbseg/export/brush.py", _IMPORT),
+    Target("corrections", "fmbseg/export/brush.py", _CODECS),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -196,10 +197,12 @@ def test_corrections_of_other_classes_are_refused(opened: Merging, tmp_path: Pat
 
 def test_tables_are_rewritten_batch_by_batch(tmp_path: Path) -> None:
     """A table of more rows than are in memory at once keeps them all, in their order."""
-    label = MACHINE["d"]
-    rows = [area_rows(f"{n:06d}", WORDS, label)[0] for n in range(70_000)]
-    write_table(tmp_path / AREAS, rows, AREAS_SCHEMA)
-    merging._rewrite(tmp_path / AREAS, None, rows[:1], AREAS_SCHEMA)
+    names = [f"{n:06d}" for n in range(70_000)]
+    numbers = {name: [1] * len(names) for name in ("class_index", "pixels")}
+    columns = {"image_id": names, "vocabulary": ["words"] * len(names), **numbers}
+    pq.write_table(pa.table(columns, schema=AREAS_SCHEMA), tmp_path / AREAS)
+    more = area_rows("another", WORDS, MACHINE["d"])
+    merging._rewrite(tmp_path / AREAS, None, more, AREAS_SCHEMA)
     found = pq.read_table(tmp_path / AREAS)
-    assert found.column("image_id").to_pylist() == [row["image_id"] for row in rows] + ["000000"]
+    assert found.column("image_id").to_pylist() == [*names, "another"]
     assert [path.name for path in tmp_path.iterdir()] == [AREAS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -164,8 +165,12 @@ def test_what_dead_writers_left_goes_and_what_is_alive_stays(tmp_path: Path) -> 
         (tmp_path / name / "sub" / "file").write_text("1")
     (tmp_path / ".fmbseg-tmp-file").write_text("1")
     (tmp_path / "tmp").write_text("1")
+    before = len(os.listdir("/proc/self/fd"))
     with atomic.temporary_directory(tmp_path, "alive") as path:
+        held_now = len(os.listdir("/proc/self/fd"))
+        assert held_now > before
         atomic.remove_abandoned(tmp_path)
+        assert len(os.listdir("/proc/self/fd")) == held_now
         assert {each.name for each in tmp_path.iterdir()} == {"out", "tmp", path.name}
     assert not is_locked(tmp_path)
 
@@ -230,6 +235,13 @@ def test_names_are_exchanged_at_once_where_the_system_can(tmp_path: Path) -> Non
     assert atomic._exchange(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "a" / "b").exists() and (tmp_path / "b" / "a").exists()
     assert not atomic._exchange(tmp_path / "a", tmp_path / "none")
+
+
+def test_a_system_without_the_call_exchanges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *given, **more: object())
+    assert not atomic._exchange(tmp_path, tmp_path)
 
 
 def test_relative_names_mean_the_folder_one_is_in(
