@@ -34,12 +34,15 @@ MACHINE: dict[str, Map] = {
     "a": np.zeros((6, 8), dtype=np.uint8),
     "b/c": np.ones((5, 4), dtype=np.uint8),
     "d": np.full((3, 3), 255, dtype=np.uint8),
+    "e": np.zeros((4, 4), dtype=np.uint8),
 }
 
 
 def corrected(image_id: str) -> Map:
-    """Of "a" a block is sky now and a corner has no label; "b/c" is as it was."""
+    """Of "a" a block is sky now and a corner has no label; "b/c" is as it was; "e" is grass."""
     label = MACHINE[image_id].copy()
+    if image_id == "e":
+        label[:] = 1
     if image_id == "a":
         label[1:3, 2:6] = 2
         label[5, 7] = 255
@@ -53,7 +56,7 @@ def write_out(out: Path, labels: str = "labels") -> Path:
     for image_id, label in MACHINE.items():
         save_label(out / labels / f"{image_id}.png", label)
         areas += area_rows(image_id, WORDS, label)
-        count = {"a": 2, "b/c": 0, "d": 1}[image_id]
+        count = {"a": 2, "d": 1}.get(image_id, 0)
         masks = np.ones((count, *label.shape), dtype=bool)
         rows += mask_rows(image_id, "automatic", masks, np.ones(count, dtype=np.float32))
     other = vocabulary_from_names(["cat"])
@@ -65,6 +68,7 @@ def write_out(out: Path, labels: str = "labels") -> Path:
 
 def write_corrections(folder: Path) -> Path:
     images = {"b/c": Correction("coco", 9), "a": Correction("png", 0, "Ada", "2026-01-01")}
+    images["e"] = Correction("png", 0)
     for image_id in images:
         save_label(folder / "labels" / f"{image_id}.png", corrected(image_id))
     (folder / "corrections.json").write_text(Corrections(WORDS.names, images).to_json())
@@ -94,18 +98,23 @@ def test_labels_and_tables_are_a_person_s_where_one_has_corrected(
     found = pq.read_table(out / AREAS)
     assert found.schema == AREAS_SCHEMA
     kept = [r for r in areas if r["image_id"] == "d" or r["vocabulary"] == "another"]
-    new = [row for name in ("a", "b/c") for row in area_rows(name, WORDS, corrected(name))]
+    new = [row for name in ("a", "b/c", "e") for row in area_rows(name, WORDS, corrected(name))]
     assert found.to_pylist() == kept + new
     after = pq.read_table(out / MASKS)
     assert after.schema == MASKS_SCHEMA
     assert after.to_pylist()[:3] == masks
     regions = after.to_pylist()[3:]
-    assert [(row["image_id"], row["mask_id"]) for row in regions] == [("a", 2), ("a", 3)]
+    assert [(row["image_id"], row["mask_id"]) for row in regions] == [
+        ("a", 2),
+        ("a", 3),
+        ("e", 0),
+    ]
     record = read_corrections(out)
     assert record is not None and record.classes == WORDS.names
     assert record.images == {
         "a": Correction("png", 9, "Ada", "2026-01-01"),
         "b/c": Correction("coco", 0),
+        "e": Correction("png", 16),
     }
     names = {path.relative_to(out).parts[0] for path in out.rglob("*")}
     assert names == {"labels", "machine", AREAS, MASKS, "corrections.json"}
