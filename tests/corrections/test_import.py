@@ -152,6 +152,9 @@ def test_label_studio_s_own_storage_names_pictures_by_url(hard: Hard, tmp_path: 
     found = taken("label-studio", file, hard[0], tmp_path / "corrections")
     assert set(found) == {"whole"}
     assert (found["whole"] == np.where(mask, 3, NOTHING)).all()
+    tasks[0]["data"] = {"image": "/data/local-files/?d=whole.PNG"}  # in the storage's own folder
+    file.write_text(json.dumps(tasks), encoding="utf-8")
+    assert set(taken("label-studio", file, hard[0], tmp_path / "again")) == {"whole"}
 
 
 def bad_json(folder: Path) -> Path:

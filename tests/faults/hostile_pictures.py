@@ -126,7 +126,7 @@ def _modes() -> Iterator[tuple[str, str, Make]]:
 
 def _no_files() -> Iterator[tuple[str, str, Make]]:
     yield "a pipe", "x.jpg", os.mkfifo
-    yield "a folder", "x.png", Path.mkdir
+    yield "a folder", "x.png", _folder
     yield "a link to a device", "x.png", lambda path: path.symlink_to("/dev/zero")
     yield "a link to itself", "x.png", lambda path: path.symlink_to(path)
     yield "a link to nothing", "x.png", lambda path: path.symlink_to(path.parent / "nowhere")
@@ -149,6 +149,12 @@ def _no_files() -> Iterator[tuple[str, str, Make]]:
         "of a template": "{0.__class__}%s%n.png",
     }.items():
         yield f"a name {what}", name, sound
+
+
+def _folder(path: Path) -> None:
+    """Named as a picture is, with one in it, which is to be done."""
+    path.mkdir()
+    (path / "y.png").write_bytes(encoded("PNG"))
 
 
 def _hole(path: Path) -> None:

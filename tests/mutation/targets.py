@@ -28,7 +28,7 @@ class Target:
         return self.file.removesuffix(".py").replace("/", ".")
 
 
-_IMPORT = ("tests/corrections/test_import.py",)
+_IMPORT = ("tests/corrections/test_import.py", "tests/corrections/test_target.py")
 _CODECS = ("tests/corrections/test_codecs.py", *_IMPORT)
 
 TARGETS: Sequence[Target] = (

@@ -53,9 +53,9 @@ def test_a_kill_before_the_file_was_there_leaves_its_name_free(tmp_path: Path) -
 
 
 def test_names_of_other_encodings_are_kept(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.png")
-    Ledger(tmp_path).write(name, b"one")
-    assert Ledger(tmp_path).may_write(name)
+    for name in (os.fsdecode(b"caf\xe9.png"), "a  b", "X"):
+        Ledger(tmp_path).write(name, b"one")
+        assert Ledger(tmp_path).may_write(name)
 
 
 def test_the_usual_program_checks_it(tmp_path: Path) -> None:

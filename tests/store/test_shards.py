@@ -363,6 +363,15 @@ def test_column_that_is_empty_in_one_shard_takes_its_type_from_the_others(
     assert merged.schema.field("score").type == pa.float32()
 
 
+def test_numbers_of_two_widths_get_the_wider(store: ShardStore, tmp_path: Path) -> None:
+    for index, kind in enumerate((pa.int32(), pa.int64())):
+        with store.write(index) as directory:
+            pq.write_table(pa.table({"n": pa.array([index], kind)}), directory / "t.parquet")
+    store.publish(tmp_path / "out", count=2, manifest={})
+    merged = pq.read_table(tmp_path / "out" / "t.parquet")
+    assert merged.to_pydict() == {"n": [0, 1]} and merged.schema.field("n").type == pa.int64()
+
+
 def test_tables_with_lists_and_many_rows(store: ShardStore, tmp_path: Path) -> None:
     for index in range(2):
         with store.write(index) as directory:
