@@ -145,6 +145,7 @@ def test_a_later_import_leaves_earlier_files_as_they_are(source: Source, tmp_pat
     (broken / "whole.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="is broken"):
         take(broken)
+    assert all(path.read_bytes() == before[name][0] for name, path in files.items())
     take(by_hand(tmp_path / "three", hard=1))
     after = {name: (path.read_bytes(), path.stat().st_ino) for name, path in files.items()}
     assert after["whole"] == before["whole"]  # linked: thousands of them take no room twice
@@ -242,6 +243,15 @@ def test_cvat_without_a_sound_label_map(
     file = pack(cvat_folder(tmp_path / "a", labelmap))
     with pytest.raises(DataError, match=said):
         list(READERS["cvat"](file, Target(source)))
+
+
+def test_cvat_s_maps_are_png_alone(source: Source, tmp_path: Path) -> None:
+    """Whatever else Pillow can open, no decoder but one is given what somebody sent."""
+    folder = cvat_folder(tmp_path / "a")
+    with Image.open(folder / "SegmentationClass" / "whole.png") as picture:
+        picture.save(folder / "SegmentationClass" / "whole.png", "BMP")
+    with pytest.raises(DataError, match=r"whole\.png"):
+        list(READERS["cvat"](folder, Target(source)))
 
 
 def test_cvat_without_maps_or_at_all(source: Source, tmp_path: Path) -> None:
