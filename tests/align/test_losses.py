@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fmbseg.align import blockwise
-from fmbseg.align.losses import LOSSES, tsupcon
+from fmbseg.align.losses import LOSSES, Loss, tsupcon
 
 TERMS = ("tsupcon", "supcon", "text")
 
@@ -329,6 +329,20 @@ def test_without_gradients() -> None:
     assert gradients(frozen, z)[0].shape == z.shape
 
 
+def test_gradients_of_one_input_alone() -> None:
+    z, labels, text = batch()
+    both = gradients(tsupcon(z, labels, text), z, text)
+    (of_z,) = gradients(tsupcon(z, labels, text.detach()), z)
+    (of_text,) = gradients(tsupcon(z.detach(), labels, text), text)
+    assert torch.equal(of_z, both[0]) and torch.equal(of_text, both[1])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_temperature_is_1_where_none_is_given(loss: Loss) -> None:
+    z, labels, text = batch()
+    assert torch.equal(loss(z, labels, text), loss(z, labels, text, 1.0, None))  # type: ignore[call-arg]
+
+
 def test_labels_of_any_integer_type() -> None:
     z, labels, text = batch()
     expected = tsupcon(z, labels, text)
@@ -359,6 +373,10 @@ def test_refuses_what_does_not_fit() -> None:
         tsupcon(z, labels[:-1], text)
     with pytest.raises(ValueError, match="integers"):
         tsupcon(z, labels.float(), text)
+    with pytest.raises(ValueError, match="floating point"):
+        tsupcon(z, labels, text.long())
+    with pytest.raises(ValueError, match="floating point"):
+        tsupcon(z.detach().long(), labels, text)
     with pytest.raises(ValueError, match="temperature"):
         tsupcon(z, labels, text, 0.0)
     with pytest.raises(ValueError, match="term"):

@@ -152,6 +152,15 @@ def test_label_studio_s_own_storage_names_pictures_by_url(hard: Hard, tmp_path: 
     found = taken("label-studio", file, hard[0], tmp_path / "corrections")
     assert set(found) == {"whole"}
     assert (found["whole"] == np.where(mask, 3, NOTHING)).all()
+    # In the storage's own folder; and after a task that nobody has annotated.
+    tasks[0]["data"] = {"image": "/data/local-files/?d=whole.PNG"}
+    tasks.reverse()
+    file.write_text(json.dumps(tasks), encoding="utf-8")
+    assert set(taken("label-studio", file, hard[0], tmp_path / "again")) == {"whole"}
+    # What a task of ours says goes before its picture's address.
+    tasks[1]["data"] |= {"image": "/data/upload/1/1f2e-whole.PNG", "image_id": "whole"}
+    file.write_text(json.dumps(tasks), encoding="utf-8")
+    assert set(taken("label-studio", file, hard[0], tmp_path / "third")) == {"whole"}
 
 
 def bad_json(folder: Path) -> Path:

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from fmbseg.data.vocabulary.grouping import Grouping
 from fmbseg.errors import DataError
-from fmbseg.evaluate.metrics import ConfusionMatrix
+from fmbseg.evaluate.metrics import ConfusionMatrix, _pairs, mean_of, percent_iou
 
 
 def reference_iou(
@@ -144,6 +145,13 @@ def test_miou_present_leaves_out_classes_absent_from_the_truth() -> None:
     assert matrix.miou_present() == pytest.approx(200 / 3)
 
 
+def test_a_class_of_one_pixel_is_present() -> None:
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.array([0, 0, 0]), np.array([0, 0, 1]))
+    assert matrix.miou_present() == pytest.approx((200 / 3 + 0) / 2)
+    assert matrix.mean_accuracy() == 50.0
+
+
 def test_nothing_counted_is_nan_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     matrix = ConfusionMatrix(4)
     matrix.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
@@ -199,3 +207,103 @@ def test_mistakes_are_named_and_count_nothing() -> None:
     with pytest.raises(DataError, match="at least one"):
         ConfusionMatrix(0)
     assert matrix.matrix.sum() == 0
+
+
+@pytest.mark.parametrize("classes", [100, 255, 256, 300])
+def test_values_beyond_a_byte_and_below_nothing(classes: int) -> None:
+    """With and without OpenCV's histogram of bytes; every pixel one by one beside it."""
+    generator = np.random.default_rng(classes)
+    # 255 of them is ignored, or of 256 classes and more one of them.
+    target = np.concatenate([generator.integers(0, classes, 400), [0, classes - 1, 255, 255]])
+    prediction = generator.integers(-3, 310, target.size)
+    prediction[:4] = 255, 256, -1, classes
+    ignore = 255 if classes <= 255 else 0
+    expected = np.zeros((classes, classes + 1), dtype=np.int64)
+    for t, p in zip(target.tolist(), prediction.tolist(), strict=True):
+        if t != ignore:
+            expected[t, p if 0 <= p < classes else classes] += 1
+    for dtype in (np.int16, np.int64):
+        matrix = ConfusionMatrix(classes, ignore)
+        matrix.update(prediction.astype(dtype), target.astype(dtype))
+        assert matrix.matrix.dtype == np.int64
+        assert (matrix.matrix == expected).all()
+
+
+@pytest.mark.parametrize("ignore", [-1, 3, 255, 256, 1000])
+def test_any_label_may_be_the_ignored_one(ignore: int) -> None:
+    matrix = ConfusionMatrix(5, ignore)
+    matrix.update(np.array([0, 1, 4, 4, 2]), np.array([0, 0, 4, ignore, ignore]))
+    expected = np.zeros((5, 6), dtype=np.int64)
+    expected[0, 0] = expected[0, 1] = expected[4, 4] = 1
+    assert (matrix.matrix == expected).all()
+    for wrong in (5, 254, -2):
+        with pytest.raises(DataError, match=f"target label {wrong} is neither one of 5 classes"):
+            matrix.update(np.array([0, 0, 0]), np.array([0, wrong, 1]))
+    assert (matrix.matrix == expected).all()
+
+
+def test_bytes_are_counted_by_a_histogram_and_nothing_else_is() -> None:
+    small = np.array([0, 255])
+    for truth in (small, small.astype(np.uint8)):
+        pairs = _pairs(np.array([7, 255]), truth)
+        assert pairs is not None and pairs.dtype == np.int64 and pairs.sum() == 2
+        assert pairs[0, 7] == pairs[255, 255] == 1
+    for predicted in (np.array([-1, 256]), np.array([1000, -1000])):
+        pairs = _pairs(predicted, small)
+        assert pairs is not None and pairs[0, 255] == pairs[255, 255] == 1
+    for truth in (np.array([0, 256]), np.array([-1, 0]), np.array([], dtype=np.uint8)):
+        assert _pairs(np.zeros(truth.shape, dtype=np.uint8), truth) is None
+
+
+def test_more_pixels_than_single_precision_counts() -> None:
+    size = 2**24 + 3
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.zeros(size, dtype=np.uint8), np.zeros(size, dtype=np.uint8))
+    assert matrix.matrix.tolist() == [[size, 0, 0], [0, 0, 0]]
+
+
+def test_a_picture_without_a_pixel_counts_nothing() -> None:
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.zeros((0, 4), dtype=np.uint8), np.zeros((0, 4), dtype=np.int64))
+    assert matrix.matrix.sum() == 0
+
+
+def test_tensors_that_have_gradients_or_are_elsewhere() -> None:
+    matrix = ConfusionMatrix(2)
+    matrix.update(torch.tensor([0, 1], dtype=torch.int8), torch.tensor([0, 0]))
+    assert matrix.matrix.tolist() == [[1, 1, 0], [0, 0, 0]]
+    with pytest.raises(DataError, match="prediction must be class indices of an integer dtype"):
+        matrix.update(torch.zeros(2, requires_grad=True), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(DataError, match="target must be class indices of an integer dtype"):
+        matrix.update(torch.zeros(2, dtype=torch.int64), np.zeros(2, dtype=bool))
+
+
+def test_confusions_are_the_largest_first_and_never_right_or_empty() -> None:
+    matrix = ConfusionMatrix(3)
+    matrix.matrix[:] = [[9, 2, 0, 5], [2, 9, 0, 0], [1, 7, 9, 0]]
+    kept = matrix.matrix.copy()
+    every = [(2, 1, 7), (0, 3, 5), (0, 1, 2), (1, 0, 2), (2, 0, 1)]
+    assert matrix.confusions(3) == every[:3]
+    assert matrix.confusions(100) == every
+    assert (matrix.matrix == kept).all()
+
+
+def test_groups_count_what_their_classes_do() -> None:
+    matrix = ConfusionMatrix(4)
+    matrix.update(np.array([0, 1, 1, 2, 3, 255, 0]), np.array([0, 0, 1, 2, 2, 0, 3]))
+    found = matrix.grouped(Grouping(("pet", "sky"), (0, 0, 1, None)))
+    assert found.num_classes == 2 and found.ignore_index == 255
+    # Three pets are pets, one is nothing; of two pixels of sky one is of the class left out.
+    assert found.matrix.tolist() == [[3, 0, 1], [0, 1, 1]]
+
+
+def test_only_matrices_of_one_kind_are_merged() -> None:
+    with pytest.raises(DataError, match=r"\(3, 255\) and \(3, 0\)"):
+        ConfusionMatrix(3).merge(ConfusionMatrix(3, ignore_index=0))
+
+
+def test_percentages_of_counts() -> None:
+    found = percent_iou(np.array([1, 0, 0]), np.array([4, 2, 0]))
+    assert found[:2].tolist() == [25.0, 0.0] and math.isnan(found[2])
+    assert mean_of(np.array([1.0, np.nan, 2.0])) == 1.5
+    assert math.isnan(mean_of(np.array([np.nan])))

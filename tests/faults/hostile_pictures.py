@@ -115,8 +115,9 @@ def _contents() -> Iterator[tuple[str, str, bytes]]:
 
 
 def _modes() -> Iterator[tuple[str, str, Make]]:
-    for mode in ("1", "L", "LA", "P", "PA", "RGBA", "I;16"):
+    for mode in ("1", "L", "LA", "P", "RGBA", "I;16"):
         yield f"PNG of mode {mode}", "x.png", lambda path, mode=mode: _save(path, mode, "PNG")
+    yield "PNG of a palette with alpha", "x.png", _translucent
     for mode in ("CMYK", "L"):
         yield f"JPEG of mode {mode}", "x.jpg", lambda path, mode=mode: _save(path, mode, "JPEG")
     for mode in ("F", "CMYK", "LAB", "YCbCr"):
@@ -125,7 +126,7 @@ def _modes() -> Iterator[tuple[str, str, Make]]:
 
 def _no_files() -> Iterator[tuple[str, str, Make]]:
     yield "a pipe", "x.jpg", os.mkfifo
-    yield "a folder", "x.png", Path.mkdir
+    yield "a folder", "x.png", _folder
     yield "a link to a device", "x.png", lambda path: path.symlink_to("/dev/zero")
     yield "a link to itself", "x.png", lambda path: path.symlink_to(path)
     yield "a link to nothing", "x.png", lambda path: path.symlink_to(path.parent / "nowhere")
@@ -150,6 +151,12 @@ def _no_files() -> Iterator[tuple[str, str, Make]]:
         yield f"a name {what}", name, sound
 
 
+def _folder(path: Path) -> None:
+    """Named as a picture is, with one in it, which is to be done."""
+    path.mkdir()
+    (path / "y.png").write_bytes(encoded("PNG"))
+
+
 def _hole(path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(10**11)
@@ -165,6 +172,11 @@ def _save(path: Path, mode: str, format_: str) -> None:
     grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64), dtype=np.uint8))
     picture = Image.new(mode, grey.size) if mode == "LAB" else grey.convert(mode)
     picture.save(path, format_)
+
+
+def _translucent(path: Path) -> None:
+    picture = Image.open(io.BytesIO(encoded("PNG"))).convert("P")
+    picture.save(path, transparency=bytes(range(256)))
 
 
 def _sides(data: bytes, height: int, width: int) -> bytes:

@@ -64,6 +64,17 @@ def test_a_large_automatic_mask_covers_a_small_query_mask() -> None:
     assert label[0, 0] == 255
 
 
+def test_of_masks_of_one_size_the_later_lies_on_top() -> None:
+    """Many, of three sizes: an order that is not stable shows."""
+    rng = np.random.default_rng(0)
+    masks, classes = np.zeros((200, 6, 8), dtype=bool), np.arange(200)
+    for mask in masks:
+        row, height = rng.integers(0, 4), rng.integers(1, 4)
+        mask[row : row + height, :4] = True
+    label = compose(NONE, NO_CLASS, masks, classes, (6, 8))
+    assert np.array_equal(label, by_loop(NONE, NO_CLASS, masks, classes))
+
+
 def test_no_mask_leaves_everything_unlabelled() -> None:
     assert (compose(NONE, NO_CLASS, NONE, NO_CLASS, (6, 8)) == 255).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -71,9 +72,31 @@ def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
+        monkeypatch.undo()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "result.json", b"whole")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_file_has_all_its_bytes_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    target, replace, seen = tmp_path / "deep" / "er" / "result.json", os.replace, []
+
+    def watch(source: Path, destination: Path) -> None:
+        seen.append((Path(source).parent, Path(source).name[:12], Path(source).read_bytes()))
+        replace(source, destination)
+
+    def no_locks(descriptor: int, mode: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(os, "replace", watch)
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    write_atomically(target, b"whole")
+    assert seen == [(target.parent, ".fmbseg-tmp-", b"whole")]
+    assert target.stat().st_mode & 0o777 == 0o644

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fmbseg.store.digest import file_digest, json_digest
+from fmbseg.store.digest import canonical_json, file_digest, json_digest
 
 
 def test_file_digest_is_sha256(tmp_path: Path) -> None:
@@ -23,3 +23,11 @@ def test_json_digest_ignores_the_order_of_keys_only() -> None:
 def test_json_digest_refuses_what_never_equals_itself(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         json_digest({"a": value})
+
+
+def test_the_form_that_content_keys_are_made_of() -> None:
+    # Keys of what was computed hang on each letter: another form makes all of it anew.
+    value = {"b": [1, 2.5, None, True], "a": "caf\xe9"}
+    text = '{"a":"caf\xe9","b":[1,2.5,null,true]}'
+    assert canonical_json(value) == text
+    assert json_digest(value) == hashlib.sha256(text.encode("utf-8")).hexdigest()

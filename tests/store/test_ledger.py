@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -52,9 +53,9 @@ def test_a_kill_before_the_file_was_there_leaves_its_name_free(tmp_path: Path) -
 
 
 def test_names_of_other_encodings_are_kept(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9.png")
-    Ledger(tmp_path).write(name, b"one")
-    assert Ledger(tmp_path).may_write(name)
+    for name in (os.fsdecode(b"caf\xe9.png"), "a  b", "X"):
+        Ledger(tmp_path).write(name, b"one")
+        assert Ledger(tmp_path).may_write(name)
 
 
 def test_the_usual_program_checks_it(tmp_path: Path) -> None:
@@ -62,3 +63,47 @@ def test_the_usual_program_checks_it(tmp_path: Path) -> None:
     ledger.write("a.b.json", b"one")
     ledger.write("c d.png", b"two")
     subprocess.run(["sha256sum", "--check", "--strict", LEDGER], cwd=tmp_path, check=True)
+
+
+def test_a_file_written_bit_by_bit_gets_its_name_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    with Ledger(folder).writing("clip.mp4") as place:
+        assert place.name == "clip.mp4"
+        place.write_bytes(b"one")
+        assert not (folder / "clip.mp4").exists()
+    assert (folder / "clip.mp4").read_bytes() == b"one"
+    # In the ledger's form, under its name: other versions of the program read it.
+    line = f"{hashlib.sha256(b'one').hexdigest()}  clip.mp4\n"
+    assert (folder / "fmbseg-results.sha256").read_text() == line
+    with pytest.raises(RuntimeError), Ledger(folder).writing("clip.mp4") as place:
+        place.write_bytes(b"half")
+        raise RuntimeError
+    assert (folder / "clip.mp4").read_bytes() == b"one"
+    with Ledger(folder).writing("clip.mp4") as place:
+        place.write_bytes(b"two")
+    assert (folder / "clip.mp4").read_bytes() == b"two"
+    assert {path.name for path in folder.iterdir()} == {"clip.mp4", LEDGER}
+    (folder / "clip.mp4").write_bytes(b"mine")
+    with pytest.raises(StoreError, match="not by fmbseg"), Ledger(folder).writing("clip.mp4"):
+        raise AssertionError("it was let in")
+    assert (folder / "clip.mp4").read_bytes() == b"mine"
+
+
+def test_what_is_written_again_has_one_line(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for data in (b"one", b"one", b"two", b"one"):
+        ledger.write("a", data)
+    assert len((tmp_path / LEDGER).read_text().splitlines()) == 2
+
+
+def test_a_file_that_goes_or_cannot_be_read_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write("a", b"one")
+
+    def unreadable(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fmbseg.store.ledger.file_digest", unreadable)
+    assert not ledger.may_write("a")

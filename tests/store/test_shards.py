@@ -23,6 +23,8 @@ from fmbseg.store.shards import (
     ShardStore,
     StageReport,
     is_published,
+    published_digest,
+    published_files,
     published_key,
     verify_published,
 )
@@ -65,8 +67,12 @@ def left_over(directory: Path) -> list[str]:
 
 
 def test_first_run_computes_and_second_takes_over(store: ShardStore) -> None:
-    assert run(store) == StageReport("squares", "k1", computed=4, taken_over=0)
-    assert run(store) == StageReport("squares", "k1", computed=0, taken_over=4)
+    first = run(store)
+    assert first == StageReport("squares", "k1", computed=4, taken_over=0)
+    assert first.images == len(RECORDS)
+    again = run(store)
+    assert again == StageReport("squares", "k1", computed=0, taken_over=4)
+    assert again.images == StageReport("squares", "k1", computed=0, taken_over=4).images == 0
     assert left_over(store.directory) == []
 
 
@@ -263,6 +269,34 @@ def test_published_out(store: ShardStore, tmp_path: Path) -> None:
     assert left_over(tmp_path) == []
 
 
+def test_what_an_out_holds_by_its_manifest(store: ShardStore, tmp_path: Path) -> None:
+    run(store)
+    out = tmp_path / "out"
+    assert published_files(out) == {}
+    with pytest.raises(StoreError, match="has no manifest that is sound: make it again"):
+        published_digest(out)
+    publish(store, out)
+    files = published_files(out)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert files == {name: file_digest(out / name) for name in names - {"manifest.json"}}
+    digest = published_digest(out)
+    # The key is no matter, what is held is.
+    store.publish(tmp_path / "same", count=4, manifest={}, key="k9")
+    assert published_key(tmp_path / "same") == "k9"
+    assert published_digest(tmp_path / "same") == digest
+    store.publish(tmp_path / "more", count=4, manifest={"feature_shards": ["a"]})
+    assert published_digest(tmp_path / "more") != digest
+    store.publish(tmp_path / "amended", count=4, manifest={}, amend=lambda at: add(at / "new"))
+    assert published_digest(tmp_path / "amended") != digest
+    assert verify_published(tmp_path / "amended") and (tmp_path / "amended" / "new").exists()
+    (out / "manifest.json").write_text("{}")
+    assert published_files(out) is None
+
+
+def add(path: Path) -> None:
+    path.write_text("more")
+
+
 def test_publishing_replaces_what_was_there(store: ShardStore, tmp_path: Path) -> None:
     run(store)
     out = tmp_path / "out"
@@ -327,6 +361,15 @@ def test_column_that_is_empty_in_one_shard_takes_its_type_from_the_others(
     merged = pq.read_table(tmp_path / "out" / "t.parquet")
     assert merged.to_pydict() == {"id": ["a", "b"], "score": [None, 0.5]}
     assert merged.schema.field("score").type == pa.float32()
+
+
+def test_numbers_of_two_widths_get_the_wider(store: ShardStore, tmp_path: Path) -> None:
+    for index, kind in enumerate((pa.int32(), pa.int64())):
+        with store.write(index) as directory:
+            pq.write_table(pa.table({"n": pa.array([index], kind)}), directory / "t.parquet")
+    store.publish(tmp_path / "out", count=2, manifest={})
+    merged = pq.read_table(tmp_path / "out" / "t.parquet")
+    assert merged.to_pydict() == {"n": [0, 1]} and merged.schema.field("n").type == pa.int64()
 
 
 def test_tables_with_lists_and_many_rows(store: ShardStore, tmp_path: Path) -> None:
