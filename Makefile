@@ -89,8 +89,10 @@ labels-demo: install  ## label twelve scenes, and write them for COCO's readers 
 	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
 		--preset tiny --out data/labels-demo/labels --export coco,label-studio
 
+# A test has one thread, so two at a time take half as long; each process needs 2 GB. `make test JOBS=0`: one.
+JOBS ?= 2
 test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
-	pytest -m 'not slow' $(ARGS)
+	pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
 coverage: install  ## run the same tests and say which lines and branches they leave out (fails below 90 %)
 	rm -rf build/coverage
