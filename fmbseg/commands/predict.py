@@ -323,7 +323,7 @@ def _say(report: Report, out: Path, endings: Sequence[str], kind: str) -> None:
         print(line)
     done = len(report.done)
     *first, last = (f"NAME{ending}" for ending in endings)
-    more = "" if kind == "video" else f"; {SHEET} shows some"
+    more = f"; {SHEET} shows some" if kind == "picture" and report.on_sheet else ""
     number = f"{done} {kind}{'' if done == 1 else 's'}"
     print(f"{number} -> {out}: {', '.join(first)} and {last}{more}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-_BAND_PIXELS = 1 << 24
+_BAND_PIXELS = 1 << 22
 
 Label = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """Of a label map [H, W]: as many bits as its classes need."""

@@ -41,12 +41,14 @@ class Report:
         failures: why others were not.
         summary: a row a class, with the mean confidence of its pixels.
         pixels: [K] of each class.
+        on_sheet: whether there is a sheet of some of them.
     """
 
     done: Mapping[str, Path]
     failures: tuple[str, ...]
     summary: tuple[ClassSummary, ...]
     pixels: npt.NDArray[np.int64]
+    on_sheet: bool = False
 
 
 def predict_pictures(
@@ -113,8 +115,8 @@ def predict_pictures(
                     raise
                 failures.append(_said(job.path, error))
             task.advance()
-    _write_sheet(results, words, done)
-    return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels)
+    on_sheet = _write_sheet(results, words, done)
+    return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels, on_sheet)
 
 
 def _said(path: Path, error: Exception) -> str:
@@ -165,8 +167,8 @@ class _Method:
         return answer(image, self._predictor, self._words, self._smoothing)
 
 
-def _write_sheet(results: Results, words: Vocabulary, done: Mapping[str, Path]) -> None:
-    """A sheet of some of the pictures; those that only tiles are enough for are left out."""
+def _write_sheet(results: Results, words: Vocabulary, done: Mapping[str, Path]) -> bool:
+    """A sheet of some of the pictures, where there are any that are not for tiles alone."""
     out = results.ledger.folder
     shown = [
         (name, path, out / f"{name}{PREDICTED}")
@@ -176,6 +178,7 @@ def _write_sheet(results: Results, words: Vocabulary, done: Mapping[str, Path]) 
     if shown:
         pale = any(map(results.unknown, done.values()))
         results.ledger.write(SHEET, png(sheet(shown, words, pale)))
+    return bool(shown)
 
 
 def answers(
