@@ -13,6 +13,7 @@ from fmbseg.commands.options import (
     DEFAULT_PARAMS,
     Groups,
     LabelledWords,
+    Order,
     Overrides,
     Params,
     PictureFolder,
@@ -55,13 +56,7 @@ def export(
             help=f"For Label Studio: before a picture's name. Default: {LOCAL_FILES}DIR/images/.",
         ),
     ] = None,
-    order: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Image ids, a line each (order.txt of `fmbseg review`): those pictures alone.",
-        ),
-    ] = None,
+    order: Order = None,
     overrides: Overrides = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:

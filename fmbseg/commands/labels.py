@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fmbseg.commands.options import Order
 from fmbseg.store.paths import Paths
 
 _LABELS = Paths().label
@@ -25,13 +26,7 @@ def unpack(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="An out of the stage label.")
     ] = _LABELS,
-    order: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Image ids, a line each (order.txt of `fmbseg review`): those pictures alone.",
-        ),
-    ] = None,
+    order: Order = None,
 ) -> None:
     """Write label maps as one PNG each (`run.pack_labels` keeps them in ZIP files).
 

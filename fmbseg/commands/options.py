@@ -107,6 +107,13 @@ PresetName = Annotated[
     ),
 ]
 PictureRoot = Annotated[Path, typer.Argument(metavar="FOLDER", help="Pictures, in any depth.")]
+Order = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Image ids, a line each (order.txt of `fmbseg review`): those pictures alone.",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at pictures that cannot be read.")]
 HeadFolder = Annotated[
     Path, typer.Option(metavar="DIR", help="Folder of the trained alignment head.")

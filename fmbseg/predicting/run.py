@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fmbseg.data.formats import PREDICTED
-from fmbseg.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, upright_size
+from fmbseg.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image
 from fmbseg.data.labels import as_label
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.errors import DataError, StoreError, may_pass
@@ -85,6 +84,7 @@ def predict_pictures(
     """
     counted = Summary(words.names)
     done: dict[str, Path] = {}
+    viewable: dict[str, Path] = {}  # those that are not for tiles alone
     failures: list[str] = []
     method = _Method(predictor, words, smoothing, tiling)
     steps = Steps(
@@ -110,12 +110,19 @@ def predict_pictures(
                     also(found)
                 counted.add(found.label, found.means(len(words)))
                 done[job.name] = job.path
+                if job.pixels <= MAX_PIXELS:
+                    viewable[job.name] = job.path
             except SINGLE as error:
                 if ends(error):
                     raise
                 failures.append(_said(job.path, error))
             task.advance()
-    on_sheet = _write_sheet(results, words, done)
+    if viewable:
+        out = results.ledger.folder
+        shown = [(name, path, out / f"{name}{PREDICTED}") for name, path in viewable.items()]
+        pale = any(map(results.unknown, done.values()))
+        results.ledger.write(SHEET, png(sheet(shown, words, pale)))
+    on_sheet = bool(viewable)
     return Report(done, tuple(failures), tuple(counted.rows()), counted.pixels, on_sheet)
 
 
@@ -165,20 +172,6 @@ class _Method:
             self._smoothing.forget()
         self._folder = path.parent
         return answer(image, self._predictor, self._words, self._smoothing)
-
-
-def _write_sheet(results: Results, words: Vocabulary, done: Mapping[str, Path]) -> bool:
-    """A sheet of some of the pictures, where there are any that are not for tiles alone."""
-    out = results.ledger.folder
-    shown = [
-        (name, path, out / f"{name}{PREDICTED}")
-        for name, path in done.items()
-        if prod(upright_size(path, MAX_TILED_PIXELS)[0]) <= MAX_PIXELS
-    ]
-    if shown:
-        pale = any(map(results.unknown, done.values()))
-        results.ledger.write(SHEET, png(sheet(shown, words, pale)))
-    return bool(shown)
 
 
 def answers(

@@ -21,7 +21,7 @@ from fmbseg.config import SceneLayoutName
 from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.layouts import CITYSCAPES_LABEL_IDS
 from fmbseg.data.vocabulary import load_vocabulary
-from fmbseg.data.vocabulary.translation import same_class
+from fmbseg.data.vocabulary.translation import classes_by_word, same_class
 from fmbseg.scenes.classes import SCENE_CLASSES, STUFF_CLASSES, THING_CLASSES
 from fmbseg.scenes.render import Scene
 
@@ -91,7 +91,7 @@ def voc_palette() -> NDArray[np.uint8]:
 
 def benchmark_classes(vocabulary: str) -> dict[str, int]:
     """Scene class -> class index of a benchmark, for the scene classes the benchmark names."""
-    other = load_vocabulary(vocabulary)
+    other = classes_by_word(load_vocabulary(vocabulary))
     found = {c.name: same_class((c.name, *c.synonyms), other) for c in SCENE_CLASSES}
     return {name: index for name, index in found.items() if index is not None}
 

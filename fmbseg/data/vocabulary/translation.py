@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,20 @@ from fmbseg.data.labels import UNLABELLED
 from fmbseg.data.vocabulary.classes import Vocabulary, compared
 
 
-def same_class(words: Iterable[str], other: Vocabulary) -> int | None:
+def classes_by_word(words: Vocabulary) -> dict[str, int]:
+    """Class index of each name, synonym and kind, written as `compared` gives it."""
+    return {compared(each): k for k, entry in enumerate(words.classes) for each in entry.known_as}
+
+
+def same_class(words: Iterable[str], other: Mapping[str, int]) -> int | None:
     """The index of a class in another vocabulary; None: it has no such class.
 
     Args:
         words: the name of the class, and further words for it; the first that the other one knows
-            by a name, a synonym or a kind decides.
-        other: the other vocabulary.
+            decides.
+        other: `classes_by_word` of the other vocabulary.
     """
-    index = {compared(word): k for k, c in enumerate(other.classes) for word in c.known_as}
-    return next((index[key] for word in words if (key := compared(word)) in index), None)
+    return next((other[key] for word in words if (key := compared(word)) in other), None)
 
 
 def translation(own: Vocabulary, other: Vocabulary) -> npt.NDArray[np.uint8]:
@@ -33,8 +37,9 @@ def translation(own: Vocabulary, other: Vocabulary) -> npt.NDArray[np.uint8]:
     if other.names == own.names:
         table[: len(own)] = np.arange(len(own))
         return table
+    known = classes_by_word(other)
     for index, entry in enumerate(own.classes):
-        found = same_class((entry.name, *entry.synonyms), other)
+        found = same_class((entry.name, *entry.synonyms), known)
         if found is not None:
             table[index] = found
     return table

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmbseg.config import Config
-from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.inference.decision import Decision, decide
-from fmbseg.inference.maps import Maps
+from fmbseg.evaluate.refine.colours import ByColours
 
 RADIUS = 2  # cells around the nearest one
 SPATIAL = 1.0  # standard deviation of the distance, cells
 RANGE = 0.1  # the same of the colour, 1 = from black to white in one channel
+_LEAST = 1e-12  # below it a quotient of weights is rounding
 
 
-class JointBilateral:
-    """Joint bilateral upsampling of the similarities, instead of bilinear interpolation.
+class JointBilateral(ByColours):
+    """Joint bilateral upsampling of the similarities, instead of bilinear interpolation."""
 
-    Args:
-        config: the section evaluate is read.
-        encodings: not used, nothing is kept.
-    """
-
-    models: tuple[str, ...] = ()
-
-    def __init__(self, config: Config, encodings: Path | None) -> None:
-        self._section = config.evaluate
-
-    def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
-    ) -> Decision:
-        """See `Refiner`."""
-        colours = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-        refined = joint_bilateral(colours.to(maps.values.device), maps.values)
-        size = image.height, image.width
-        return decide(Maps(refined, maps.classes), size, words, self._section)
+    def at_pixels(self, colours: Tensor, values: Tensor) -> Tensor:
+        """See `ByColours`."""
+        return joint_bilateral(colours, values)
 
 
 @torch.no_grad()
@@ -86,9 +65,6 @@ def joint_bilateral(
     # Where no cell near by is of a like colour, nearness alone decides, as in the bilinear way.
     plain = F.interpolate(values[None], (height, width), mode="bilinear")[0]
     return torch.where(norm > _LEAST, total / norm.clamp(min=_LEAST), plain)
-
-
-_LEAST = 1e-12  # below it a quotient of weights is rounding
 
 
 def _in_cells(pixels: int, cells: int, like: Tensor) -> Tensor:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fmbseg.config import Config
-from fmbseg.data.vocabulary import Vocabulary
-from fmbseg.inference.decision import Decision, decide
-from fmbseg.inference.maps import Maps, upsample
+from fmbseg.evaluate.refine.colours import ByColours
+from fmbseg.inference.maps import upsample
 
 # The defaults of its authors' own code.
 ITERATIONS = 10
@@ -22,28 +17,13 @@ DILATIONS = (1, 2, 4, 8, 12, 24)
 _SPREAD = 0.1  # of a neighbourhood's standard deviation: how fast likeness falls
 
 
-class PixelAdaptive:
-    """Pixel-adaptive mask refinement of the similarities, at the image's own size.
+class PixelAdaptive(ByColours):
+    """Pixel-adaptive mask refinement of the similarities, at the image's own size."""
 
-    Args:
-        config: the section evaluate is read.
-        encodings: not used, nothing is kept.
-    """
-
-    models: tuple[str, ...] = ()
-
-    def __init__(self, config: Config, encodings: Path | None) -> None:
-        self._section = config.evaluate
-
-    def refine(
-        self, image: Image.Image, maps: Maps, decision: Decision, words: Vocabulary
-    ) -> Decision:
-        """See `Refiner`."""
-        size = image.height, image.width
-        colours = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-        values = upsample(maps.values, size)
-        refined = pamr(colours.to(values.device), values)
-        return decide(Maps(refined, maps.classes), size, words, self._section)
+    def at_pixels(self, colours: Tensor, values: Tensor) -> Tensor:
+        """See `ByColours`."""
+        height, width = colours.shape[1:]
+        return pamr(colours, upsample(values, (height, width)))
 
 
 @torch.no_grad()
