@@ -97,7 +97,7 @@ test: install  ## run the tests but the slow ones (ARGS is handed to pytest)
 coverage: install  ## run the same tests and say which lines and branches they leave out (fails below 90 %)
 	rm -rf build/coverage
 	mkdir -p build/coverage
-	coverage run -m pytest -m 'not slow' $(ARGS)
+	coverage run -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 	coverage combine --quiet
 	coverage report
 
@@ -117,7 +117,9 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 	pytest -m slow $(ARGS)
 
 test-turn: .venv/.installed-slow  ## run the slow tests whose turn it is: each landing has others
-	pytest tests -m slow --turn auto $(ARGS)
+	@# A server that a busy machine keeps waiting may fail a test: what fails is run once more, and named.
+	pytest tests -m slow --turn auto -n $(JOBS) --dist loadfile -rfE $(ARGS) \
+		|| pytest tests -m slow --turn auto --last-failed --last-failed-no-failures none $(ARGS)
 
 faults: install  ## kills, races, limits, flipped bytes, hostile inputs: figures in build/faults
 	python -m tests.faults $(ARGS)

@@ -18,14 +18,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = config.getoption("--turn")
     if asked is None:
         return
-    number = landing(config.rootpath) if asked == "auto" else int(asked)
+    plan = read_plan()
+    number = landing(plan) if asked == "auto" else int(asked)
     slow = [item.nodeid for item in items if item.get_closest_marker("slow")]
-    some, turns = chosen(slow, number, read_plan())
+    some = chosen(slow, number, plan)
     left = [item for item in items if item.nodeid in {*slow} - {*some}]
     items[:] = [item for item in items if item not in left]
     config.hook.pytest_deselected(items=left)
-    turn = number % turns if turns else 0
-    said = [f"turn {turn} of {turns}: {len(some)} of {len(slow)} slow tests"]
+    turn = f"turn {number % plan['turns']} of {plan['turns']}"
+    said = [f"{turn}: {len(some)} of {len(slow)} slow tests"]
     config.stash[_SAID] = said + [f"not in this turn: {item.nodeid}" for item in left]
 
 
