@@ -131,7 +131,9 @@ def limited(kind: int, most: int, root: Path, *arguments: str) -> subprocess.Com
         resource.setrlimit(kind, (most, most))
 
     command = [sys.executable, "-m", "fmbseg", *arguments]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    # What a run under `make coverage` notes down would be what the limit meets first.
+    inherited = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+    environment = inherited | {"PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, preexec_fn=limit
     )
