@@ -189,6 +189,8 @@ def bring(root: Path, folder: Path) -> None:
             shutil.copy(picture, place)
     (root / "inputs" / "photos" / "classes.txt").write_text("car\nroad\ntree\ndog\nperson\nsky\n")
     shutil.copy(drawn[0], root / "photo.jpg")
+    with Image.open(drawn[0]) as image:
+        image.resize((768, 640)).save(root / "survey.tif")
     (root / "frames").mkdir()
     with new_video(root / "clip.mp4", Timing(Fraction(25), Fraction(1, 25))) as video:
         for number, frame in enumerate(moving_scene(0, 3)):
@@ -204,7 +206,9 @@ def bring(root: Path, folder: Path) -> None:
     names = load_vocabulary("voc21").names
     (root / "cls_voc21.txt").write_text("\n".join(names) + "\n")
     with (root / ".git" / "info" / "exclude").open("a") as excluded:
-        excluded.write("/VOC*\n/GroupViT\n/photo*\n/frames*\n/clip.mp4\n/video\n/out\n")
+        excluded.write(
+            "/VOC*\n/GroupViT\n/photo*\n/survey.tif\n/frames*\n/clip.mp4\n/video\n/out\n"
+        )
         excluded.write("/cls_voc21.txt\n/*.json\n/masks\n/dogs\n/labels\n/coco\n/review\n")
 
 
