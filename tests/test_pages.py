@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     # Pages that run stages stand before the one that sets the real models' parameters.
-    *(f"docs/{name}.md" for name in ("pictures", "training", "runs", "experiments", "models")),
-    *(f"docs/{name}.md" for name in ("data", "orchestration", "architecture", "serving")),
+    *(f"docs/{name}.md" for name in ("pictures", "training", "runs", "experiments")),
+    *(f"docs/{name}.md" for name in ("orchestration", "models", "data", "architecture", "serving")),
 )
 # A line that begins so is not run, and why.
 NOT_RUN = {
