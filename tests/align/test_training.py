@@ -1,4 +1,4 @@
-"""Training: it learns, repeats to the byte, resumes to the byte, and says what is wrong."""
+"""Training: it learns, repeats to the byte and resumes to the byte."""
 
 from __future__ import annotations
 
@@ -10,87 +10,24 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fmbseg.align import losses, training
 from fmbseg.align.feature_store import Float16
 from fmbseg.align.record import HeadConfig
-from fmbseg.align.training import STATE, Target, TrainedHead, train_head
-from fmbseg.config import AlignSection
-from fmbseg.errors import ConfigError, DataError
+from fmbseg.align.training import STATE, Target, train_head
 from fmbseg.machine.device import DeviceChoice
 from fmbseg.machine.progress import silent_progress
-
-CLASSES, CHANNELS, DIM = 4, 12, 8
-
-
-class ClusteredPatches:
-    """Patches around one centre a class, on grids of two sizes; their labels beside them."""
-
-    def __init__(self, images: int = 9, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        centres = rng.normal(size=(CLASSES, CHANNELS)) * 2
-        self.labels = []
-        self._values: list[Float16] = []
-        for index in range(images):
-            grid = (4, 5) if index % 3 else (3, 6)
-            label = rng.integers(0, CLASSES, grid)
-            values = centres[label] + rng.normal(size=(*grid, CHANNELS))
-            label[rng.random(grid) < 0.2] = 255
-            self._values.append(values.astype(np.float16))
-            self.labels.append(label.astype(np.uint8))
-
-    @property
-    def dim(self) -> int:
-        return CHANNELS
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        return tuple(f"picture-{index}" for index in range(len(self)))
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def grid(self, index: int) -> tuple[int, int]:
-        height, width, _ = self._values[index].shape
-        return height, width
-
-    def load(self, index: int) -> Float16:
-        return self._values[index]
-
-
-def anchors() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return F.normalize(torch.randn(CLASSES, DIM, generator=generator), dim=1)
-
-
-def section(**values: Any) -> AlignSection:
-    known = {"epochs": 6, "batch_images": 2, "attention_heads": 3, "learning_rate": 3e-3}
-    return AlignSection.model_validate(known | values)
-
-
-def train(directory: Path, data: ClusteredPatches, **values: Any) -> TrainedHead:
-    return train_head(
-        data, [Target(data.labels, anchors())], section(**values), 0, directory, silent_progress()
-    )
-
-
-def assert_same_bytes(one: TrainedHead, other: TrainedHead) -> None:
-    assert one.curve == other.curve
-    assert one.head.state_dict().keys() == other.head.state_dict().keys()
-    for name, value in one.head.state_dict().items():
-        assert torch.equal(value, other.head.state_dict()[name]), name
-
-
-def accuracy(trained: TrainedHead, data: ClusteredPatches) -> float:
-    right = total = 0
-    for index, label in enumerate(data.labels):
-        with torch.no_grad():
-            z = trained.head(torch.from_numpy(data.load(index)).float()[None])[0]
-        best = (z @ anchors().T).argmax(dim=-1).numpy()
-        right += int((best == label)[label != 255].sum())
-        total += int((label != 255).sum())
-    return right / total
+from tests.align.clusters import (
+    CHANNELS,
+    CLASSES,
+    DIM,
+    ClusteredPatches,
+    accuracy,
+    anchors,
+    assert_same_bytes,
+    section,
+    train,
+)
 
 
 @pytest.mark.parametrize("head", ["transformer", "mlp", "linear"])
@@ -329,76 +266,3 @@ def test_an_image_counts_that_is_labelled_in_one_vocabulary(tmp_path: Path) -> N
     targets = [Target(nothing, anchors()), Target(data.labels, anchors())]
     trained = train_head(data, targets, section(epochs=1), 0, tmp_path, silent_progress())
     assert trained.curve[0].loss > 0
-
-
-def test_nothing_labelled(tmp_path: Path) -> None:
-    data = ClusteredPatches()
-    for label in data.labels:
-        label[:] = 255
-    with pytest.raises(DataError, match=r"no patch of 9 pictures \(picture-0, .*, \.\.\.\) has a"):
-        train(tmp_path, data)
-
-
-@pytest.mark.parametrize("head", ["transformer", "linear"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("labelled", [True, False])
-def test_features_that_are_no_numbers_are_named(
-    tmp_path: Path, head: str, value: float, labelled: bool
-) -> None:
-    """Also of a patch without a label, whose gradient is 0, and 0 times NaN is NaN."""
-    data = ClusteredPatches()
-    data.load(4)[0, 0] = value
-    data.labels[4][0, 0] = 1 if labelled else 255
-    with pytest.raises(DataError, match=r"features of 1 picture \(picture-4\) hold NaN"):
-        train(tmp_path, data, head=head, epochs=1)
-    assert not (tmp_path / STATE).exists()
-
-
-@pytest.mark.parametrize(("batch_images", "said"), [(2, "the loss is nan"), (9, "weights are NaN")])
-def test_divergence_names_the_batch(tmp_path: Path, batch_images: int, said: str) -> None:
-    """With one step an epoch the loss is finite, and the weights after it are not."""
-    expected = rf"{said} in epoch \d+, in the batch of \d pictures? \(picture-\d.*\): lower"
-    with pytest.raises(ConfigError, match=expected):
-        train(
-            tmp_path,
-            ClusteredPatches(),
-            head="linear",
-            learning_rate=100,
-            weight_decay=100,
-            batch_images=batch_images,
-            epochs=50,
-        )
-
-
-def test_one_class_everywhere_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = ClusteredPatches()
-    for label in data.labels:
-        label[label != 255] = 2
-    train(tmp_path, data, epochs=1)
-    (told,) = caplog.messages
-    assert "all labelled patches are of one class (number 2" in told and "9 pictures" in told
-
-
-def test_one_patch_a_picture_is_said_and_its_loss_is_the_equations_constant(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    data = ClusteredPatches()
-    for label in data.labels:
-        label[:] = 255
-        label[1, 1] = 0
-    data.labels[0][0, 0] = 1
-    trained = train(tmp_path, data, epochs=2, batch_images=1, loss="supcon")
-    (told,) = caplog.messages
-    assert "a single patch is labelled in each of 8 pictures (picture-1, " in told
-    assert trained.curve[0].loss == pytest.approx(trained.curve[1].loss, abs=0.3)
-    # -z.z over the temperature, for one patch and as many texts as there are.
-    alone = train(tmp_path / "alone", data, epochs=1, batch_images=1, loss="supcon")
-    eight = -10 / (1 + CLASSES) * 8
-    two = alone.curve[0].loss * 9 - eight
-    assert -20 / (2 + CLASSES) <= two <= 0
-
-
-def test_one_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = ClusteredPatches(images=1)
-    trained = train(tmp_path, data, epochs=60, learning_rate=1e-2, head="linear", loss="text")
-    assert accuracy(trained, data) > 0.9 and not caplog.messages
