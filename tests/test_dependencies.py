@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests.heads import write_head
 
@@ -175,8 +176,32 @@ def test_the_projects_flows_are_found_where_nothing_is_installed_as_flows(
     assert "nothing answers there" in run()
 
 
+@pytest.fixture(scope="module")
+def pinned(repository: Path) -> dict[str, str]:
+    """Distributions of constraints.txt -> their version."""
+    lines = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    known = dict(line.split("==") for line in lines if "==" in line)
+    return {named(name): version for name, version in known.items()}
+
+
+def test_pins_can_be_installed_by_every_python_that_the_package_is_for(
+    repository: Path, pinned: dict[str, str]
+) -> None:
+    """Pins are written on one Python; a patch release older than that one must find them too."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=") + ".0"
+    refusing = {
+        name: wanted
+        for each in distributions()
+        if pinned.get(name := named(each.metadata["Name"])) == each.version
+        and (wanted := each.metadata["Requires-Python"])
+        and oldest not in SpecifierSet(wanted)
+    }
+    assert refusing == {}
+
+
 def test_the_lock_has_every_pin_with_its_hashes(
-    repository: Path, declared: dict[str, set[str]]
+    repository: Path, declared: dict[str, set[str]], pinned: dict[str, str]
 ) -> None:
     """What `make install-hashed` installs is what constraints.txt pins, and all of it."""
     text = (repository / "requirements.lock").read_text(encoding="utf-8")
@@ -186,9 +211,6 @@ def test_the_lock_has_every_pin_with_its_hashes(
         name, version = entry.split()[0].split("==")
         assert "--hash=sha256:" in entry, name
         locked[named(name)] = version
-    pins = (repository / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    known = dict(pin.split("==") for pin in pins if "==" in pin)
-    pinned = {named(name): version for name, version in known.items()}
     # redis asks for it where Python is older than 3.11.3.
     assert locked.keys() - pinned.keys() <= {"async-timeout"}
     assert {name: pinned.get(name, locked[name]) for name in locked} == locked
