@@ -47,9 +47,11 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook]'
 	@touch $@
 
+# Stages at once: one seldom keeps two cores at work, and with the tiny models each takes 1.5 GB.
+LANES ?= 2
 demo: install  ## run the whole pipeline on synthetic scenes and print the result table
 	@# Scores of a run that git brought are measured here too, whatever they were made from.
-	python -m fmbseg.pipeline.repro --force-downstream
+	python -m fmbseg.pipeline.repro --lanes $(LANES) --force-downstream
 	fmbseg table
 	@echo
 	@echo "the report, with pictures: data/report/index.html"
@@ -60,20 +62,20 @@ demo-short: install  ## the same with few scenes, in a scratch copy of the last 
 	.ci/demo-short
 
 scenes: install  ## draw the scenes (the verbs from here on: what is out of date of what they need)
-	python -m fmbseg.pipeline.repro scenes
+	python -m fmbseg.pipeline.repro --lanes $(LANES) scenes
 
 labels: install  ## stage 1: detect, query, masks, label
-	python -m fmbseg.pipeline.repro label
+	python -m fmbseg.pipeline.repro --lanes $(LANES) label
 
 train: install  ## stage 2: the alignment head
-	python -m fmbseg.pipeline.repro align
+	python -m fmbseg.pipeline.repro --lanes $(LANES) align
 
 scores: install  ## score the head on every benchmark
-	python -m fmbseg.pipeline.repro evaluate
+	python -m fmbseg.pipeline.repro --lanes $(LANES) evaluate
 	fmbseg table
 
 report: install  ## plots, figures and the page of all results
-	python -m fmbseg.pipeline.repro report
+	python -m fmbseg.pipeline.repro --lanes $(LANES) report
 
 publish-run: install  ## push the outs and stage dvc.lock and metrics/, for `git commit`
 	python -m fmbseg.pipeline.publish
@@ -84,7 +86,9 @@ metrics-diff: install  ## print how scores differ from those of BASE (main), in 
 	awk -v base=$(BASE) 'NR < 3 {head = head $$0 ORS} /\| (miou|boundary_iou) +\|/ {rows = rows $$0 ORS} \
 		END {if (rows) printf "%s%s", head, rows; else print "no score differs from " base}' <<< "$$table"
 
-labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
+labels-# Stages at once: one seldom keeps two cores at work, and with the tiny models each takes 1.5 GB.
+LANES ?= 2
+demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
 	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
 	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
 		--preset tiny --out data/labels-demo/labels --export coco,label-studio

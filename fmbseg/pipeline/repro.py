@@ -1,56 +1,168 @@
-"""`dvc repro` that says how far it is: `python -m fmbseg.pipeline.repro [OPTION|TARGET]...`.
+"""`dvc repro` in lanes, and how far it is: `python -m fmbseg.pipeline.repro --help`.
 
-DVC names each stage when its turn comes, and neither how many there are nor how long they take.
+DVC runs one stage after the other, and one stage seldom keeps all cores at work. What DVC offers is
+several `dvc repro` beside each other; here it is decided which of them runs which stage, and when.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from fmbseg.config import load_config
-from fmbseg.machine.progress import LineProgress, Task
+from fmbseg.config import Config, load_config
+from fmbseg.errors import ConfigError, FmbsegError, one_line
+from fmbseg.machine.progress import LineProgress
 from fmbseg.pipeline.run import stage_names
+from fmbseg.pipeline.table import ROWS
+from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH
+from fmbseg.store.paths import Paths
 
-# What DVC prints when a stage's turn has come: it runs until the next one's has, or it is skipped.
-_TURN = re.compile(r"^(Running stage|Stage) '[^']+'(:| didn't change| is cached)")
+# DVC's lock is held while outs are stored: another lane waits for it.
+_DVC = (sys.executable, "-m", "dvc", "repro", "--wait-for-lock", "--single-item")
+_RUNS = re.compile(r"Running stage '")
+# The advice that each `dvc repro` ends with: of many that is much.
+_ADVICE = re.compile(
+    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage"
+    r"|Use `dvc push`|Data and pipelines are up to date|$"
+)
 
 
-def repro(arguments: Sequence[str], command: Sequence[str]) -> int:
-    """Run DVC's command; a line for each stage says how many are done of all, and the ETA.
+def needs(config: Config, wanted: Sequence[str] = ()) -> dict[str, set[str]]:
+    """Stages, and those that each waits for.
 
     Args:
-        arguments: options of the command, and targets; without targets: all of dvc.yaml.
-        command: `dvc repro`, as a process is started.
+        config: whose benchmarks are filled in.
+        wanted: stages, with or without a benchmark, to be made with all that they read; none: all
+            that are in dvc.yaml.
 
     Returns:
-        Its exit status.
+        Names as DVC writes them, in the order of the pipeline -> the stages whose outs it reads.
+
+    Raises:
+        ConfigError: no such stage, none of dvc.yaml, or no such benchmark.
     """
-    whole = all(each.startswith("-") for each in arguments)
-    total = len(stage_names(load_config(Path("params.yaml")))) if whole else None
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with LineProgress(sys.stderr, interval=0).task("stages", total) as task:
-        follow(process.stdout, task)
-        if status := process.wait():
-            sys.exit(status)
-        task.advance()
+    every = stage_names(config)
+    before = {
+        name: {other for other in every if other.partition("@")[0] in _read(name, config)}
+        for name in every
+    }
+    names = set(stage_names(config, wanted))
+    if peers := sorted(names - before.keys()):
+        raise ConfigError(f"{peers[0]!r} is in no dvc.yaml: use `fmbseg run {peers[0]}`")
+    while missing := set().union(*(before[name] for name in names)) - names:
+        names |= missing
+    return {name: before[name] for name in every if name in names}
+
+
+def _read(name: str, config: Config) -> set[str]:
+    """Rows whose outs a stage reads."""
+    base, _, benchmark = name.partition("@")
+    inputs = {*ROWS[base].inputs}
+    roots = [config.data.root] if inputs & {IMAGES, TRUTH} else []
+    roots += [config.evaluate.benchmarks[benchmark].root] if BENCHMARK in inputs else []
+    drawn = any(Path(root).is_relative_to(Paths().scenes) for root in roots)
+    return inputs & ROWS.keys() | ({"scenes"} if drawn else set())
+
+
+@dataclass
+class Repro:
+    """`dvc repro`, a process for each stage.
+
+    Attributes:
+        command: what the stage's name, and `--force` where it must run, are appended to.
+        force_downstream: run all that reads the out of a stage that ran, as DVC's option does.
+        ran: the stages that ran; others were up to date.
+    """
+
+    command: Sequence[str] = _DVC
+    force_downstream: bool = False
+    ran: set[str] = field(default_factory=set)
+    _printing: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, stage: str, before: set[str], *, alone: bool) -> int:
+        """Run one stage, pass on what it says line by line, and return its exit status.
+
+        Args:
+            stage: as DVC names it.
+            before: what it reads.
+            alone: whether it has the terminal for itself, and so its bars.
+        """
+        force = ["--force"] if self.force_downstream and before & self.ran else []
+        process = subprocess.Popen(
+            [*self.command, *force, stage],
+            stdout=subprocess.PIPE,
+            stderr=None if alone else subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if _RUNS.match(line):
+                self.ran.add(stage)
+            if not _ADVICE.match(line):
+                with self._printing:
+                    print(line, end="", flush=True)
+        return process.wait()
+
+
+def in_lanes(
+    lanes: int, stages: Mapping[str, set[str]], work: Callable[[str, set[str]], int]
+) -> int:
+    """Run each stage when those it waits for are done; after each, how many are done, and the ETA.
+
+    After a failure nothing is begun any more; what is at work beside it comes to its end.
+
+    Args:
+        lanes: how many run at once.
+        stages: in the order in which lanes take them; see `needs`.
+        work: runs one of them, given what it waits for; its exit status.
+
+    Returns:
+        0, or the exit status of the first that failed.
+    """
+    left, done = dict(stages), set[str]()
+    running: dict[Future[int], str] = {}
+    progress = LineProgress(sys.stderr, interval=0)
+    with ThreadPoolExecutor(lanes) as pool, progress.task("stages", len(stages)) as task:
+        while left or running:
+            ready = [name for name, before in left.items() if before <= done]
+            for name in ready[: lanes - len(running)]:
+                running[pool.submit(work, name, left.pop(name))] = name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done.add(running.pop(future))
+                if status := future.result():
+                    sys.exit(status)
+                task.advance()
     return 0
 
 
-def follow(lines: Iterable[str], task: Task) -> None:
-    """Pass DVC's output on, and report each stage whose successor's turn has come."""
-    first = True
-    for line in lines:
-        if _TURN.match(line):
-            if not first:
-                task.advance()
-            first = False
-        print(line, end="", flush=True)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run stages of the project in the current folder; a mistake is one line and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fmbseg.pipeline.repro", description="`dvc repro`, stages beside each other."
+    )
+    parser.add_argument("stages", nargs="*", help="made with all that they read (default: all)")
+    parser.add_argument("--lanes", type=int, default=1, help="stages at once (default: 1)")
+    parser.add_argument("--force-downstream", action="store_true", help="as of `dvc repro`")
+    asked = parser.parse_args(arguments)
+    lanes = max(1, asked.lanes)
+    try:
+        stages = needs(load_config(Path("params.yaml")), asked.stages)
+        repro = Repro(force_downstream=asked.force_downstream)
+        return in_lanes(lanes, stages, partial(repro, alone=lanes == 1))
+    except FmbsegError as error:
+        print(f"fmbseg: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(repro(sys.argv[1:], [sys.executable, "-m", "dvc", "repro"]))
+    sys.exit(main())

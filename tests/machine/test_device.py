@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -193,3 +196,33 @@ def test_backoff_on_real_exhaustion() -> None:
         return torch.empty(batch_size, total // 4, dtype=torch.uint8, device="cuda").shape[0]
 
     assert with_oom_backoff(16, work) in (1, 2)
+
+
+# Pages that the kernel brings while forty arrays of 32 MB are made and freed.
+FAULTS = """
+import platform, resource
+import numpy
+from fmbseg.machine.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(40):
+        numpy.ones(32 << 20, numpy.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+kept = keep_freed_memory()
+faults()
+print(platform.libc_ver()[0] or "other", int(kept), before, faults())
+"""
+
+
+def test_what_is_freed_is_not_brought_anew_by_the_kernel() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    library, kept, before, after = done.stdout.split()
+    if library != "glibc":
+        pytest.skip(f"the C library here is {library}")
+    assert kept == "1"
+    assert int(after) < int(before) / 20
