@@ -26,7 +26,7 @@ from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH
 from fmbseg.store.paths import Paths
 
 # DVC's lock is held while outs are stored: another lane waits for it.
-_DVC = (sys.executable, "-m", "dvc", "repro", "--wait-for-lock", "--single-item")
+_DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item")
 _RUNS = re.compile(r"Running stage '")
 # The advice that each `dvc repro` ends with: of many that is much.
 _ADVICE = re.compile(
