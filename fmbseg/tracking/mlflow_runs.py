@@ -10,13 +10,15 @@ import logging
 import os
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fmbseg.config import Config, TrackingSection
 from fmbseg.errors import shown
+from fmbseg.store.atomic import lock
 from fmbseg.store.paths import project_folder
 from fmbseg.tracking.live_curve import add_params
 from fmbseg.tracking.local_runs import local_tags
@@ -154,8 +156,9 @@ class ExperimentRuns:
             if time.monotonic() < _away.get(uri, 0.0):
                 raise ConnectionError("it did not answer a moment ago")
             try:
-                client = MlflowClient(tracking_uri=uri)
-                self._opened = client, self._experiment(client, uri)
+                with _alone(uri):
+                    client = MlflowClient(tracking_uri=uri)
+                    self._opened = client, self._experiment(client, uri)
             except Exception:
                 _away[uri] = time.monotonic() + _PAUSE_SECONDS
                 raise
@@ -173,6 +176,15 @@ class ExperimentRuns:
                 if (found := client.get_experiment_by_name(name)) is None:
                     raise
         return str(found.experiment_id)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keep other processes from making the same SQLite database: MLflow does so step by step."""
+    scheme, separator, name = uri.partition(":///")
+    folder = Path(name).parent
+    with lock(folder) if scheme == "sqlite" and separator and folder.is_dir() else nullcontext():
+        yield
 
 
 def _origin(root: Path) -> dict[str, str]:
