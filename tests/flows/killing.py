@@ -116,11 +116,10 @@ def outs(root: Path) -> dict[str, bytes]:
 
 
 def taken_over(project: Stack) -> int:
-    """Shards that runs have found finished, by what their tasks said."""
+    """Shards that runs have found finished, by what each said at its end of all its stages."""
     said = "\n".join(project.logs())
-    return sum(
-        int(count) for count in re.findall(r"^\S+: \d+ computed, (\d+) taken over$", said, re.M)
-    )
+    found = re.findall(r"^\d+ stages: \d+ computed, (\d+) taken over$", said, re.M)
+    return sum(map(int, found))
 
 
 def _kill_in(project: Stack, stage: str, after: float) -> str | None:

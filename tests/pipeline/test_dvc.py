@@ -171,9 +171,7 @@ def test_another_version_of_a_library_reruns_what_depends_on_it(project: Project
     file.write_text(text.replace("timm: ", "timm: 9."), encoding="utf-8")
     stale = json.loads(project.run("dvc", "status", "--json").splitlines()[-1])
     assert {name.partition("@")[0] for name in stale} == {
-        name
-        for name, row in ROWS.items()
-        if "timm" in row.depends.libraries and not row.on_request
+        name for name, row in ROWS.items() if "timm" in row.depends.libraries and not row.on_request
     }
 
 
