@@ -262,7 +262,9 @@ def test_the_demo_measures_what_git_has_brought(project: Project, tmp_path: Path
     project.run("git", "clone", "-q", str(project.root), str(clone.root))
     shutil.copytree(project.root / ".fmbseg", clone.root / ".fmbseg")
     recipe = (Path(__file__).parents[2] / "Makefile").read_text()
-    (demo,) = re.findall(r"(?m)^\tpython (-m fmbseg\.pipeline\.repro --.+)$", recipe)
+    (demo,) = re.findall(
+        r"(?m)^\tpython (-m fmbseg\.pipeline\.repro .+ --force-downstream)$", recipe
+    )
     command = [sys.executable, *demo.replace("$(LANES)", "2").split()]
     assert set(re.findall(r"Running stage '(.+?)'", clone.run(*command))) == ALL
     assert not clone.run("git", "status", "--short")
