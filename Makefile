@@ -86,9 +86,7 @@ metrics-diff: install  ## print how scores differ from those of BASE (main), in 
 	awk -v base=$(BASE) 'NR < 3 {head = head $$0 ORS} /\| (miou|boundary_iou) +\|/ {rows = rows $$0 ORS} \
 		END {if (rows) printf "%s%s", head, rows; else print "no score differs from " base}' <<< "$$table"
 
-labels-# Stages at once: one seldom keeps two cores at work, and with the tiny models each takes 1.5 GB.
-LANES ?= 2
-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
+labels-demo: install  ## label twelve scenes, and write them for COCO's readers and Label Studio
 	fmbseg data scenes --layout folder --images 10 --out data/labels-demo/scenes
 	fmbseg label data/labels-demo/scenes/images --vocabulary data/labels-demo/scenes/classes.txt \
 		--preset tiny --out data/labels-demo/labels --export coco,label-studio
