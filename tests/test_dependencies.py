@@ -194,6 +194,8 @@ def test_pins_can_be_installed_by_every_python_that_the_package_is_for(
         name: wanted
         for each in distributions()
         if pinned.get(name := named(each.metadata["Name"])) == each.version
+        # Where the backport importlib_metadata is loaded, what is not there is a KeyError.
+        and "Requires-Python" in each.metadata
         and (wanted := each.metadata["Requires-Python"])
         and oldest not in SpecifierSet(wanted)
     }
