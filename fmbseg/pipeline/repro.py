@@ -50,9 +50,10 @@ def needs(config: Config, wanted: Sequence[str] = ()) -> dict[str, set[str]]:
         ConfigError: no such stage, none of dvc.yaml, or no such benchmark.
     """
     every = stage_names(config)
+    reads = {name: _read(name, config) for name in every}
     before = {
-        name: {other for other in every if other.partition("@")[0] in _read(name, config)}
-        for name in every
+        name: {other for other in every if other.partition("@")[0] in read}
+        for name, read in reads.items()
     }
     names = set(stage_names(config, wanted))
     if peers := sorted(names - before.keys()):

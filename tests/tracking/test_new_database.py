@@ -9,7 +9,7 @@ from pathlib import Path
 PROCESSES = 3
 # MLflow's database is migrated table by table where there is none; imports take longer than that.
 CODE = """
-import logging, sys
+import sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store
 from fmbseg.config import TrackingSection
