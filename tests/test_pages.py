@@ -154,8 +154,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         (root / ".venv" / name).symlink_to(Path(sys.prefix) / name)
     (root / ".venv" / ".installed").touch()
     project = Stack(root, free_ports(2))
-    # Two benchmarks are as good as seven for what the pages say.
-    project.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
     project.commit("a clone")
     bring(root, folder)
     instead = {

@@ -128,6 +128,9 @@ class DetectionSection(Section):
     min_similarity: float = Field(
         0.25, ge=-1, le=1, description="for the rules similarity and patches"
     )
+    same_words: float | None = Field(
+        None, gt=0, le=1, description="words as similar as this count for the first class alone"
+    )
 
 
 class QuerySection(Section):

@@ -14,6 +14,7 @@ from fmbseg.data.vocabulary import Vocabulary, vocabulary_from_names
 from fmbseg.inference.segmenter import ImageInput, as_image
 from fmbseg.machine.device import DeviceChoice, find_device
 from fmbseg.presets import preset
+from fmbseg.pseudo.detection import looked_for
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import ImageLabels, label_image
 
@@ -53,7 +54,8 @@ class Labeller:
         chosen = find_device(run.device, run.dtype) if device is None else device
         self._encoder = ImageEncoder(self.config, None, chosen)
         templates = self.vocabulary.templates or self.config.clip.templates
-        self._text = self._encoder.clip.model.text_embeddings(self.vocabulary.widened, templates)
+        text = self._encoder.clip.model.text_embeddings(self.vocabulary.widened, templates)
+        self._text = looked_for(text, self.config.detection)
 
     @property
     def names(self) -> tuple[str, ...]:

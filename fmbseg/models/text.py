@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ class TextEmbeddings:
     """A vocabulary of K classes in CLIP's text space, float32 unit vectors.
 
     Attributes:
-        queries: [Q, D], one row for each word of each class, synonyms included.
+        queries: [Q, D], one row for each word of each class, synonyms included; a class may have
+            none (`told_apart`).
         query_class: [Q] int64, the class of each query.
         anchors: [K, D], normalised mean of a class's queries: the t_k of equations 1-4.
         least: [K] the classes' own thresholds, see `Vocabulary.thresholds`; None: there are none.
@@ -31,11 +33,31 @@ class TextEmbeddings:
         """Number of classes K."""
         return len(self.anchors)
 
+    @cached_property
+    def word_each(self) -> bool:
+        """Whether each class has one word."""
+        each = torch.arange(len(self), device=self.query_class.device)
+        return torch.equal(self.query_class, each)
+
     def of(self, classes: Tensor) -> TextEmbeddings:
         """Those of some classes, [n] int64 ascending, as a vocabulary of their own."""
         kept = torch.isin(self.query_class, classes)
         places = torch.searchsorted(classes, self.query_class[kept])
         return TextEmbeddings(self.queries[kept], places, self.anchors[classes])
+
+    def told_apart(self, same: float) -> TextEmbeddings:
+        """Without the words that are one with a word of an earlier class, which they are left to.
+
+        Args:
+            same: the cosine from which on two words are one.
+
+        Returns:
+            The same K classes and anchors. To a class without a word of its own nothing is
+            similar, see `class_similarity`.
+        """
+        alike = self.queries @ self.queries.T >= same
+        kept = ~(alike & (self.query_class < self.query_class[:, None])).any(dim=1)
+        return replace(self, queries=self.queries[kept], query_class=self.query_class[kept])
 
 
 def class_similarity(x: Tensor, text: TextEmbeddings) -> Tensor:
@@ -46,10 +68,10 @@ def class_similarity(x: Tensor, text: TextEmbeddings) -> Tensor:
         text: embeddings of K classes, on the device of `x`.
 
     Returns:
-        [..., K], dtype of `x`.
+        [..., K], dtype of `x`; -inf for a class without a word.
     """
     similarity = x @ text.queries.to(x.dtype).T
-    if len(text.queries) == len(text):
+    if text.word_each:
         return similarity
     index = text.query_class.expand(similarity.shape)
     classes = similarity.new_full((*similarity.shape[:-1], len(text)), float("-inf"))

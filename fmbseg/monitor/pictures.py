@@ -13,7 +13,7 @@ from fmbseg.labelling.pictures import find_pictures
 from fmbseg.machine.device import choose_device
 from fmbseg.machine.progress import Progress
 from fmbseg.monitor.observed import DETECTED, DETECTION, Observed, table
-from fmbseg.pseudo.detection import detect_classes
+from fmbseg.pseudo.detection import detect_classes, looked_for
 from fmbseg.pseudo.encodings import ClipEncodings
 from fmbseg.store.paths import Paths
 
@@ -40,7 +40,9 @@ def detected(
     memory = paths.manifests if paths.work.is_dir() else None
     found = find_pictures(folder, folder / ".fmbseg", memory, progress)
     encodings = ClipEncodings(config, kept, choose_device(config.run))
-    text = encodings.model.text_embeddings(words.widened, words.templates or config.clip.templates)
+    templates = words.templates or config.clip.templates
+    text = encodings.model.text_embeddings(words.widened, templates)
+    text = looked_for(text, config.detection)
     rows = []
     with progress.task(f"detect {folder}", len(found.readable)) as task:
         for picture in found.readable:

@@ -106,7 +106,7 @@ _TABLE = (
         name=LABEL,
         summary="1.2 classify the masks and compose label maps",
         stage="fmbseg.pseudo.stages:Label",
-        depends=_PSEUDO + CLIP + Depends(("label", "run.pack_labels")),
+        depends=_PSEUDO + CLIP + Depends(("detection", "label", "run.pack_labels")),
         inputs=(IMAGES, WORDS, "detect", "query", "masks", CORRECTIONS),
         outputs=(_OUT.label.as_posix(),),
     ),

@@ -66,6 +66,19 @@ def detect_classes(
     return Detections(classes, votes[classes], best[classes])
 
 
+def looked_for(text: TextEmbeddings, section: DetectionSection) -> TextEmbeddings:
+    """The words that stage 1 looks for: of those that are one to CLIP the first class's alone.
+
+    Between `road`, `path` and `runway`, of equal texts, chance would choose region by region. A
+    vocabulary names the general class first, as published ones do.
+
+    Args:
+        text: embeddings of a vocabulary, its kinds included (`Vocabulary.widened`).
+        section: `same_words` is read.
+    """
+    return text if section.same_words is None else text.told_apart(section.same_words)
+
+
 def similarity_to_classes(
     vectors: npt.NDArray[np.floating],
     text: TextEmbeddings,

@@ -69,9 +69,13 @@ class _PseudoStage(ShardedStage):
     @cached_property
     def texts(self) -> dict[str, TextEmbeddings]:
         """Of each vocabulary, kinds included; the template set it was made for comes first."""
-        templates = self.work.config.clip.templates
+        from fmbseg.pseudo.detection import looked_for
+
+        config, embed = self.work.config, self.clip.model.text_embeddings
         return {
-            words.name: self.clip.model.text_embeddings(words.widened, words.templates or templates)
+            words.name: looked_for(
+                embed(words.widened, words.templates or config.clip.templates), config.detection
+            )
             for words in self.work.vocabularies
         }
 

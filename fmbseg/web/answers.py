@@ -25,6 +25,7 @@ from fmbseg.inference.decision import confidence
 from fmbseg.inference.segmenter import Segmenter
 from fmbseg.inference.words import Words
 from fmbseg.machine.progress import silent_progress
+from fmbseg.pseudo.detection import looked_for
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.labels import label_png
 from fmbseg.pseudo.pipeline import label_image
@@ -117,9 +118,8 @@ class Answers:
     def _stage_1(self, image: Image.Image, words: Vocabulary) -> Answer:
         encoder = self._encoder
         encodings = encoder.encode(image)
-        found = label_image(
-            encodings, encoder.sam.model, self._words.of(words.widened), self._config
-        )
+        text = looked_for(self._words.of(words.widened), self._config.detection)
+        found = label_image(encodings, encoder.sam.model, text, self._config)
         points = zip(found.detections.classes.tolist(), found.points.tolist(), strict=True)
         return {
             "label": _grey(found.label),

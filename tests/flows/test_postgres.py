@@ -44,7 +44,6 @@ def project(
     root = tmp_path_factory.mktemp("project") / "fmbseg"
     copy_project(repository, root)
     made = Stack(root, free_ports(2))
-    made.set(r"    (voc20|context59|coco_object|cityscapes|ade20k): \{.*\n", "")
     prefect, mlflow = (
         database.address(name, proxy.port, _SECRET) for name in ("prefect", "mlflow")
     )

@@ -11,11 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from fmbseg.data.templates import TEMPLATES
-from fmbseg.data.vocabulary import Vocabulary, VocabularyClass, vocabulary_from_names
+from fmbseg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    load_vocabulary,
+    vocabulary_from_names,
+)
 from fmbseg.errors import ConfigError
 from fmbseg.models.build import tiny_tokenizer
-from fmbseg.models.clip import ClipModel
-from fmbseg.models.text import TextEmbeddings, class_similarity
+from fmbseg.models.clip import ClipModel, load_clip
+from fmbseg.models.text import SAME_TO_CLIP, TextEmbeddings, class_similarity
 
 Array = npt.NDArray[np.float64]
 
@@ -99,3 +104,38 @@ def test_class_similarity_takes_the_best_query_of_a_class() -> None:
         for k in range(3):
             best = max(float(x[place] @ queries[q]) for q in range(5) if owners[q] == k)
             assert float(similarity[(*place, k)]) == pytest.approx(best, abs=1e-6)
+
+
+def test_words_that_are_one_stay_with_the_earlier_class() -> None:
+    generator = torch.Generator().manual_seed(1)
+    first, second, third, fourth = F.normalize(torch.randn(4, 64, generator=generator), dim=-1)
+    near = F.normalize(first + 0.01 * second, dim=-1)
+    queries = torch.stack([first, second, near, near, third, second, fourth])
+    owners = [0, 0, 1, 2, 2, 3, 3]
+    text = TextEmbeddings(queries, torch.tensor(owners), F.normalize(queries[[0, 2, 3, 5]], dim=-1))
+    found = text.told_apart(0.95)
+    kept = [
+        row
+        for row in range(7)
+        if not any(
+            owners[other] < owners[row] and float(queries[other] @ queries[row]) >= 0.95
+            for other in range(7)
+        )
+    ]
+    assert kept == [0, 1, 4, 6]
+    torch.testing.assert_close(found.queries, queries[kept], atol=0, rtol=0)
+    assert found.query_class.tolist() == [0, 0, 2, 3]
+    assert found.anchors is text.anchors and len(found) == 4
+    # As many words as classes, and yet not one for each.
+    similarity = class_similarity(queries[2:4], found)
+    assert similarity[:, 1].tolist() == [float("-inf")] * 2
+    torch.testing.assert_close(similarity[:, 0], queries[2:4] @ first)
+    torch.testing.assert_close(similarity[:, 3], queries[2:4] @ fourth)
+
+
+def test_words_of_ade20k_that_are_one_to_clip_are_left_to_the_general_one() -> None:
+    words = load_vocabulary("ade20k").widened
+    text = load_clip("tiny-clip").text_embeddings(words)
+    has = {words.names[index] for index in text.told_apart(SAME_TO_CLIP).query_class.tolist()}
+    assert {"road", "grass", "tree", "sea", "house", "boat", "table", "lamp"} <= has
+    assert not {"path", "field", "palm", "lake", "hovel", "ship", "pool table", "light"} & has

@@ -35,6 +35,6 @@ def test_a_stage_knows_its_benchmark_in_a_sub_folder_too(tmp_path: Path, reposit
     project = copy_project(repository, tmp_path / "fmbseg")
     project.run("dvc", "repro", "scenes")
     (project.root / "sub").mkdir()
-    done = project.try_run("sh", "-c", "cd sub && dvc repro -s ../dvc.yaml:baselines@voc20")
+    done = project.try_run("sh", "-c", "cd sub && dvc repro -s ../dvc.yaml:baselines@coco_stuff")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert project.metrics("maskclip", "voc20")["benchmark"] == "voc20"
+    assert project.metrics("maskclip", "coco_stuff")["benchmark"] == "coco_stuff"

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from fmbseg.config import DetectionSection
 from fmbseg.models.text import TextEmbeddings
-from fmbseg.pseudo.detection import detect_classes, similarity_to_classes
+from fmbseg.pseudo.classification import classify_masks
+from fmbseg.pseudo.detection import detect_classes, looked_for, similarity_to_classes
 
 NO_PATCHES = np.zeros((0, 0, 16), np.float16)  # two of the rules never look at patches
 
@@ -95,3 +96,23 @@ def test_similarity_keeps_leading_axes() -> None:
     assert similarity.shape == (3, 5, 4)
     expected = (dense[2, 4].astype(np.float32) @ text.queries.numpy().T).reshape(4, 2).max(1)
     np.testing.assert_allclose(similarity[2, 4], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["votes", "similarity", "patches"])
+def test_a_class_whose_words_are_an_earlier_ones_is_not_found(rule: str) -> None:
+    text = make_text(3, 1, 16)
+    twice = TextEmbeddings(
+        torch.cat([text.queries, text.queries[:1]]), torch.arange(4), text.anchors[[0, 1, 2, 0]]
+    )
+    windows = text.queries[:1].numpy()
+    dense = windows[None]
+
+    def found(same: float | None) -> list[int]:
+        section = DetectionSection(rule=rule, min_similarity=0.9, same_words=same)
+        words = looked_for(twice, section)
+        classes = detect_classes(windows, dense, words, section).classes
+        assert classify_masks(windows, words, classes)[0].tolist() == [0]
+        return list(classes)
+
+    assert found(0.95) == [0]
+    assert found(None) == ([0] if rule == "votes" else [0, 3])

@@ -21,6 +21,7 @@ from fmbseg.inference.words import Words
 from fmbseg.machine.device import choose_device
 from fmbseg.models.weights import weights_digest
 from fmbseg.pseudo.confidence import label_confidence
+from fmbseg.pseudo.detection import looked_for
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import label_image
 
@@ -57,7 +58,8 @@ class PseudoLabels(Predictor):
                 "stage 1's masks have no similarities that could be smoothed over frames: leave "
                 "out --smooth, or take another --method"
             )
-        text, config = self._words.of(vocabulary.widened), self._config
+        config = self._config
+        text = looked_for(self._words.of(vocabulary.widened), config.detection)
         for image in images:
             encodings = self._encoder.encode(image)
             found = label_image(encodings, self._encoder.sam.model, text, config)
