@@ -63,15 +63,18 @@ def check(
 ) -> None:
     """Say which class names are one to CLIP, and what tells them apart.
 
-    Two words with a cosine of 0.95 or more are labelled by chance as the one or the other. Shown
-    are the template sets (clip.templates) and the other words that tell them apart.
+    Of two words with a cosine of 0.95 or more a pixel is the one or the other by chance, unless
+    detection.same_words leaves such words to the class that stands first. Shown are the template
+    sets (clip.templates) and the other words that tell them apart.
     """
     use_weights(weights_dir)
     words = named_classes(classes, vocabulary, rest, groups)
     config = with_threads(preset_config(preset, params, overrides), params, overrides)
 
+    from fmbseg.labelling.shared_words import shared_words, shared_words_line
     from fmbseg.machine.device import choose_device
     from fmbseg.models.clip import load_clip
+    from fmbseg.pseudo.detection import looked_for
     from fmbseg.wording.collisions import explained, nearest_pairs
     from fmbseg.wording.detected import detected_in
 
@@ -87,6 +90,9 @@ def check(
         _print_collision(collision)
     if not found:
         _print_nearest(pairs)
+    text = clip.text_embeddings(words.widened, templates)
+    if shared := shared_words(words, text, looked_for(text, config.detection)):
+        print(shared_words_line(shared))
     if counts is not None:
         _print_never(counts, words)
 

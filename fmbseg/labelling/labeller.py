@@ -7,16 +7,20 @@ found.label  # [H, W] uint8, indices into labeller.names, 255 unlabelled
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from fmbseg.config import Config, parse_config
 from fmbseg.data.vocabulary import Vocabulary, vocabulary_from_names
 from fmbseg.inference.segmenter import ImageInput, as_image
+from fmbseg.labelling.shared_words import shared_words, shared_words_line
 from fmbseg.machine.device import DeviceChoice, find_device
 from fmbseg.presets import preset
 from fmbseg.pseudo.detection import looked_for
 from fmbseg.pseudo.encodings import ImageEncoder
 from fmbseg.pseudo.pipeline import ImageLabels, label_image
+
+_log = logging.getLogger(__name__)
 
 
 class Labeller:
@@ -56,6 +60,8 @@ class Labeller:
         templates = self.vocabulary.templates or self.config.clip.templates
         text = self._encoder.clip.model.text_embeddings(self.vocabulary.widened, templates)
         self._text = looked_for(text, self.config.detection)
+        if shared := shared_words(self.vocabulary, text, self._text):
+            _log.warning("%s (`fmbseg words check`)", shared_words_line(shared))
 
     @property
     def names(self) -> tuple[str, ...]:

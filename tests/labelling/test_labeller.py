@@ -48,6 +48,21 @@ def test_stage_1_looks_for_kinds_as_for_synonyms() -> None:
     assert (found == 0)[dog].mean() > 0.7 and (labels() == 0)[dog].mean() < 0.1
 
 
+def test_of_words_that_are_one_to_clip_the_first_is_labelled_and_it_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = render_scene(2, size=(128, 128), objects=[("airplane", 0)], scale=(0.8, 0.8))
+    airplane = scene.label == CLASS_INDEX["airplane"]
+    for names in (["grass", "airplane", "aeroplane"], ["grass", "aeroplane", "airplane"]):
+        caplog.clear()
+        found = fmbseg.Labeller(names).label(scene.image).label
+        assert (found == 1)[airplane].mean() > 0.7 and not (found == 2).any()
+        (said,) = caplog.messages
+        assert f"labelled as the class that stands first: {names[2]} as {names[1]} " in said
+    caplog.clear()
+    assert fmbseg.Labeller(["airplane", "grass"]) and not caplog.messages
+
+
 def test_a_preset_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="unknown preset 'huge'"):
         fmbseg.Labeller(CLASSES, preset_name="huge")

@@ -71,6 +71,14 @@ def test_words_that_are_one_to_clip_are_named_with_a_way_out(tiny_clip: ClipMode
     assert (("ship", "kayak") in kayak) == (float(cosine) < SAME_TO_CLIP)
 
 
+def test_check_tells_which_class_gets_the_word(capsys: pytest.CaptureFixture[str]) -> None:
+    check = ["words", "check", "--classes", "couch, grass, sofa"]
+    assert cli._main(check) == 0
+    assert "stands first: sofa as couch" in capsys.readouterr().out
+    assert cli._main([*check, "--set", "detection.same_words=null"]) == 0
+    assert "stands first" not in capsys.readouterr().out
+
+
 def test_check_tells_what_was_never_detected(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

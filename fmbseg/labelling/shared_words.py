@@ -1,0 +1,36 @@
+"""Classes that stage 1 cannot find, because their words are one to CLIP with an earlier class's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.models.text import TextEmbeddings
+
+_NAMED = 8
+
+
+def shared_words(
+    words: Vocabulary, text: TextEmbeddings, looked_for: TextEmbeddings
+) -> dict[str, str]:
+    """Classes without a word of their own, and the class that has the word most like theirs.
+
+    Args:
+        words: K classes.
+        text: embeddings of all their words.
+        looked_for: of those that stage 1 looks for, see `fmbseg.pseudo.detection.looked_for`.
+    """
+    left = sorted({*range(len(words))} - {*looked_for.query_class.tolist(), words.background})
+    found = {}
+    for index in left:
+        own = text.queries[text.query_class == index]
+        nearest = int((looked_for.queries @ own.T).amax(dim=1).argmax())
+        found[words.names[index]] = words.names[int(looked_for.query_class[nearest])]
+    return found
+
+
+def shared_words_line(shared: Mapping[str, str]) -> str:
+    """What a user is told of `shared_words`; of many classes the first are named."""
+    named = [f"{name} as {other}" for name, other in [*shared.items()][:_NAMED]]
+    more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
+    return f"one to CLIP, so labelled as the class that stands first: {', '.join(named)}{more}"
