@@ -261,6 +261,12 @@ class InferenceSection(Section):
         le=1,
         description="share of a picture; classes with no region so large are not in it",
     )
+    same_words: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of a vocabulary that a head was trained on: as detection.same_words",
+    )
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")
     logit_scale: float = Field(40.0, gt=0, le=1e4)
@@ -275,11 +281,12 @@ class InferenceSection(Section):
 
     def said(self, names: Iterable[str]) -> str:
         """Some of its fields as `--set` takes them."""
-        return ", ".join(f"evaluate.{name}={getattr(self, name)}" for name in names)
+        found = ((name, getattr(self, name)) for name in names)
+        return ", ".join(f"evaluate.{name}={'null' if v is None else v}" for name, v in found)
 
 
 # What is asked of the aligned encoder alone.
-OF_HEADS = ("shifts", "min_region")
+OF_HEADS = ("shifts", "min_region", "same_words")
 
 
 class EvaluateSection(InferenceSection):

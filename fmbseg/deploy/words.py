@@ -20,7 +20,8 @@ def words_file(segmenter: Segmenter, vocabulary: Vocabulary) -> bytes:
     """The content of a NumPy archive (`.npz`), to be read without pickle.
 
     It holds `names` [K], `embeddings` [Q, D] float32 unit vectors, a row a word, and `first` [K],
-    the row of each class's first word; `short_side` and `patch`, pixels; `min_region`, the share of
+    the row of each class's first word (a row of zeros where a class is not asked,
+    `inference.same_words`); `short_side` and `patch`, pixels; `min_region`, the share of
     the grid that a class's largest region takes if it is in the picture; `background`, the index of
     the class that pixels below `threshold` become, -1: none do; `logit_scale`, of the softmax whose
     highest probability that is.
@@ -29,11 +30,15 @@ def words_file(segmenter: Segmenter, vocabulary: Vocabulary) -> bytes:
         ConfigError: it is asked in a way that needs more than this file and the graph.
     """
     text = segmenter.text(vocabulary)
-    owners = text.query_class.cpu().numpy()
+    unasked = [index for index in range(len(text)) if index not in {*text.worded.tolist()}]
+    owners = np.concatenate([text.query_class.cpu().numpy(), np.array(unasked, dtype=np.int64)])
+    nothing = np.zeros((len(unasked), text.queries.shape[1]), np.float32)
+    rows = np.concatenate([text.queries.cpu().numpy().astype(np.float32), nothing])
+    order = np.argsort(owners, kind="stable")
     content: dict[str, npt.NDArray[Any]] = {
         "names": np.array(vocabulary.names),
-        "embeddings": text.queries.cpu().numpy().astype(np.float32),
-        "first": np.searchsorted(owners, np.arange(len(text))),
+        "embeddings": rows[order],
+        "first": np.searchsorted(owners[order], np.arange(len(text))),
         **{name: np.array(value) for name, value in asking(segmenter, vocabulary).items()},
     }
     stream = io.BytesIO()

@@ -111,8 +111,8 @@ class DenseInference:
 
     @torch.no_grad()
     def _whole(self, images: Sequence[Image.Image], text: TextEmbeddings) -> list[Similarities]:
-        """Cosines of patches with classes: the maximum over a class's words."""
-        classes = torch.arange(len(text), device=text.queries.device)
+        """Cosines of patches with the classes that have words: the maximum over those."""
+        classes, all_asked = text.worded, len(text.worded) == len(text)
         found: dict[int, Similarities] = {}
         for members, patches in self._embedder.whole(images):
             if patches[..., 0].numel() * len(text.queries) > _AT_ONCE:
@@ -122,7 +122,9 @@ class DenseInference:
                 )
                 found.update(zip(members, many, strict=True))
                 continue
-            values = class_similarity(patches, text).permute(0, 3, 1, 2).contiguous()
+            values = class_similarity(patches, text)
+            values = values if all_asked else values[..., classes]
+            values = values.permute(0, 3, 1, 2).contiguous()
             found.update((i, Maps(v, classes)) for i, v in zip(members, values, strict=True))
         return [found[index] for index in range(len(images))]
 
@@ -148,7 +150,7 @@ def _many(make: Callable[[Tensor], Maps], text: TextEmbeddings, size: int) -> Ma
     """Maps of `size` elements each, in parts of some classes."""
     words_a_class = len(text.queries) / len(text)
     at_once = max(1, int(_PART / (size * words_a_class)))
-    return ManyMaps(make, torch.arange(len(text), device=text.queries.device), at_once)
+    return ManyMaps(make, text.worded, at_once)
 
 
 def _compared(patches: Tensor, text: TextEmbeddings, classes: Tensor) -> Maps:

@@ -128,6 +128,7 @@ def rule_record(section: InferenceSection) -> dict[str, Any]:
     }
     return {
         "min_region": section.min_region,
+        "same_words": section.same_words,
         **{name: getattr(section, name) for name in names[rule]},
         "background_rule": f"where the vocabulary has a background: {BACKGROUND_RULES[rule]}",
     }

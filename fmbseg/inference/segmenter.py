@@ -59,7 +59,7 @@ class Segmentation:
 
     @cached_property
     def scores(self) -> npt.NDArray[np.float32]:
-        """[K, H, W] float32, cosines at the image's own size.
+        """[K, H, W] float32, cosines at the image's own size; -inf of a class that is not asked.
 
         Made when first asked for: with many classes and a large photo they take gigabytes. Their
         argmax is `label_map`; where the vocabulary has a background, it is that of the other
@@ -195,8 +195,16 @@ class Segmenter:
         return self.dense(vocabulary).tiled(image, vocabulary, self.text(vocabulary), tiling)
 
     def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
-        """A vocabulary in CLIP's text space, by the head's prompt templates or its own."""
-        return self._words.of(vocabulary)
+        """A vocabulary in CLIP's text space, by the head's prompt templates or its own.
+
+        Of one that the head was trained on, classes whose words stage 1 leaves to earlier ones have
+        none: no label was theirs (`inference.same_words`).
+        """
+        text, same = self._words.of(vocabulary), self.inference.same_words
+        trained = (words.digest for words in self.checkpoint.info.vocabularies)
+        if same is None or vocabulary.digest not in trained:
+            return text
+        return text.only(self._words.of(vocabulary.widened).told_apart(same).worded)
 
     def _projection(self, asked: Vocabulary) -> int:
         """Which of the head's projections is asked with a vocabulary.
@@ -208,10 +216,10 @@ class Segmenter:
         trained = self.checkpoint.info.vocabularies
         if len(trained) == 1:
             return 0
-        text = self.text(asked)
+        text = self._words.of(asked)
         unknown = []
         for words in trained:
-            same = text.queries @ self.text(words).queries.T >= SAME_TO_CLIP
+            same = text.queries @ self._words.of(words).queries.T >= SAME_TO_CLIP
             known = torch.unique(text.query_class[same.any(dim=1)])
             unknown.append((words.digest != asked.digest, len(text) - len(known)))
         return unknown.index(min(unknown))

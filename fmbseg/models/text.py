@@ -45,6 +45,17 @@ class TextEmbeddings:
         places = torch.searchsorted(classes, self.query_class[kept])
         return TextEmbeddings(self.queries[kept], places, self.anchors[classes])
 
+    @cached_property
+    def worded(self) -> Tensor:
+        """The classes that have a word, [n] int64 ascending."""
+        classes: Tensor = torch.unique(self.query_class)
+        return classes
+
+    def only(self, classes: Tensor) -> TextEmbeddings:
+        """The same K classes, of which but some, [n] int64, have no word."""
+        kept = torch.isin(self.query_class, classes)
+        return replace(self, queries=self.queries[kept], query_class=self.query_class[kept])
+
     def told_apart(self, same: float) -> TextEmbeddings:
         """Without the words that are one with a word of an earlier class, which they are left to.
 
