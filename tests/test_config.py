@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from fmbseg.config import Config, load_config, parse_config
+from fmbseg.config import Config, InferenceSection, load_config, parse_config
 from fmbseg.errors import ConfigError
 
 
@@ -209,3 +209,12 @@ def test_a_benchmarks_name_is_a_plain_word(name: str) -> None:
     entry = {"root": "a", "split": "val"}
     with pytest.raises(ConfigError, match="should match pattern"):
         parse_config({"evaluate": {"benchmarks": {name: entry}}})
+
+
+def test_what_is_said_of_a_way_of_asking_can_be_set() -> None:
+    section = parse_config({"evaluate": {"same_words": 0.5, "shifts": 3}}).evaluate
+    asked = section.differences(InferenceSection())
+    assert asked == ["shifts", "same_words"]
+    for each in (section.inference, InferenceSection()):
+        overrides = each.said(asked).split(", ")
+        assert load_config(None, overrides).evaluate.inference == each

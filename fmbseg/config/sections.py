@@ -265,7 +265,7 @@ class InferenceSection(Section):
         None,
         gt=0,
         le=1,
-        description="of a vocabulary that a head was trained on: as detection.same_words",
+        description="as detection.same_words, of vocabularies that stage 1 labelled in",
     )
     background_rule: BackgroundRule | None = Field(None, description="None: the protocol's own")
     background_score: float = Field(0.2, ge=-1, le=1, description="cosine, for the rule constant")

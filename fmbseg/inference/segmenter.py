@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from fmbseg.align.checkpoint import Checkpoint, load_checkpoint, require_weights
+from fmbseg.align.record import supervision_of
 from fmbseg.config import EvaluateSection, InferenceSection, RunSection
 from fmbseg.data.images import MAX_PIXELS, MAX_TILED_PIXELS, read_image, to_rgb
 from fmbseg.data.labels import Label
@@ -197,12 +198,18 @@ class Segmenter:
     def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """A vocabulary in CLIP's text space, by the head's prompt templates or its own.
 
-        Of one that the head was trained on, classes whose words stage 1 leaves to earlier ones have
-        none: no label was theirs (`inference.same_words`).
+        Of one that stage 1 labelled the head's training with, classes whose words it leaves to
+        earlier ones have none: no label was theirs (`inference.same_words`).
         """
-        text, same = self._words.of(vocabulary), self.inference.same_words
-        trained = (words.digest for words in self.checkpoint.info.vocabularies)
-        if same is None or vocabulary.digest not in trained:
+        info, text, same = (
+            self.checkpoint.info,
+            self._words.of(vocabulary),
+            self.inference.same_words,
+        )
+        labels = supervision_of(info.training)
+        machines = labels is not None and labels.annotation_free
+        trained = (words.digest for words in info.vocabularies)
+        if same is None or not machines or vocabulary.digest not in trained:
             return text
         return text.only(self._words.of(vocabulary.widened).told_apart(same).worded)
 

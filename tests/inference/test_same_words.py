@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fmbseg import load_segmenter
+from fmbseg.align.record import ELSEWHERE, GROUND_TRUTH, STAGE_1, Supervision
 from fmbseg.config import InferenceSection
 from fmbseg.data.vocabulary import load_vocabulary
 from fmbseg.deploy.words import words_file
@@ -25,7 +26,7 @@ CITYSCAPES = load_vocabulary("cityscapes")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained on two vocabularies, it says."""
     folder = tmp_path_factory.mktemp("heads") / "head"
-    write_head(folder, 3, "coco_stuff", "cityscapes")
+    write_head(folder, 3, "coco_stuff", "cityscapes", supervision=Supervision(STAGE_1))
     return folder
 
 
@@ -72,6 +73,17 @@ def test_other_words_are_all_asked(head: Path, segmenter: Segmenter) -> None:
     assert np.isfinite(found.scores).all()
     plain = load_segmenter(head, PLAIN).predict(picture, names)
     np.testing.assert_array_equal(found.label_map, plain.label_map)
+
+
+@pytest.mark.parametrize(
+    "labels", [None, Supervision(GROUND_TRUTH), Supervision(ELSEWHERE), Supervision(STAGE_1, 2, 9)]
+)
+def test_labels_of_other_origin_may_be_of_any_class(
+    tmp_path: Path, labels: Supervision | None
+) -> None:
+    write_head(tmp_path, 3, "coco_stuff", "cityscapes", supervision=labels)
+    text = load_segmenter(tmp_path, RULE).text(CITYSCAPES)
+    assert text.worded.tolist() == [*range(len(CITYSCAPES))]
 
 
 def test_a_file_of_words_keeps_a_row_for_each_class(segmenter: Segmenter) -> None:
