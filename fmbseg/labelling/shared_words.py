@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.models.text import TextEmbeddings
 
 _NAMED = 8
+_AT_ONCE = 256  # classes beside all words
 
 
 def shared_words(
     words: Vocabulary, text: TextEmbeddings, looked_for: TextEmbeddings
 ) -> dict[str, str]:
-    """Classes without a word of their own, and the class that has the word most like theirs.
+    """Classes without a word of their own, and the class that has the word most like their name.
 
     Args:
         words: K classes.
@@ -21,12 +24,16 @@ def shared_words(
         looked_for: of those that stage 1 looks for, see `fmbseg.pseudo.detection.looked_for`.
     """
     left = sorted({*range(len(words))} - {*looked_for.query_class.tolist(), words.background})
-    found = {}
-    for index in left:
-        own = text.queries[text.query_class == index]
-        nearest = int((looked_for.queries @ own.T).amax(dim=1).argmax())
-        found[words.names[index]] = words.names[int(looked_for.query_class[nearest])]
-    return found
+    if not left:
+        return {}
+    names = text.queries[
+        torch.searchsorted(text.query_class, torch.tensor(left, device=text.query_class.device))
+    ]
+    nearest = torch.cat(
+        [(some @ looked_for.queries.T).argmax(dim=1) for some in torch.split(names, _AT_ONCE)]
+    )
+    owners = looked_for.query_class[nearest].tolist()
+    return {words.names[a]: words.names[b] for a, b in zip(left, owners, strict=True)}
 
 
 def shared_words_line(shared: Mapping[str, str]) -> str:

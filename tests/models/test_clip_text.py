@@ -106,13 +106,17 @@ def test_class_similarity_takes_the_best_query_of_a_class() -> None:
             assert float(similarity[(*place, k)]) == pytest.approx(best, abs=1e-6)
 
 
-def test_words_that_are_one_stay_with_the_earlier_class() -> None:
+@pytest.mark.parametrize("at_once", [2, 256])
+def test_words_that_are_one_stay_with_the_earlier_class(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(1)
     first, second, third, fourth = F.normalize(torch.randn(4, 64, generator=generator), dim=-1)
     near = F.normalize(first + 0.01 * second, dim=-1)
     queries = torch.stack([first, second, near, near, third, second, fourth])
     owners = [0, 0, 1, 2, 2, 3, 3]
     text = TextEmbeddings(queries, torch.tensor(owners), F.normalize(queries[[0, 2, 3, 5]], dim=-1))
+    monkeypatch.setattr("fmbseg.models.text._WORDS_AT_ONCE", at_once)
     found = text.told_apart(0.95)
     kept = [
         row
