@@ -150,6 +150,12 @@ class MasksSection(Section):
     """Stage 1.2: SAM's automatic masks, filtered by size and predicted IoU, duplicates removed."""
 
     points_per_side: int = Field(12, ge=1, le=128)
+    sampler: Literal["grid", "object-aware"] = Field(
+        "grid", description="object-aware: a quarter of the points, then those in no certain mask"
+    )
+    certain_iou: float = Field(
+        0.8, ge=0, le=1, description="predicted IoU of a certain mask, for the sampler object-aware"
+    )
     min_predicted_iou: float = Field(0.7, ge=0, le=1)
     min_stability: float = Field(0.8, ge=0, le=1)
     stability_offset: float = Field(1.0, ge=0, le=100)

@@ -202,13 +202,28 @@ class SamModel:
         empty one. Masks of too low a predicted IoU are dropped before they are upsampled, and the
         image is not encoded again.
         """
-        height, width = encoding.original_size
-        grid = build_point_grid(section.points_per_side) * [width, height]
+        kept: list[_Candidates] = []
+        covered = np.zeros(encoding.original_size, dtype=np.bool_)
+        for points in _passes(section, encoding.original_size):
+            columns, rows = points.astype(np.int64).T
+            found = self._of_points(encoding, points[~covered[rows, columns]], section, batch_size)
+            _cover(covered, found, section)
+            kept += found
+        return _distinct(kept, encoding.original_size, section)
+
+    def _of_points(
+        self,
+        encoding: SamEncoding,
+        points: npt.NDArray[np.float64],
+        section: MasksSection,
+        batch_size: int,
+    ) -> list[_Candidates]:
+        """What passes the thresholds of the masks of points [B, 2] (x, y), each its own prompt."""
         image = self._image(encoding)
 
         def decode(part: slice) -> list[_Candidates]:
             found = []
-            for _, tokens, patches in self._attend(image, encoding, grid[part, None]):
+            for _, tokens, patches in self._attend(image, encoding, points[part, None]):
                 iou = self._decoder.predicted_iou(tokens)
                 # A threshold of 0 keeps all, negative estimates too, as in the stock generator.
                 least = section.min_predicted_iou
@@ -221,9 +236,8 @@ class SamModel:
                 ]
             return found
 
-        batches = batches_with_backoff(len(grid), batch_size, decode)
-        kept = [candidates for _, found in batches for candidates in found]
-        return _distinct(kept, encoding.original_size, section)
+        batches = batches_with_backoff(len(points), batch_size, decode)
+        return [candidates for _, found in batches for candidates in found]
 
     def _candidates(self, logits: Tensor, iou: Tensor, section: MasksSection) -> _Candidates:
         threshold = self.module.mask_threshold
@@ -324,6 +338,34 @@ def _build(record: WeightsRecord) -> Sam:
     if record.architecture == "tiny":
         return build_sam(tiny.architecture("sam"))
     return sam_model_registry[record.architecture]()
+
+
+def _passes(section: MasksSection, size: tuple[int, int]) -> Iterator[npt.NDArray[np.float64]]:
+    """The points of a grid [n * n, 2] (x, y), pixels, in the passes in which they are asked.
+
+    With the sampler `object-aware` every other row and column first, then all others: most of those
+    lie in a mask by then (the idea is MobileSAMv2's, whose boxes come from a detector).
+    """
+    height, width = size
+    side = section.points_per_side
+    grid: npt.NDArray[np.float64] = build_point_grid(side) * [width, height]
+    if section.sampler == "grid":
+        yield grid
+        return
+    row, column = np.divmod(np.arange(side * side), side)
+    first = (row % 2 == 0) & (column % 2 == 0)
+    yield grid[first]
+    yield grid[~first]
+
+
+def _cover(covered: npt.NDArray[np.bool_], found: list[_Candidates], section: MasksSection) -> None:
+    """Mark the pixels [H, W] of certain masks; not of those that are too large to be one thing."""
+    pixels = covered.size
+    for packed, _, iou, _, area in found:
+        certain = ((iou >= section.certain_iou) & (area <= section.max_area * pixels)).numpy()
+        if certain.any():
+            bits = np.bitwise_or.reduce(packed.numpy()[certain], axis=0)
+            covered |= np.unpackbits(bits, count=pixels).view(np.bool_).reshape(covered.shape)
 
 
 def _distinct(
