@@ -77,15 +77,15 @@ def ours(sam: Any, clip: Any, images: list[Any], points: Any, masks: Any, window
     return found
 
 
-def prepare_tiny(device: str, pictures: int = 4) -> tuple[Work, Work]:
-    """The tiny models on scenes of 160 x 128."""
+def prepare_tiny(device: str, pictures: int = 4, sampler: str = "grid") -> tuple[Work, Work]:
+    """The tiny models on scenes of 160 x 128; the script always asks the whole grid."""
     from fmbseg.config import MasksSection, parse_config
     from fmbseg.models.clip import load_clip
     from fmbseg.models.sam import load_sam
     from fmbseg.presets import preset
 
     sam, clip = load_sam("tiny-sam", device), load_clip("tiny-clip", device)
-    masks, windows = MasksSection(**TINY), parse_config(preset("tiny")).clip
+    masks, windows = MasksSection(**TINY, sampler=sampler), parse_config(preset("tiny")).clip
     return _sides(sam, clip, scenes(pictures, (160, 128)), masks, windows)
 
 
@@ -141,6 +141,20 @@ def same(ours: Any, other: Any) -> str:
     return f"{equal} of {count} run lengths equal; {turned} of {queried} queried pixels differ"
 
 
+def found_again(ours: Any, other: Any) -> str:
+    """How many of the script's automatic masks are like one of ours (IoU 0.9), and how many not."""
+    from pycocotools import mask as coco
+
+    def overlaps(some: Any, others: Any) -> Any:
+        sides = [[{"size": [128, 160], "counts": each} for each in part] for part in (some, others)]
+        return coco.iou(*sides, [0] * len(others)) if some and others else np.zeros((1, 1))
+
+    pairs = [(mine, theirs) for (mine, _), (theirs, _) in zip(ours, other, strict=True)]
+    found = [overlaps(theirs, mine).max(axis=1) >= 0.9 for mine, theirs in pairs]
+    theirs, mine = sum(len(each) for _, each in pairs), sum(len(each) for each, _ in pairs)
+    return f"{sum(int(each.sum()) for each in found)} of {theirs} masks found among {mine}"
+
+
 CLAIMS = (
     Claim(
         "labelling-tiny",
@@ -148,6 +162,14 @@ CLAIMS = (
         3.0,
         prepare_tiny,
         same,
+        rounds=3,
+    ),
+    Claim(
+        "labelling-object-aware",
+        "the same with the sampler object-aware, the preset's, which is lossy",
+        3.0,
+        partial(prepare_tiny, pictures=8, sampler="object-aware"),
+        found_again,
         rounds=3,
     ),
     Claim(
