@@ -120,7 +120,7 @@ test-slow: .venv/.installed-slow  ## run the slow tests: whole pipelines, server
 
 test-turn: .venv/.installed-slow  ## run the slow tests whose turn it is: each landing has others
 	@# A server that a busy machine keeps waiting may fail a test: what fails is run once more, and named.
-	pytest tests -m slow --turn auto -n $(JOBS) --dist loadfile -rfEs $(ARGS) \
+	pytest tests -m slow --turn auto -n $(JOBS) --dist loadfile --no-loadscope-reorder -rfEs $(ARGS) \
 		|| pytest tests -m slow --turn auto --last-failed --last-failed-no-failures none $(ARGS)
 
 faults: install  ## kills, races, limits, flipped bytes, hostile inputs: figures in build/faults

@@ -92,7 +92,7 @@ def check(
         _print_nearest(pairs)
     text = clip.text_embeddings(words.widened, templates)
     if shared := shared_words(words, text, looked_for(text, config.detection)):
-        print(shared_words_line(shared))
+        print(shared_words_line(shared, most=len(shared)))
     if counts is not None:
         _print_never(counts, words)
 

@@ -36,8 +36,8 @@ def shared_words(
     return {words.names[a]: words.names[b] for a, b in zip(left, owners, strict=True)}
 
 
-def shared_words_line(shared: Mapping[str, str]) -> str:
-    """What a user is told of `shared_words`; of many classes the first are named."""
-    named = [f"{name} as {other}" for name, other in [*shared.items()][:_NAMED]]
-    more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
+def shared_words_line(shared: Mapping[str, str], most: int = _NAMED) -> str:
+    """What a user is told of `shared_words`; of many classes the first `most` are named."""
+    named = [f"{name} as {other}" for name, other in [*shared.items()][:most]]
+    more = f" and {len(shared) - most} more" if len(shared) > most else ""
     return f"one to CLIP, so labelled as the class that stands first: {', '.join(named)}{more}"

@@ -23,7 +23,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = [item.nodeid for item in items if item.get_closest_marker("slow")]
     some = chosen(slow, number, plan)
     left = [item for item in items if item.nodeid in {*slow} - {*some}]
+    # The longest first, so that no process is left alone with them at the end.
+    place = {name: index for index, name in enumerate(some)}
     items[:] = [item for item in items if item not in left]
+    items.sort(key=lambda item: place.get(item.nodeid, -1))
     config.hook.pytest_deselected(items=left)
     turn = f"turn {number % plan['turns']} of {plan['turns']}"
     said = [f"{turn}: {len(some)} of {len(slow)} slow tests"]

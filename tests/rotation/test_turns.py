@@ -37,6 +37,13 @@ def test_turns_are_about_equally_long() -> None:
     ]
 
 
+def test_the_longest_of_a_turn_come_first() -> None:
+    plan = PLAN | {"turns": 1}
+    files = [test.partition("::")[0] for test in chosen(TESTS[::-1], 0, plan)]
+    lengths = {"tests/a.py": 250, "tests/b.py": 150, "tests/c.py": 60, "tests/d.py": 60}
+    assert files == sorted(files, key=lambda file: -lengths[file])
+
+
 def test_the_plan_names_files_that_are_there_and_its_turns_are_balanced(repository: Path) -> None:
     plan = read_plan()
     for row in plan["pieces"]:
