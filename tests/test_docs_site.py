@@ -35,6 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     return out
 
 
+@pytest.mark.slow  # the extra is there in a turn of slow tests
 def test_every_page_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert len(pages) > 12
@@ -43,6 +44,7 @@ def test_every_page_loads_nothing_from_elsewhere(site: Path) -> None:
         assert not FETCHED.search(text) and not STYLES.search(text), page
 
 
+@pytest.mark.slow
 def test_the_references_are_the_codes_own(site: Path) -> None:
     parameters = (site / "configuration" / "index.html").read_text(encoding="utf-8")
     for section, values in Config().model_dump().items():

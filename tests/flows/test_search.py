@@ -22,6 +22,8 @@ from fmbseg.store.paths import Paths
 from tests.workspace import MakeConfig, run
 
 optuna = pytest.importorskip("optuna", reason="the extra `search` is not installed")
+# All of it: `make install` leaves the extra out, a turn of slow tests has it.
+pytestmark = pytest.mark.slow
 
 
 def test_the_default_space_has_what_params_yaml_has(repository: Path) -> None:
@@ -101,7 +103,6 @@ def _write(config: Config, root: Path) -> None:
 SMALL = ("align.learning_rate=0.0001..0.1 log", "align.head=linear|mlp|transformer")
 
 
-@pytest.mark.slow
 def test_a_search_on_development_scenes_goes_on_and_leaves_the_project_as_it_is(
     server: None, project: Paths
 ) -> None:
@@ -170,7 +171,6 @@ def test_a_search_on_development_scenes_goes_on_and_leaves_the_project_as_it_is(
     assert state.is_failed() and "choose another name" in str(state.message)
 
 
-@pytest.mark.slow
 def test_where_there_are_no_scenes_heads_are_held_by_their_agreement(
     server: None, project: Paths
 ) -> None:
@@ -184,7 +184,6 @@ def test_where_there_are_no_scenes_heads_are_held_by_their_agreement(
     assert not list(project.search.rglob("coco_stuff.json")), "no truth was asked"
 
 
-@pytest.mark.slow
 def test_values_that_do_not_train_end_their_trial_and_not_the_search(
     server: None, project: Paths
 ) -> None:
@@ -203,7 +202,6 @@ def test_values_that_do_not_train_end_their_trial_and_not_the_search(
     assert state.is_failed() and "narrow the space" in str(state.message)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
