@@ -75,6 +75,5 @@ CLAIMS = (
         1.5,
         partial(prepare, patches=4096),
         same,
-        least_memory=8.0,
     ),
 )
