@@ -30,8 +30,8 @@ def words_file(segmenter: Segmenter, vocabulary: Vocabulary) -> bytes:
         ConfigError: it is asked in a way that needs more than this file and the graph.
     """
     text = segmenter.text(vocabulary)
-    unasked = [index for index in range(len(text)) if index not in {*text.worded.tolist()}]
-    owners = np.concatenate([text.query_class.cpu().numpy(), np.array(unasked, dtype=np.int64)])
+    unasked = np.setdiff1d(np.arange(len(text)), text.worded.cpu().numpy())
+    owners = np.concatenate([text.query_class.cpu().numpy(), unasked])
     nothing = np.zeros((len(unasked), text.queries.shape[1]), np.float32)
     rows = np.concatenate([text.queries.cpu().numpy().astype(np.float32), nothing])
     order = np.argsort(owners, kind="stable")
