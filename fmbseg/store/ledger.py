@@ -21,7 +21,8 @@ class Ledger:
     """The files of one folder that fmbseg wrote: a line for each, as `sha256sum` writes them.
 
     A file is known by its name and its content: one that was changed since is the user's. Several
-    threads may write, each its own names.
+    threads may write, each its own names; of several processes that write into one folder each
+    knows the files of the others.
 
     Attributes:
         folder: need not be there yet.
@@ -30,14 +31,9 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, set[str]] = {}
+        self._read = 0
         self._writing = Lock()
-        try:
-            with (folder / LEDGER).open("rb") as stream:
-                for line in stream:
-                    digest, _, name = os.fsdecode(line.rstrip(b"\n")).partition("  ")
-                    self._digests.setdefault(name, set()).add(digest)
-        except OSError:
-            pass  # there is none: nothing in the folder is known
+        self._read_on()
 
     @property
     def names(self) -> set[str]:
@@ -49,8 +45,13 @@ class Ledger:
         path = self.folder / name
         if not os.path.lexists(path):
             return True
-        known = self._digests.get(name, set())
-        return not path.is_symlink() and path.is_file() and _digest(path) in known
+        if path.is_symlink() or not path.is_file():
+            return False
+        digest = _digest(path)
+        if digest not in self._digests.get(name, set()):
+            # Another process may have written it since: its line was there before the file was.
+            self._read_on()
+        return digest in self._digests.get(name, set())
 
     def require(self, name: str) -> None:
         """Raise StoreError where `may_write` says no."""
@@ -81,6 +82,21 @@ class Ledger:
             yield place / name
             self._note(name, file_digest(place / name))
             os.replace(place / name, self.folder / name)
+
+    def _read_on(self) -> None:
+        """Read the whole lines that were added since the last time."""
+        with self._writing:
+            try:
+                with (self.folder / LEDGER).open("rb") as stream:
+                    stream.seek(self._read)
+                    for line in stream:
+                        if not line.endswith(b"\n"):
+                            break  # cut off, or just being written
+                        self._read += len(line)
+                        digest, _, name = os.fsdecode(line.rstrip(b"\n")).partition("  ")
+                        self._digests.setdefault(name, set()).add(digest)
+            except OSError:
+                pass  # there is none: nothing in the folder is known
 
     def _note(self, name: str, digest: str) -> None:
         # Before the file: one that a kill left without its line would be taken for the user's.

@@ -52,6 +52,26 @@ def test_a_kill_before_the_file_was_there_leaves_its_name_free(tmp_path: Path) -
     assert Ledger(tmp_path).may_write("b")
 
 
+def test_what_another_process_wrote_meanwhile_is_known(tmp_path: Path) -> None:
+    first, second = Ledger(tmp_path), Ledger(tmp_path)
+    for data in (b"one", b"two"):
+        first.write("a", data)
+        assert second.may_write("a")
+    second.write("a", b"three")
+    assert first.may_write("a")
+    # Also where the other's line was seen half: it is read again once it is whole.
+    cut = Ledger(tmp_path / "cut")
+    line = f"{hashlib.sha256(b'one').hexdigest()}  b\n".encode()
+    cut.folder.mkdir()
+    (cut.folder / "b").write_bytes(b"one")
+    (cut.folder / LEDGER).write_bytes(line[:60])
+    assert not cut.may_write("b")
+    (cut.folder / LEDGER).write_bytes(line)
+    assert cut.may_write("b")
+    (cut.folder / "b").write_bytes(b"mine")
+    assert not cut.may_write("b")
+
+
 def test_names_of_other_encodings_are_kept(tmp_path: Path) -> None:
     for name in (os.fsdecode(b"caf\xe9.png"), "a  b", "X"):
         Ledger(tmp_path).write(name, b"one")
