@@ -100,8 +100,11 @@ def shown(name: object) -> str:
 
     Bytes of another encoding and control characters, which a file's name may hold, are escaped.
     """
+    text = str(name)
+    if text.isprintable():  # no character is one that `is_control` knows; nearly all names are so
+        return text
     return "".join(
-        each.encode("unicode_escape").decode() if is_control(each) else each for each in str(name)
+        each.encode("unicode_escape").decode() if is_control(each) else each for each in text
     )
 
 

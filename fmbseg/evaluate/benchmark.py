@@ -45,6 +45,7 @@ class PixelCounts:
         seen: over the images without a glyph that pretraining never saw (scenes only).
         boundary: of all images' class boundaries.
         sweep: over other background thresholds; None where no threshold decides.
+        own: mIoU of each image by itself, percent, in order; NaN: none of its pixels is scored.
         images: how many `all` has counted.
         seen_images: how many `seen` has counted.
     """
@@ -54,6 +55,7 @@ class PixelCounts:
         self.seen = ConfusionMatrix(num_classes)
         self.boundary = BoundaryCounts(num_classes)
         self.sweep: ThresholdSweep | None = None
+        self.own: list[float] = []
         self.images = 0
         self.seen_images = 0
 
@@ -69,11 +71,14 @@ class PixelCounts:
             DataError: the prediction is of another size, or the truth holds no class.
         """
         prediction = decision.labels
-        self.all.update(prediction, truth)
+        own = ConfusionMatrix(self.all.num_classes)
+        own.update(prediction, truth)
+        self.own.append(own.miou())
+        self.all.merge(own)
         self.boundary.update(prediction, truth)
         self.images += 1
         if seen:
-            self.seen.update(prediction, truth)
+            self.seen.merge(own)
             self.seen_images += 1
         if (rule := decision.threshold) is not None:
             if self.sweep is None:
@@ -90,6 +95,7 @@ class PixelCounts:
             self.sweep = other.sweep
         elif other.sweep is not None:
             self.sweep.merge(other.sweep)
+        self.own += other.own
         self.images += other.images
         self.seen_images += other.seen_images
 
@@ -99,6 +105,7 @@ class PixelCounts:
             "all": self.all.matrix,
             "seen": self.seen.matrix,
             "boundary": np.stack([self.boundary.intersection, self.boundary.union]),
+            "own": np.array(self.own, dtype=np.float64),
             "images": np.array([self.images, self.seen_images], dtype=np.int64),
         }
         if self.sweep is not None:
@@ -115,6 +122,7 @@ class PixelCounts:
             counts.all.matrix += archive["all"]
             counts.seen.matrix += archive["seen"]
             counts.boundary.intersection, counts.boundary.union = archive["boundary"]
+            counts.own = archive["own"].tolist()
             counts.images, counts.seen_images = (int(number) for number in archive["images"])
             if "sweep" in archive:
                 thresholds = tuple(archive["thresholds"].tolist())

@@ -11,7 +11,7 @@ from fmbseg.align.checkpoint import require_parameters
 from fmbseg.align.record import recorded_sha256
 from fmbseg.errors import DataError, StoreError
 from fmbseg.evaluate.methods import METHODS
-from fmbseg.evaluate.results import Result, read_result, result_bytes
+from fmbseg.evaluate.results import EXAMPLES, Result, read_result, result_bytes
 from fmbseg.stage.stage import Stage, stage_class
 from fmbseg.store.digest import json_digest
 from fmbseg.store.shards import ShardStore, StageReport, published_digest
@@ -91,7 +91,7 @@ class Drawing(Stage):
         result = read_result(paths.metrics / method / f"{benchmark}.json")
         head = METHODS[method].head_folder(paths)
         present = None if head is None else recorded_sha256(head)
-        if "confusions" not in result or result["checkpoint_sha256"] != present:
+        if EXAMPLES not in result or result["checkpoint_sha256"] != present:
             raise DataError(
                 f"the result of {method} on {benchmark} is not of the present head: run `fmbseg "
                 f"run {stage}@{benchmark}`"

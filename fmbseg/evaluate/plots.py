@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmbseg.evaluate.drawing import Drawing
+from fmbseg.evaluate.results import EXAMPLES
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 
 METHOD = "fmbseg"
@@ -51,5 +52,6 @@ class Plots(Drawing):
         ):
             table = pd.DataFrame(rows, columns=columns)
             table.to_csv(folder / part / f"{name}.csv", index=False, float_format="%.3f")
-        picture = example_sheet(scoring.candidate.predictor, scoring.dataset)
+        predictor, names = scoring.candidate.predictor, result[EXAMPLES]
+        picture = example_sheet(predictor, scoring.dataset, names)
         picture.save(folder / OVERLAYS / f"{name}.png")

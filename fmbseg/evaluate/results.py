@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,12 @@ from fmbseg.store.paths import Paths
 OWN_WORDS = "the benchmark's own"
 """What a result's protocol says of its vocabulary unless other words were asked with."""
 
-Result = dict[str, Any]
+EXAMPLES = "examples"
+"""Field of a result file: names of pictures that say how well it went; see `chosen_examples`."""
+LOOKED_AT = 24
+"""Of so many pictures, the first ones, the examples are chosen."""
 
+Result = dict[str, Any]
 
 DIGEST = "digest"
 """Field of a result file: sha256 of the others' canonical JSON, so that damage shows."""
@@ -54,6 +60,22 @@ def read_result(path: Path) -> Result:
     if (digest is not None or "key" in result) and digest != json_digest(result):
         raise DataError(f"{path} has changed since it was written: remove it and score again")
     return result
+
+
+def chosen_examples(image_ids: Sequence[str], own: Sequence[float]) -> list[str]:
+    """The best, the median and the worst of the first pictures, each once.
+
+    Args:
+        image_ids: of the scored pictures, in order.
+        own: mIoU of each by itself; NaN: no pixel of it is scored, so it says nothing.
+
+    Returns:
+        One to three names; where all pictures are like that, the first one.
+    """
+    first = [*zip(own, image_ids, strict=True)][:LOOKED_AT]
+    ranked = sorted((each for each in first if not math.isnan(each[0])), key=lambda each: -each[0])
+    names = [name for _, name in ranked] or [*image_ids[:1]]
+    return [names[index] for index in dict.fromkeys((0, len(names) // 2, len(names) - 1))]
 
 
 def read_results(metrics: Path) -> list[Result]:

@@ -30,7 +30,14 @@ from fmbseg.evaluate.benchmark import (
     scored_as,
 )
 from fmbseg.evaluate.methods import find_method
-from fmbseg.evaluate.results import Result, read_result, result_bytes, write_result
+from fmbseg.evaluate.results import (
+    EXAMPLES,
+    Result,
+    chosen_examples,
+    read_result,
+    result_bytes,
+    write_result,
+)
 from fmbseg.machine.progress import Progress
 from fmbseg.models.weights import model_digest
 from fmbseg.stage.depends import SCORING, content_key
@@ -264,7 +271,11 @@ class Scoring:
         supervision = self.candidate.supervision
         if supervision is not None:
             result[SUPERVISION] = asdict(supervision)
-        return result | {"samples_sha256": self.samples_sha256, "key": self.key}
+        return result | {
+            EXAMPLES: chosen_examples([sample.image_id for sample in self.samples], counts.own),
+            "samples_sha256": self.samples_sha256,
+            "key": self.key,
+        }
 
     def _published(self, place: Path) -> Result | None:
         try:

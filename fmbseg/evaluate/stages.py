@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fmbseg.align.checkpoint import require_parameters
+from fmbseg.evaluate.results import EXAMPLES, read_result
 from fmbseg.evaluate.scoring import Candidate, Scoring, benchmark_scorings
 from fmbseg.stage.stage import Stage
 from fmbseg.store.digest import json_digest
@@ -85,4 +86,5 @@ class Scores(Stage):
             for each in self.scorings
             if each.dataset.name == benchmark and each.candidate.method.head == "align"
         )
-        return example_sheet(scoring.candidate.predictor, scoring.dataset)
+        names = read_result(scoring.target)[EXAMPLES]
+        return example_sheet(scoring.candidate.predictor, scoring.dataset, names)

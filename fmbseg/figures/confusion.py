@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fmbseg.evaluate.results import read_result
 from fmbseg.figures.canvas import plots, write
 from fmbseg.figures.studio import Studio
 
@@ -13,8 +12,7 @@ _SHOWN = 8
 
 def draw(studio: Studio) -> Figure:
     """Bars: share of the scored pixels that are of one class and taken for another."""
-    metrics = studio.paths.metrics / "fmbseg"
-    found = {name: read_result(metrics / f"{name}.json") for name in studio.benchmarks}
+    found = {name: studio.result(name) for name in studio.benchmarks}
     figure, axes = plots(len(found), (3.4, 1.9))
     for panel, (name, result) in zip(axes, found.items(), strict=True):
         rows = sorted(result["confusions"].items(), key=lambda row: -row[1])[:_SHOWN][::-1]

@@ -9,32 +9,32 @@ from PIL import Image
 
 from fmbseg.data.vocabulary import Vocabulary
 from fmbseg.evaluate.benchmark import truth_of
-from fmbseg.evaluate.examples import ranked
+from fmbseg.evaluate.examples import examples
+from fmbseg.evaluate.results import EXAMPLES
 from fmbseg.figures.canvas import head_row, panels, show, write
 from fmbseg.figures.studio import Studio
 from fmbseg.view.overlay import blend, colours_of, unpainted
 
 _METHODS = ("maskclip", "pseudo", "fmbseg")
-_LOOKED_AT = 9  # of so many first pictures the middling one is shown
 
 
 def draw(studio: Studio) -> Figure:
-    """Picture, truth, and the labels of each method."""
+    """Picture, truth, and the labels of each method, of a middling picture a benchmark."""
     benchmarks = studio.benchmarks
     figure, axes = panels(len(benchmarks), 2 + len(_METHODS))
     predictors = {name: studio.predictor(name) for name in _METHODS}
     for line, name in zip(axes, benchmarks, strict=True):
         dataset = studio.benchmark(name)
         words = dataset.vocabulary
-        found = ranked(predictors["fmbseg"], dataset, _LOOKED_AT)
-        _, sample, own = found[len(found) // 2]
+        names = studio.result(name)[EXAMPLES]
+        (sample,) = examples(dataset, [names[len(names) // 2]])
         image, truth = sample.image, truth_of(sample)
         show(line[0], np.asarray(image))
         write(line[0].set_ylabel, name)
         show(line[1], painted(image, truth, words))
         for panel, method in zip(line[2:], _METHODS, strict=True):
             (decision,) = predictors[method].decide([image], words, name)
-            show(panel, painted(image, own if method == "fmbseg" else decision.labels, words))
+            show(panel, painted(image, decision.labels, words))
     head_row(axes, ("picture", "truth", *_METHODS))
     return figure
 

@@ -13,7 +13,9 @@ from fmbseg.data.datasets import SegmentationDataset, load_dataset
 from fmbseg.data.images import read_image
 from fmbseg.data.manifest import ImageRecord
 from fmbseg.data.vocabulary import Vocabulary
+from fmbseg.errors import DataError
 from fmbseg.evaluate.methods.predictor import Predictor, load_predictor
+from fmbseg.evaluate.results import EXAMPLES, Result, read_result
 from fmbseg.inference.segmenter import Segmenter, load_segmenter
 from fmbseg.machine.device import DeviceChoice, choose_device
 from fmbseg.models.text import TextEmbeddings
@@ -89,6 +91,20 @@ class Studio:
         """A benchmark's split."""
         entry = self.config.evaluate.benchmarks[name]
         return load_dataset(name, self.paths.root / entry.root, entry.split)
+
+    def result(self, benchmark: str) -> Result:
+        """What the trained head scores on a benchmark.
+
+        Raises:
+            DataError: it is missing, damaged, or of a version that named no examples.
+        """
+        result = read_result(self.paths.metrics / "fmbseg" / f"{benchmark}.json")
+        if EXAMPLES not in result:
+            raise DataError(
+                f"the result on {benchmark} names no example pictures: run `fmbseg run "
+                f"evaluate@{benchmark}`"
+            )
+        return result
 
     @cached_property
     def detections(self) -> list[tuple[ImageRecord, Row]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
+from segment_anything.modeling import ImageEncoderViT, Sam
 from segment_anything.utils.amg import (
     batched_mask_to_box,
     build_point_grid,
@@ -32,6 +32,7 @@ from fmbseg.models.loading import load_module
 from fmbseg.models.mask_model import AutomaticMasks, PromptMasks
 from fmbseg.models.records import WeightsRecord, weights_record
 from fmbseg.models.sam_decoder import SharedDecoder
+from fmbseg.models.sam_encoder import PartedEncoder
 from fmbseg.store.encoding_cache import Arrays
 
 # Floats of upsampled mask logits held at once, on the padded square and on the image: 128 MB.
@@ -94,6 +95,10 @@ class SamModel:
         self.dtype = dtype
         self.image_size: int = module.image_encoder.img_size
         self._transform = ResizeLongestSide(self.image_size)
+        self._encoder: Callable[[Tensor], Tensor] = self.module.image_encoder
+        in_parts = self.device.type == "cpu" and dtype == torch.float32
+        if in_parts and isinstance(self.module.image_encoder, ImageEncoderViT):
+            self._encoder = PartedEncoder(self.module.image_encoder)
         self._decoder = SharedDecoder(self.module.mask_decoder)
 
     @staticmethod
@@ -124,7 +129,7 @@ class SamModel:
         resized = torch.as_tensor(self._transform.apply_image(image), device=self.device)
         inputs = self.module.preprocess(resized.permute(2, 0, 1).contiguous()[None])
         with autocast(self.device, self.dtype):
-            features = self.module.image_encoder(inputs)
+            features = self._encoder(inputs)
         return SamEncoding(
             features=features[0].to(torch.float16).cpu().numpy(),
             input_size=(resized.shape[0], resized.shape[1]),

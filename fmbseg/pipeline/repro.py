@@ -2,11 +2,13 @@
 
 DVC runs one stage after the other, and one stage seldom keeps all cores at work. What DVC offers is
 several `dvc repro` beside each other; here it is decided which of them runs which stage, and when.
+What they start finds torch imported (`pipeline/ready.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 from fmbseg.config import Config, load_config
 from fmbseg.errors import ConfigError, FmbsegError, one_line
 from fmbseg.machine.progress import LineProgress
+from fmbseg.pipeline.ready import Ready
 from fmbseg.pipeline.run import stage_names
 from fmbseg.pipeline.table import ROWS
 from fmbseg.stage.row import BENCHMARK, IMAGES, TRUTH
@@ -80,11 +83,13 @@ class Repro:
     Attributes:
         command: what the stage's name, and `--force` where it must run, are appended to.
         force_downstream: run all that reads the out of a stage that ran, as DVC's option does.
+        ready: started with the first stage that runs; None: every stage imports for itself.
         ran: the stages that ran; others were up to date.
     """
 
     command: Sequence[str] = _DVC
     force_downstream: bool = False
+    ready: Ready | None = None
     ran: set[str] = field(default_factory=set)
     _printing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -102,11 +107,14 @@ class Repro:
             stdout=subprocess.PIPE,
             stderr=None if alone else subprocess.STDOUT,
             text=True,
+            env=os.environ | (self.ready.place if self.ready else {}),
         )
         assert process.stdout is not None
         for line in process.stdout:
             if _RUNS.match(line):
                 self.ran.add(stage)
+                if self.ready:
+                    self.ready.start()
             if not _ADVICE.match(line):
                 with self._printing:
                     print(line, end="", flush=True)
@@ -118,17 +126,24 @@ def in_lanes(
 ) -> int:
     """Run each stage when those it waits for are done; after each, how many are done, and the ETA.
 
+    Of several that could begin the first is the one that the longest chain of others waits for, and
+    one of all benchmarks comes before those of one: it takes longer, and nothing should be left at
+    the end that keeps one lane at work alone.
+
     After a failure nothing is begun any more; what is at work beside it comes to its end.
 
     Args:
         lanes: how many run at once.
-        stages: in the order in which lanes take them; see `needs`.
+        stages: in the order of the pipeline, in which lanes take them where nothing else decides;
+            see `needs`.
         work: runs one of them, given what it waits for; its exit status.
 
     Returns:
         0, or the exit status of the first that failed.
     """
-    left, done = dict(stages), set[str]()
+    chain = _chains(stages)
+    order = sorted(stages, key=lambda name: (-chain[name], "@" in name))
+    left, done = {name: stages[name] for name in order}, set[str]()
     running: dict[Future[int], str] = {}
     progress = LineProgress(sys.stderr, interval=0)
     with ThreadPoolExecutor(lanes) as pool, progress.task("stages", len(stages)) as task:
@@ -144,6 +159,15 @@ def in_lanes(
     return 0
 
 
+def _chains(stages: Mapping[str, set[str]]) -> dict[str, int]:
+    """How many stages must run one after the other from each stage on, itself included."""
+    found: dict[str, int] = {}
+    for name in reversed([*stages]):
+        waiting = (found[other] for other, before in stages.items() if name in before)
+        found[name] = 1 + max(waiting, default=0)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run stages of the project in the current folder; a mistake is one line and exit code 2."""
     parser = argparse.ArgumentParser(
@@ -156,8 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lanes = max(1, asked.lanes)
     try:
         stages = needs(load_config(Path("params.yaml")), asked.stages)
-        repro = Repro(force_downstream=asked.force_downstream)
-        return in_lanes(lanes, stages, partial(repro, alone=lanes == 1))
+        with Ready() as ready:
+            repro = Repro(force_downstream=asked.force_downstream, ready=ready)
+            return in_lanes(lanes, stages, partial(repro, alone=lanes == 1))
     except FmbsegError as error:
         print(f"fmbseg: {one_line(error)}", file=sys.stderr)
         return 2

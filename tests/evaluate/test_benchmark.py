@@ -149,6 +149,8 @@ def test_counts_survive_a_file_and_add_up(workspace: Paths, tmp_path: Path) -> N
     assert (sums.seen.matrix == whole.seen.matrix).all()
     assert (sums.images, sums.seen_images) == (whole.images, whole.seen_images) == (5, 4)
     assert whole.seen.matrix.sum() < whole.all.matrix.sum()
+    alone = [count_pixels(EveryPixel(16), [sample], dataset.vocabulary) for sample in dataset]
+    assert sums.own == whole.own == [counts.all.miou() for counts in alone]
 
 
 def test_files_are_written_whole_and_read_back(tmp_path: Path, workspace: Paths) -> None:

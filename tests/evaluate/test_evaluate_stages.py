@@ -19,7 +19,7 @@ from fmbseg.errors import ConfigError, DataError, VocabularyError
 from fmbseg.evaluate.benchmark import benchmark_result, count_pixels, scored_as
 from fmbseg.evaluate.methods import METHODS
 from fmbseg.evaluate.methods.predictor import load_predictor
-from fmbseg.evaluate.results import OWN_WORDS, read_result
+from fmbseg.evaluate.results import OWN_WORDS, chosen_examples, read_result
 from fmbseg.evaluate.scoring import Candidate, benchmark_scorings
 from fmbseg.machine.progress import silent_progress
 from fmbseg.stage.tracker import Overlay, Tracker
@@ -39,16 +39,18 @@ def in_one_go(
     folder = METHODS[method].head_folder(paths)
     predictor = load_predictor(method, config, folder or METHODS[method].made_folder(paths))
     trained_on = None if folder is None else load_checkpoint(folder).info.vocabularies[:1]
-    return benchmark_result(
+    counts = count_pixels(predictor, dataset, vocabulary, batch_size=2, benchmark="coco_stuff")
+    result = benchmark_result(
         "coco_stuff",
         method,
-        count_pixels(predictor, dataset, vocabulary, batch_size=2, benchmark="coco_stuff"),
+        counts,
         vocabulary,
         protocol=scored_as(dataset, None, vocabulary) | predictor.protocol(vocabulary),
         checkpoint_sha256=predictor.checkpoint_sha256,
         scenes=False,
         unseen=None if trained_on is None else vocabulary.unknown_to(trained_on),
     )
+    return result | {"examples": chosen_examples([each.image_id for each in dataset], counts.own)}
 
 
 @pytest.mark.parametrize("method", METHODS)

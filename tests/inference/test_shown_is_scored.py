@@ -22,6 +22,7 @@ from fmbseg.align.checkpoint import load_checkpoint, save_checkpoint
 from fmbseg.config import BackgroundRule, Config, InferenceSection, ProtocolName
 from fmbseg.data import load_dataset
 from fmbseg.data.datasets import SegmentationDataset
+from fmbseg.errors import DataError
 from fmbseg.evaluate.examples import example_sheet
 from fmbseg.evaluate.methods.predictor import load_predictor
 from fmbseg.evaluate.metrics import ConfusionMatrix
@@ -119,7 +120,7 @@ def test_every_way_gives_the_labels_that_are_scored(
         best = 1 + found.scores[1:].argmax(axis=0)
         assert (best == expected)[expected != words.background].all()
     assert (from_mlflow(workspace.align, photos[0].image_path) == scored[0]).all()
-    # The picture of a benchmark: the better of the two first, each beside its truth.
+    # The picture of a benchmark: those that it is asked for, in order, each beside its truth.
     truths = [(scored[0] + 1) % len(words), scored[1]]
     for sample, truth in zip(photos, truths, strict=True):
         save_label(photos.root / "labels" / f"{sample.image_id}.png", truth.astype(np.uint8))
@@ -129,7 +130,10 @@ def test_every_way_gives_the_labels_that_are_scored(
         panels += [("truth", images[index], truths[index])]
         panels += [(result, images[index], scored[index])]
     sheet = label_sheet(panels, words.names, words.background)
-    assert np.array_equal(example_sheet(predictor, load_dataset("folder", photos.root)), sheet)
+    dataset, names = load_dataset("folder", photos.root), [photos[k].image_id for k in (1, 0)]
+    assert np.array_equal(example_sheet(predictor, dataset, names), sheet)
+    with pytest.raises(DataError, match="gone any more: score it again"):
+        example_sheet(predictor, dataset, [*names, "gone"])
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ def test_automatic_masks_and_points_do_not_encode_again(
     sam: SamModel, image: npt.NDArray[np.uint8]
 ) -> None:
     calls: list[int] = []
-    hook = sam.module.image_encoder.register_forward_hook(lambda *_: calls.append(1))
+    hook = sam.module.image_encoder.patch_embed.register_forward_hook(lambda *_: calls.append(1))
     encoding = sam.encode(image)
     sam.predict_points(encoding, np.array([[[10.0, 10.0]]]))
     sam.automatic_masks(encoding, OPEN)

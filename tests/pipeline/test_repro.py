@@ -64,6 +64,23 @@ def test_the_users_own_pictures_wait_for_no_scenes(config: Config) -> None:
     assert [*needs(own, ["label"])] == ["detect", "query", "masks", "label"]
 
 
+def test_what_others_wait_for_comes_first(config: Config) -> None:
+    begun: list[str] = []
+
+    def work(name: str, before: set[str]) -> int:
+        begun.append(name)
+        return 0
+
+    assert in_lanes(1, needs(config), work) == 0
+    place = begun.index
+    assert begun[0] == "scenes" and begun[-1] == "report"
+    # The oracle's training waits for no label, and its scores and the figures wait for it.
+    assert place("align") < place("oracle") < place("evaluate@voc21") < place("baselines@voc21")
+    # One process for all benchmarks takes longer than one for one of them.
+    for name in config.evaluate.benchmarks:
+        assert place("figures") < place(f"evaluate_oracle@{name}")
+
+
 def test_lanes_work_beside_each_other_and_in_order() -> None:
     stages = {"a": set[str](), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}}
     together = threading.Barrier(2, timeout=20)  # breaks if b and c are not at work at once
