@@ -16,7 +16,7 @@ PYTHON := $(shell for name in python3.11 python3; do \
 	&& echo $$name && break; done)
 endif
 
-PIP := .venv/bin/python -m pip install --no-compile -c constraints.txt -e
+INSTALL := .ci/install .venv/bin/python -c constraints.txt -e
 
 # Stages that DVC starts find `fmbseg` here.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -42,9 +42,7 @@ install: .venv/.installed  ## create .venv with everything the other targets nee
 	@test -x .venv/bin/python || test "$$(df -Pm . | awk 'NR == 2 {print $$4}')" -ge 8000 \
 	|| { echo "8 GB of free disk are needed for .venv: make room, then run make again" >&2; exit 2; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
-	@# An old pip takes twice as long over this many pins.
-	.venv/bin/python -m pip install --disable-pip-version-check --quiet 'pip>=25.1'
-	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook]'
+	$(INSTALL) '.[pipeline,dev,scenes,onnx,video,notebook]'
 	@touch $@
 
 # Stages at once: one seldom keeps two cores at work, and with the tiny models each takes 1.5 GB.
@@ -133,7 +131,7 @@ mutation: install  ## change losses, metrics and the like one place at a time: t
 	python -m tests.mutation $(ARGS)
 
 .venv/.installed-slow: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,onnx,video,notebook,scale,search,server,checks,docs]'
+	$(INSTALL) '.[pipeline,dev,scenes,onnx,video,notebook,scale,search,server,checks,docs]'
 	@touch $@
 
 lint: install  ## check style, formatting, and which room imports which
@@ -171,7 +169,7 @@ docs: .venv/.installed-docs  ## build the documentation into build/site
 	python -m mkdocs build --quiet
 
 .venv/.installed-docs: .venv/.installed
-	$(PIP) '.[pipeline,dev,scenes,docs]'
+	$(INSTALL) '.[pipeline,dev,scenes,docs]'
 	@touch $@
 
 clean:  ## remove shards, encodings and tool caches; results, runs and .venv stay

@@ -211,7 +211,7 @@ class _Run:
         self._generator = torch.Generator().manual_seed(seed)
         self.head = seeded_head(config, seed).to(device.device).train()
         self._optimizer = torch.optim.AdamW(
-            _decayed_groups(self.head, section.weight_decay), lr=section.learning_rate
+            _decayed_groups(self.head, section.weight_decay), lr=section.learning_rate, fused=True
         )
 
     @property

@@ -99,6 +99,7 @@ class Segmenter:
         device: where it computes.
         backbone: the frozen encoder.
         projection: which of the head's is asked with a vocabulary, see `_projection`.
+        text: a vocabulary in CLIP's text space, see `_text`.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Segmenter:
         self._words = Words(clip, checkpoint.info.templates)
         # As the words are: a vocabulary is asked again with every image.
         self.projection = lru_cache(maxsize=8)(self._projection)
+        self.text = lru_cache(maxsize=8)(self._text)
 
     def predict(
         self,
@@ -195,17 +197,14 @@ class Segmenter:
         """What is behind `predict_tiled`, for an RGB image."""
         return self.dense(vocabulary).tiled(image, vocabulary, self.text(vocabulary), tiling)
 
-    def text(self, vocabulary: Vocabulary) -> TextEmbeddings:
+    def _text(self, vocabulary: Vocabulary) -> TextEmbeddings:
         """A vocabulary in CLIP's text space, by the head's prompt templates or its own.
 
         Of one that stage 1 labelled the head's training with, classes whose words it leaves to
         earlier ones have none: no label was theirs (`inference.same_words`).
         """
-        info, text, same = (
-            self.checkpoint.info,
-            self._words.of(vocabulary),
-            self.inference.same_words,
-        )
+        info, same = self.checkpoint.info, self.inference.same_words
+        text = self._words.of(vocabulary)
         labels = supervision_of(info.training)
         machines = labels is not None and labels.annotation_free
         trained = (words.digest for words in info.vocabularies)

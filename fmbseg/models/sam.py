@@ -208,23 +208,28 @@ class SamModel:
         image is not encoded again.
         """
         kept: list[_Candidates] = []
+        image = self._image(encoding)
         covered = np.zeros(encoding.original_size, dtype=np.bool_)
         for points in _passes(section, encoding.original_size):
             columns, rows = points.astype(np.int64).T
-            found = self._of_points(encoding, points[~covered[rows, columns]], section, batch_size)
+            asked = points[~covered[rows, columns]]
+            found = self._of_points(image, encoding, asked, section, batch_size)
             _cover(covered, found, section)
             kept += found
         return _distinct(kept, encoding.original_size, section)
 
     def _of_points(
         self,
+        image: Tensor,
         encoding: SamEncoding,
         points: npt.NDArray[np.float64],
         section: MasksSection,
         batch_size: int,
     ) -> list[_Candidates]:
-        """What passes the thresholds of the masks of points [B, 2] (x, y), each its own prompt."""
-        image = self._image(encoding)
+        """What passes the thresholds of the masks of points [B, 2] (x, y), each its own prompt.
+
+        `image` is what `_image` gives.
+        """
 
         def decode(part: slice) -> list[_Candidates]:
             found = []

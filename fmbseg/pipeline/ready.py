@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -69,14 +70,16 @@ class Ready:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="fmbseg-ready-")
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="fmbseg-ready-", ignore_cleanup_errors=True
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()  # several lanes may ask
 
     @property
     def place(self) -> Mapping[str, str]:
-        """What a command's environment needs; it may be given before `start`."""
-        return {PLACE: self._folder.name}
+        """What a command's environment needs; nothing before `start`."""
+        return {} if self._process is None else {PLACE: self._folder.name}
 
     def start(self) -> None:
         """Start it, if it has not been; commands that come while it imports wait for it."""
@@ -84,7 +87,7 @@ class Ready:
             if self._process is None and possible():
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", __name__],
-                    env=os.environ | self.place,
+                    env=os.environ | {PLACE: self._folder.name},
                     stdin=subprocess.PIPE,  # its end is the sign to stop, whatever becomes of us
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -190,6 +193,7 @@ def _serve(place: str) -> dict[str, Any] | None:
         while True:
             called, _, _ = select.select([door.fileno(), sys.stdin.fileno()], [], [])
             if sys.stdin.fileno() in called:
+                shutil.rmtree(place, ignore_errors=True)  # who started it may have been killed
                 return None
             connection, _ = door.accept()
             if _fork() == 0:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,6 +66,20 @@ def needs(config: Config, wanted: Sequence[str] = ()) -> dict[str, set[str]]:
     return {name: before[name] for name in every if name in names}
 
 
+def same_pictures(config: Config, stages: Iterable[str]) -> dict[str, object]:
+    """Of stages that score one benchmark: the row and the pictures, which other benchmarks share.
+
+    Encodings of pictures are kept, so the second of two such stages finds those of the first.
+    """
+    found: dict[str, object] = {}
+    for name in stages:
+        row, _, benchmark = name.partition("@")
+        if benchmark:
+            entry = config.evaluate.benchmarks[benchmark]
+            found[name] = (row, entry.root, entry.split)
+    return found
+
+
 def _read(name: str, config: Config) -> set[str]:
     """Rows whose outs a stage reads."""
     base, _, benchmark = name.partition("@")
@@ -83,7 +97,8 @@ class Repro:
     Attributes:
         command: what the stage's name, and `--force` where it must run, are appended to.
         force_downstream: run all that reads the out of a stage that ran, as DVC's option does.
-        ready: started with the first stage that runs; None: every stage imports for itself.
+        ready: started by the first stage that runs, which does not wait for it; None: every stage
+            imports for itself.
         ran: the stages that ran; others were up to date.
     """
 
@@ -122,7 +137,10 @@ class Repro:
 
 
 def in_lanes(
-    lanes: int, stages: Mapping[str, set[str]], work: Callable[[str, set[str]], int]
+    lanes: int,
+    stages: Mapping[str, set[str]],
+    work: Callable[[str, set[str]], int],
+    shared: Mapping[str, object] | None = None,
 ) -> int:
     """Run each stage when those it waits for are done; after each, how many are done, and the ETA.
 
@@ -137,19 +155,21 @@ def in_lanes(
         stages: in the order of the pipeline, in which lanes take them where nothing else decides;
             see `needs`.
         work: runs one of them, given what it waits for; its exit status.
+        shared: of some stages, equal for those that would each compute what the later one of them
+            finds: they are not beside each other where another could be.
 
     Returns:
         0, or the exit status of the first that failed.
     """
     chain = _chains(stages)
+    shared = shared or {}
     order = sorted(stages, key=lambda name: (-chain[name], "@" in name))
     left, done = {name: stages[name] for name in order}, set[str]()
     running: dict[Future[int], str] = {}
     progress = LineProgress(sys.stderr, interval=0)
     with ThreadPoolExecutor(lanes) as pool, progress.task("stages", len(stages)) as task:
         while left or running:
-            ready = [name for name, before in left.items() if before <= done]
-            for name in ready[: lanes - len(running)]:
+            while len(running) < lanes and (name := _next(left, done, running.values(), shared)):
                 running[pool.submit(work, name, left.pop(name))] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done.add(running.pop(future))
@@ -157,6 +177,19 @@ def in_lanes(
                     sys.exit(status)
                 task.advance()
     return 0
+
+
+def _next(
+    left: Mapping[str, set[str]],
+    done: set[str],
+    running: Iterable[str],
+    shared: Mapping[str, object],
+) -> str | None:
+    """The first stage of those left that can begin, if there is one."""
+    ready = [name for name, before in left.items() if before <= done]
+    beside = {shared[name] for name in running if name in shared}
+    apart = (name for name in ready if shared.get(name) not in beside)
+    return next(apart, ready[0] if ready else None)
 
 
 def _chains(stages: Mapping[str, set[str]]) -> dict[str, int]:
@@ -179,10 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     lanes = max(1, asked.lanes)
     try:
-        stages = needs(load_config(Path("params.yaml")), asked.stages)
+        config = load_config(Path("params.yaml"))
+        stages = needs(config, asked.stages)
         with Ready() as ready:
             repro = Repro(force_downstream=asked.force_downstream, ready=ready)
-            return in_lanes(lanes, stages, partial(repro, alone=lanes == 1))
+            work = partial(repro, alone=lanes == 1)
+            return in_lanes(lanes, stages, work, same_pictures(config, stages))
     except FmbsegError as error:
         print(f"fmbseg: {one_line(error)}", file=sys.stderr)
         return 2

@@ -125,11 +125,13 @@ def test_a_caller_that_is_killed_takes_its_fork_with_it(
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     ask = (
         "import os, time; from fmbseg.pipeline.ready import Ready; ready = Ready(); ready.start();"
-        "print(ready._process.pid, flush=True); time.sleep(60)"
+        "print(ready._process.pid, *ready.place.values(), flush=True); time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True)
     assert starter.stdout is not None
-    process = psutil.Process(int(starter.stdout.readline()))
+    number, place = starter.stdout.readline().split()
+    process = psutil.Process(int(number))
     starter.kill()
     starter.wait()
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    assert not Path(place).exists()

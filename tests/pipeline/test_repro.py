@@ -11,7 +11,7 @@ import pytest
 
 from fmbseg.config import Config, load_config
 from fmbseg.errors import ConfigError
-from fmbseg.pipeline.repro import Repro, in_lanes, main, needs
+from fmbseg.pipeline.repro import Repro, in_lanes, main, needs, same_pictures
 from fmbseg.pipeline.run import stage_names
 
 # What DVC prints of a stage that runs, and of one that is up to date.
@@ -79,6 +79,33 @@ def test_what_others_wait_for_comes_first(config: Config) -> None:
     # One process for all benchmarks takes longer than one for one of them.
     for name in config.evaluate.benchmarks:
         assert place("figures") < place(f"evaluate_oracle@{name}")
+
+
+def test_stages_that_share_pictures_are_not_beside_each_other() -> None:
+    stages = {name: set[str]() for name in ("a@x", "a@y", "a@z", "b")}
+    pictures = {"a@x": 1, "a@y": 1, "a@z": 2}
+    together = threading.Barrier(2, timeout=20)
+
+    def work(name: str, before: set[str]) -> int:
+        begun.append(name)
+        together.wait()
+        return 0
+
+    begun: list[str] = []
+    assert in_lanes(2, stages, work, pictures) == 0
+    assert {*begun[:2]} == {"b", "a@x"} and {*begun[2:]} == {"a@y", "a@z"}
+    # Where there is nothing else to do, they are.
+    begun = []
+    assert in_lanes(2, {name: set() for name in ("a@x", "a@y")}, work, pictures) == 0
+    assert {*begun} == {"a@x", "a@y"}
+
+
+def test_benchmarks_of_the_same_pictures_share_encodings(config: Config) -> None:
+    found = same_pictures(config, stage_names(config))
+    assert found["baselines@voc21"] == found["baselines@voc20"]
+    assert found["evaluate@coco_object"] == found["evaluate@coco_stuff"]
+    assert found["baselines@voc21"] != found["baselines@ade20k"] != found["evaluate@ade20k"]
+    assert "align" not in found
 
 
 def test_lanes_work_beside_each_other_and_in_order() -> None:
