@@ -114,21 +114,20 @@ def handed_over(arguments: Sequence[str]) -> int | None:
     place = os.environ.get(PLACE)
     if place is None or not hasattr(socket, "AF_UNIX"):
         return None
-    with socket.socket(socket.AF_UNIX) as connection:
+    request = {
+        "argv": [sys.argv[0], *arguments],
+        "folder": os.getcwd(),
+        "environment": {key: value for key, value in os.environ.items() if key != PLACE},
+    }
+    content = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as connection, _signals_to(connection):
         try:
             connection.connect(_socket(place))
-        except OSError:
-            return None
-        request = {
-            "argv": [sys.argv[0], *arguments],
-            "folder": os.getcwd(),
-            "environment": {key: value for key, value in os.environ.items() if key != PLACE},
-        }
-        content = json.dumps(request).encode()
-        with _signals_to(connection):
             socket.send_fds(connection, [_LENGTH.pack(len(content))], [0, 1, 2])
             connection.sendall(content)
-            answer = _received(connection, _LENGTH.size)
+        except OSError:
+            return None  # nothing was begun: a fork begins with the last byte
+        answer = _received(connection, _LENGTH.size)
         # Without an answer the one who waits for the fork is gone, and with it the fork.
         return struct.unpack("!i", answer)[0] if answer else -signal.SIGKILL
 
@@ -155,7 +154,10 @@ def _received(connection: socket.socket, length: int) -> bytes:
     """So many bytes, or b"" where the other end closes before."""
     content = b""
     while len(content) < length:
-        part = connection.recv(length - len(content))
+        try:
+            part = connection.recv(length - len(content))
+        except ConnectionError:
+            return b""
         if not part:
             return b""
         content += part
