@@ -24,9 +24,12 @@ pytestmark = pytest.mark.skipif(not possible(), reason="no forks are handed out 
 
 @pytest.fixture(scope="module")
 def ready() -> Iterator[Ready]:
+    # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with Ready() as found:
         found.start()
         yield found
+    signal.signal(signal.SIGINT, before)
 
 
 def environment(ready: Ready) -> dict[str, str]:
