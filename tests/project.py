@@ -90,8 +90,8 @@ class Project:
         return record
 
 
-def copy_project(repository: Path, root: Path) -> Project:
-    """A copy of the working tree with `SMALL` parameters and `BENCHMARKS`, committed."""
+def copy_project(repository: Path, root: Path, every_benchmark: bool = False) -> Project:
+    """A copy of the working tree with `SMALL` parameters and `BENCHMARKS`, or all, committed."""
     for name in FOLDERS:
         ignored = shutil.ignore_patterns("__py*")
         shutil.copytree(repository / name, root / name, ignore=ignored)
@@ -103,7 +103,8 @@ def copy_project(repository: Path, root: Path) -> Project:
     project = Project(root)
     for pattern, new in SMALL.items():
         project.set(pattern, new)
-    project.set(rf"    (?!{'|'.join(BENCHMARKS)})\w+: \{{root: .*\n", "")
+    if not every_benchmark:
+        project.set(rf"    (?!{'|'.join(BENCHMARKS)})\w+: \{{root: .*\n", "")
     project.run("git", "init", "-q")
     project.commit("start")
     return project

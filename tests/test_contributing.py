@@ -25,7 +25,8 @@ def blocks(section: str, kind: str) -> list[str]:
 def project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Project]:
     """A project in which everything before the training has run."""
     root = tmp_path_factory.mktemp("contributing") / "fmbseg"
-    made = copy_project(repository, root)
+    # A patch stands beside the lines of all benchmarks, and its commands name some.
+    made = copy_project(repository, root, every_benchmark=True)
     for stage in ("scenes", "detect", "query", "masks", "label", "features"):
         made.run("fmbseg", "run", stage)
     yield made
