@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -64,20 +65,28 @@ def replace_directory(source: Path, destination: Path) -> None:
     """Rename `source` to `destination`, which may exist; both on one file system.
 
     Where the system can exchange two names at once, who reads sees the old folder or the new one;
-    elsewhere none for a moment.
+    elsewhere none for a moment. Of several that do so at once the last one stays.
     """
-    if destination.exists():
+    while not _renamed(source, destination):
         # A folder that is not empty cannot be renamed over: the old one steps aside first.
         with temporary_directory(destination.parent, "old") as aside:
             if _exchange(source, destination):
                 os.rename(source, aside / destination.name)
-                _sync(destination.parent)
-                return
-            os.rename(destination, aside / destination.name)
-            os.rename(source, destination)
-    else:
-        os.rename(source, destination)
+                break
+            with suppress(FileNotFoundError):  # another process has taken it away
+                os.rename(destination, aside / destination.name)
     _sync(destination.parent)
+
+
+def _renamed(source: Path, destination: Path) -> bool:
+    """Whether a name was free, or of an empty folder, and a folder has it now."""
+    try:
+        os.rename(source, destination)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
 def _exchange(first: Path, second: Path) -> bool:

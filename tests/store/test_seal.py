@@ -9,7 +9,8 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,36 @@ def test_a_folder_takes_the_place_of_another(
     assert [path.name for path in old.iterdir()] == ["file"]
     assert (old / "file").read_text() == "new"
     assert synced == [str(tmp_path)]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_of_several_at_once_the_last_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    place = tmp_path / "place"
+
+    def publish(number: int) -> None:
+        for again in range(100):
+            with atomic.temporary_directory(tmp_path, f"{number}") as source:
+                whole = source / "whole"
+                whole.mkdir()
+                (whole / "file").write_text(f"{number} {again}")
+                atomic.replace_directory(whole, place)
+            if number == 0 and again % 3 == 0:  # and now and then it is removed
+                with suppress(FileNotFoundError):
+                    place.rename(tmp_path / f"gone{again}")
+
+    with ThreadPoolExecutor(4) as pool:
+        [*pool.map(publish, range(4))]
+    with atomic.temporary_directory(tmp_path, "last") as source:
+        (source / "whole").mkdir()
+        (source / "whole" / "file").write_text("last")
+        atomic.replace_directory(source / "whole", place)
+    assert (place / "file").read_text() == "last"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in left if not name.startswith("gone")} == {"place"}
 
 
 def test_names_are_exchanged_at_once_where_the_system_can(tmp_path: Path) -> None:
